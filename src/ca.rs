@@ -1,0 +1,1 @@
+//! Root key, leaf minting, leaf cache, trust bundle.

@@ -1,0 +1,3 @@
+//! Verbs, shared options, exit codes.
+
+pub mod run;

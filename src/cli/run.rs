@@ -1,0 +1,1 @@
+//! A command inside a fresh sandbox.

@@ -1,0 +1,1 @@
+//! What a network namespace does not confine: mounts, sockets, terminal, seccomp, environment.

@@ -1,0 +1,1 @@
+//! Answers permitted names; pins name to address.

@@ -1,0 +1,31 @@
+//! *exeat*: an egress firewall and credential-brokering proxy for sandboxes.
+//!
+//! # Layers
+//! A module uses only modules of lower layers; `tests/tidy.rs` checks it.
+//!
+//! 1. [`flow`], [`limits`], [`sys`]: vocabulary, bounds, system calls (`sys` for `attach`, `confine`,
+//!    `secret`, `intercept::splice` and `cli` only)
+//! 2. [`matcher`]
+//! 3. [`policy`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
+//! 4. [`secret`], [`ca`]
+//! 5. [`sandbox`], [`audit`]
+//! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
+//! 7. [`intercept`]
+//! 8. (control plane: not yet)
+//! 9. [`cli`]: wiring
+
+pub mod attach;
+pub mod audit;
+pub mod ca;
+pub mod cli;
+pub mod confine;
+pub mod dns;
+pub mod flow;
+pub mod intercept;
+pub mod limits;
+pub mod matcher;
+pub mod policy;
+pub mod resolve;
+pub mod sandbox;
+pub mod secret;
+pub mod sys;

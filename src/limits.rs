@@ -1,0 +1,66 @@
+//! Every bound, with its unit, on one page (HOUSE habit 9).
+//!
+//! What a sandbox can send is bounded here and nowhere else; each bound is met by a test.
+
+use std::time::Duration;
+
+/// Bytes of a ClientHello, over all its records (POLICY §4).
+pub const HELLO_BYTES: usize = 16 * 1024;
+/// From accept to the end of the ClientHello, or of the first HTTP head (POLICY §4).
+pub const HELLO_TIME: Duration = Duration::from_secs(10);
+/// How long a client may be silent before its flow counts as "server speaks first" (POLICY §4).
+pub const SILENT_CLIENT: Duration = Duration::from_millis(300);
+/// From the end of the peek to the end of the sandbox's TLS handshake.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Bytes of one HTTP head: request line and header fields.
+pub const HEAD_BYTES: usize = 64 * 1024;
+/// Header fields in one head.
+pub const HEAD_FIELDS: usize = 128;
+/// From the first byte of a request head to its last.
+pub const HEAD_TIME: Duration = Duration::from_secs(30);
+/// HTTP/2 streams that a sandbox may have open in one connection.
+pub const STREAMS: u32 = 128;
+/// Idle time after which a keep-alive connection of the sandbox is closed.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// From first resolving a name to a connection, over all its addresses.
+pub const DIAL_TIME: Duration = Duration::from_secs(15);
+/// How long one address may be tried alone before the next starts (RFC 8305 §5).
+pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// From the upstream connection to the end of its TLS handshake.
+pub const UPSTREAM_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Flows that one sandbox may have open.
+pub const FLOWS: usize = 16 * 1024;
+/// Leaves kept for one root.
+pub const LEAVES: u64 = 1024;
+/// Leaves that one sandbox may have minted at once, before the rate applies.
+pub const MINT_BURST: u32 = 200;
+/// Leaves a second that one sandbox may have minted beyond the burst.
+pub const MINT_RATE: u32 = 10;
+/// Bytes of a UDP DNS message that we send without EDNS (RFC 1035 §4.2.1).
+pub const DNS_UDP_BYTES: usize = 512;
+/// The EDNS payload size that we offer and honour (RFC 6891 §6.2.5; DNS flag day 2020).
+pub const DNS_EDNS_BYTES: usize = 1232;
+/// DNS questions of one sandbox that may be in work at once.
+pub const DNS_INFLIGHT: usize = 256;
+/// DNS cache misses that one sandbox may have at once, before the rate applies (POLICY §5).
+pub const DNS_BURST: u32 = 100;
+/// DNS cache misses a minute beyond the burst (POLICY §5).
+pub const DNS_PER_MINUTE: u32 = 20;
+/// How long the host's resolver may take for one question.
+pub const DNS_TIME: Duration = Duration::from_secs(5);
+/// DNS answers kept for the host.
+pub const DNS_CACHE: u64 = 16 * 1024;
+/// Names pinned to one address, and addresses pinned, in one sandbox.
+pub const PINS: usize = 16 * 1024;
+/// Idle time after which a connection over which DNS is asked is closed (RFC 7766 §6.2.3).
+pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
+/// Bytes moved at once by a relay.
+pub const RELAY_BYTES: usize = 64 * 1024;
+/// Bytes of one policy document.
+pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes that one regular expression may compile to.
+pub const REGEX_BYTES: usize = 1024 * 1024;
+/// Bytes of one secret.
+pub const SECRET_BYTES: usize = 64 * 1024;
+/// Bytes of the body of a `response` rule.
+pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;

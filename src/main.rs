@@ -1,0 +1,2 @@
+//! exeat
+fn main() {}

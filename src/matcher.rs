@@ -1,0 +1,1 @@
+//! Which rule matches, or none.

@@ -1,0 +1,304 @@
+//! Judgements as values: [`Verdict`], [`Permit`], [`Denial`], and the reasons behind them.
+//!
+//! The security argument is carried by types (HOUSE §3): only [`crate::policy`] makes a [`Permit`], only
+//! [`crate::policy::Policy::vet`] makes a [`DialAddr`], and `intercept::upstream` dials nothing else.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::flow::{Domain, SecretName};
+
+/// A policy's answer. There is no third arm and no default (HOUSE habit 4).
+#[derive(Debug, Clone)]
+#[must_use]
+pub enum Verdict<T> {
+    /// Allowed; the value is what allows the next step.
+    Allow(T),
+    /// Refused, and why.
+    Deny(Denial),
+}
+
+impl<T> Verdict<T> {
+    /// Applies `f` to what an allowing verdict carries.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Verdict<U> {
+        match self {
+            Self::Allow(value) => Verdict::Allow(f(value)),
+            Self::Deny(denial) => Verdict::Deny(denial),
+        }
+    }
+}
+
+/// A refusal: why, and by which rule of which revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// One of the closed set.
+    pub reason: DenyReason,
+    /// What decided.
+    pub basis: Basis,
+}
+
+/// The closed set of reasons (POLICY §7): one variant, one stable string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DenyReason {
+    /// The address lies in `subnets.deny` (row 1).
+    DeniedCidr,
+    /// The address lies in a protected range (row 2).
+    ProtectedRange,
+    /// The policy allows nothing (row 3).
+    DenyAll,
+    /// The name matches `deny` (row 5).
+    DeniedDomain,
+    /// The name matches nothing (row 9).
+    NoRule,
+    /// No name, and nothing allows the address (row 9).
+    NoName,
+    /// SNI, `:authority`, `Host` and absolute form disagree.
+    AuthorityMismatch,
+    /// The path's readings would be claimed by different rules.
+    AmbiguousPath,
+    /// A credential would have gone out in clear.
+    PlaintextInjection,
+    /// Terminated, or on port 80 or 443, and not HTTP.
+    NotHttp,
+    /// A placeholder where it may not go.
+    PlaceholderMisdirected,
+    /// The request cannot be framed without doubt.
+    MalformedRequest,
+    /// The ClientHello is broken, doubtful or too large.
+    UnreadableHello,
+    /// The flow was going to our own listener.
+    Loop,
+    /// A secret's value cannot be had.
+    SecretUnavailable,
+    /// Too many leaves asked for.
+    MintBudget,
+    /// One of [`crate::limits`] was met.
+    Limit,
+    /// A change of policy ended it.
+    Revoked,
+}
+
+impl DenyReason {
+    /// The string that response, DNS text, audit, metric and tests share.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeniedCidr => "denied-cidr",
+            Self::ProtectedRange => "protected-range",
+            Self::DenyAll => "deny-all",
+            Self::DeniedDomain => "denied-domain",
+            Self::NoRule => "no-rule",
+            Self::NoName => "no-name",
+            Self::AuthorityMismatch => "authority-mismatch",
+            Self::AmbiguousPath => "ambiguous-path",
+            Self::PlaintextInjection => "plaintext-injection",
+            Self::NotHttp => "not-http",
+            Self::PlaceholderMisdirected => "placeholder-misdirected",
+            Self::MalformedRequest => "malformed-request",
+            Self::UnreadableHello => "unreadable-hello",
+            Self::Loop => "loop",
+            Self::SecretUnavailable => "secret-unavailable",
+            Self::MintBudget => "mint-budget",
+            Self::Limit => "limit",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The HTTP status of POLICY §7; `None` where no HTTP answer is possible.
+    #[must_use]
+    pub fn status(self) -> Option<http::StatusCode> {
+        use http::StatusCode as S;
+        match self {
+            Self::DeniedCidr
+            | Self::ProtectedRange
+            | Self::DenyAll
+            | Self::DeniedDomain
+            | Self::NoRule
+            | Self::NoName
+            | Self::AmbiguousPath
+            | Self::PlaintextInjection
+            | Self::NotHttp
+            | Self::PlaceholderMisdirected => Some(S::FORBIDDEN),
+            Self::AuthorityMismatch => Some(S::MISDIRECTED_REQUEST),
+            Self::MalformedRequest => Some(S::BAD_REQUEST),
+            Self::SecretUnavailable | Self::MintBudget => Some(S::SERVICE_UNAVAILABLE),
+            Self::Limit => Some(S::TOO_MANY_REQUESTS),
+            Self::UnreadableHello | Self::Loop | Self::Revoked => None,
+        }
+    }
+}
+
+impl fmt::Display for DenyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Rule and revision behind a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basis {
+    /// The line that decided; `None` where the absence of a rule did.
+    pub rule: Option<RuleId>,
+    /// Of which compiled policy.
+    pub revision: Revision,
+}
+
+/// Where a rule stands: `FILE:LINE`, or `--allow example.com` for a flag.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RuleId(Arc<str>);
+
+impl RuleId {
+    /// Names a place.
+    pub(crate) fn new(place: &str) -> Self {
+        Self(Arc::from(place))
+    }
+
+    /// The place as users read it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A hash of a policy's compiled content (POLICY §1): equal policies, equal revisions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Revision(pub(crate) [u8; 8]);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What an allowed flow may do next.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// Relay to the very address that the sandbox dialled (rows 4 and 8).
+    Relay(Permit),
+    /// Relay unread TLS to a vetted address of the name (row 6).
+    Splice(Permit),
+    /// Judge each request: end TLS here, or read the cleartext HTTP (row 6).
+    Terminate(Basis),
+}
+
+/// What an allowed request may do next.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Send it upstream under this permit.
+    Forward(Permit),
+    /// Answer it here; nobody is contacted.
+    Respond(Arc<LocalResponse>, Basis),
+}
+
+/// Leave to contact one target. Made only by [`crate::policy`].
+#[derive(Debug, Clone)]
+pub struct Permit {
+    pub(super) target: Target,
+    pub(super) basis: Basis,
+    pub(super) injections: Arc<[Injection]>,
+    pub(super) observed: Option<DenyReason>,
+}
+
+impl Permit {
+    /// Whom it lets us contact.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// What decided.
+    #[must_use]
+    pub fn basis(&self) -> &Basis {
+        &self.basis
+    }
+
+    /// Headers to set on the way out; empty for what is relayed unread.
+    #[must_use]
+    pub fn injections(&self) -> &[Injection] {
+        &self.injections
+    }
+
+    /// Under `observe`: the reason for which this would have been denied (POLICY §8).
+    #[must_use]
+    pub fn observed(&self) -> Option<DenyReason> {
+        self.observed
+    }
+}
+
+/// Whom a [`Permit`] lets us contact.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Any vetted address of this name, at this port.
+    Name(Domain, u16),
+    /// This address and no other.
+    Address(SocketAddr),
+}
+
+/// An address that was judged at the moment of dialling. Made only by [`crate::policy::Policy::vet`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialAddr {
+    pub(super) addr: SocketAddr,
+}
+
+impl DialAddr {
+    /// The address.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// A header to set on a request (POLICY §3, `transform`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    /// Its name, canonical.
+    pub header: HeaderName,
+    /// Its value, secrets still by name.
+    pub value: Template,
+}
+
+/// A header value with secrets by name: `Bearer ${secrets.GITHUB}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Template(pub Vec<Part>);
+
+/// A piece of a [`Template`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Text as it stands.
+    Literal(String),
+    /// The value of a secret.
+    Secret(SecretName),
+}
+
+/// What a `response` rule answers (POLICY §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalResponse {
+    /// 200–599.
+    pub status: http::StatusCode,
+    /// Without framing or hop-by-hop headers; `content-type` included.
+    pub headers: http::HeaderMap,
+    /// At most [`crate::limits::RESPONSE_BODY_BYTES`].
+    pub body: bytes::Bytes,
+}

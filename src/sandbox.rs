@@ -1,0 +1,128 @@
+//! The registry: a sandbox, its policy handle, its secrets, its name pins, its live flows.
+//!
+//! - `INVARIANT`: a [`Snapshot`] is replaced whole; whoever judges takes one and uses it to the end of the judgement.
+//! - `INVARIANT`: pins belong to one sandbox; nothing here is shared between two.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+
+use crate::flow::{Domain, FlowId, SandboxId};
+use crate::limits;
+use crate::policy::Policy;
+use crate::secret::Secrets;
+
+/// A policy in force, and which push put it there (POLICY §1 `generation`).
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What judges.
+    pub policy: Policy,
+    /// Counts the pushes to this sandbox.
+    pub generation: u64,
+}
+
+/// One confined workload, as the data path sees it.
+pub struct Sandbox {
+    id: SandboxId,
+    snapshot: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+    secrets: Secrets,
+    pins: Pins,
+    next_flow: AtomicU64,
+    flows: Arc<Semaphore>,
+}
+
+impl Sandbox {
+    /// A sandbox with its first policy.
+    #[must_use]
+    pub fn new(id: SandboxId, policy: Policy, secrets: Secrets) -> Self {
+        Self {
+            id,
+            snapshot: ArcSwap::from_pointee(Snapshot { policy, generation: 1 }),
+            generation: watch::Sender::new(1),
+            secrets,
+            pins: Pins::default(),
+            next_flow: AtomicU64::new(1),
+            flows: Arc::new(Semaphore::new(limits::FLOWS)),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// The policy in force now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Replaces the policy whole; every later judgement uses the new one (POLICY §8).
+    pub fn replace(&self, policy: Policy) {
+        self.generation.send_modify(|generation| {
+            *generation += 1;
+            self.snapshot.store(Arc::new(Snapshot { policy, generation: *generation }));
+        });
+    }
+
+    /// Wakes at every change of policy; a relay races it (HOUSE habit 11).
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// What its rules may inject.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Which names its addresses were answered for.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// A number for a new flow.
+    pub fn next_flow(&self) -> FlowId {
+        FlowId(self.next_flow.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Room for [`limits::FLOWS`] flows; a permit of this semaphore is held for as long as a flow lives.
+    #[must_use]
+    pub fn flow_slots(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.flows)
+    }
+}
+
+/// Which names an address was answered for, in one sandbox (POLICY §5).
+#[derive(Debug, Default)]
+pub struct Pins(Mutex<HashMap<IpAddr, Vec<Domain>>>);
+
+impl Pins {
+    /// Notes that `name` was answered with `address`. When [`limits::PINS`] are held, nothing more is noted: a
+    /// pin only ever allows, so a full table fails closed.
+    pub fn pin(&self, address: IpAddr, name: &Domain) {
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pins.len() >= limits::PINS && !pins.contains_key(&address) {
+            return;
+        }
+        let names = pins.entry(address).or_default();
+        if !names.contains(name) && names.len() < limits::PINS {
+            names.push(name.clone());
+        }
+    }
+
+    /// The names that `address` was answered for.
+    #[must_use]
+    pub fn names(&self, address: IpAddr) -> Vec<Domain> {
+        let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.get(&address).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,1 @@
+//! Every syscall wrapper; the only `unsafe`.
