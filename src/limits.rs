@@ -48,6 +48,14 @@ pub const DNS_BURST: u32 = 100;
 pub const DNS_PER_MINUTE: u32 = 20;
 /// How long the host's resolver may take for one question.
 pub const DNS_TIME: Duration = Duration::from_secs(5);
+/// How long a DNS answer is kept at least, whatever its TTL says.
+pub const DNS_TTL_FLOOR: Duration = Duration::from_secs(10);
+/// How long a DNS answer is kept at most.
+pub const DNS_TTL_CEILING: Duration = Duration::from_secs(3600);
+/// How long it is kept at most that a name, or a type of it, does not exist (RFC 2308 §5).
+pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(60);
+/// How long a dial that has IPv4 addresses waits for IPv6 ones (RFC 8305 §3).
+pub const DNS_FAMILY_DELAY: Duration = Duration::from_millis(50);
 /// DNS answers kept for the host.
 pub const DNS_CACHE: u64 = 16 * 1024;
 /// Names pinned to one address, and addresses pinned, in one sandbox.

@@ -1,35 +1,73 @@
-//! The host's side of DNS, shared by `dns` and `intercept::upstream` behind one trait.
+//! The host's side of DNS, shared by `dns` and `intercept::upstream` behind one trait: rebuilt questions, one cache
+//! for the host, one budget for each sandbox, and the operator's `--resolve` (POLICY §5).
 //!
 //! It never opens a connection for a flow and never judges: whoever asks has judged the name, and vets the answer.
+//!
+//! - `INVARIANT`: what goes to the host's resolvers is built here from a [`Domain`] and a type; no byte of a
+//!   sandbox's message is passed on, and no search list is applied.
+//! - `INVARIANT`: `dns` and `upstream` read the same cache, so what was answered is what is dialled.
+//! - `INVARIANT`: a question that is not in the cache is paid for by the sandbox that causes it, through DNS or
+//!   through a dial alike.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::flow::Domain;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use tokio::time::Instant;
+
+use crate::flow::{Domain, DomainError};
+use crate::limits;
 
 /// Turns names that were already judged into addresses that are not yet vetted.
 pub trait Resolve: Send + Sync {
     /// Where a dial to `name`:`port` should go, in order of preference: `--resolve` first, the host's resolvers
     /// otherwise. Never empty.
-    fn dial_addrs<'a>(
-        &'a self,
-        name: &'a Domain,
-        port: u16,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, ResolveError>> + Send + 'a>>;
+    fn dial_addrs<'a>(&'a self, name: &'a Domain, port: u16) -> Resolving<'a, Vec<SocketAddr>>;
+
+    /// The records of one type that a name has, for answering the sandbox's own question.
+    fn lookup<'a>(&'a self, name: &'a Domain, kind: RecordType) -> Resolving<'a, Answer>;
+
+    /// Whether the operator gave this name its addresses (`--resolve`).
+    fn overrides(&self, name: &Domain) -> bool;
+}
+
+/// What the methods of [`Resolve`] return.
+pub type Resolving<'a, T> = Pin<Box<dyn Future<Output = Result<T, ResolveError>> + Send + 'a>>;
+
+/// The records of one name and type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// All of the type that was asked for, whatever alias led to them; empty where the name exists without them.
+    pub records: Arc<[RData]>,
+    /// How long they stay true.
+    pub ttl: Duration,
 }
 
 /// Why a permitted name has no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The name, or the type asked for, does not exist.
+    /// The name does not exist; or, for a dial, has no address.
     NotFound,
     /// No resolver of the host answered usefully.
     Failed,
-    /// None answered in [`crate::limits::DNS_TIME`].
+    /// None answered in [`limits::DNS_TIME`].
     TimedOut,
+    /// The host's configuration names no resolver.
+    NoResolver,
+    /// The sandbox asked more than [`limits::DNS_BURST`] and [`limits::DNS_PER_MINUTE`] let it.
+    OverBudget,
 }
 
 impl fmt::Display for ResolveError {
@@ -38,8 +76,375 @@ impl fmt::Display for ResolveError {
             Self::NotFound => "the name does not exist, or has no address",
             Self::Failed => "the host's resolvers gave no useful answer",
             Self::TimedOut => "the host's resolvers did not answer in time",
+            Self::NoResolver => "the host's /etc/resolv.conf names no usable resolver",
+            Self::OverBudget => "the sandbox has asked for too many names",
         })
     }
 }
 
 impl std::error::Error for ResolveError {}
+
+/// Names that DNS does not serve: single labels, special-use names (RFC 6761, 6762, 7686, 9476; `arpa` wholly, so
+/// reverse look-ups and RFC 7050 and 9462 discovery, too) and the canary of application DNS. Never asked of the
+/// host's resolvers, unless the operator gave them addresses.
+#[must_use]
+pub fn is_special_use(name: &Domain) -> bool {
+    let text = name.as_str();
+    let Some((_, top)) = text.rsplit_once('.') else { return true };
+    let canary =
+        text.strip_suffix("use-application-dns.net").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    canary || matches!(top, "alt" | "arpa" | "invalid" | "local" | "localhost" | "onion" | "test")
+}
+
+/// The host's resolvers and what they answered, shared by every sandbox.
+pub struct HostResolver {
+    client: Option<TokioResolver>,
+    cache: moka::sync::Cache<Key, Arc<Slot>>,
+    overrides: Overrides,
+    ipv6: bool,
+}
+
+impl HostResolver {
+    /// The host's own configuration: `/etc/resolv.conf` and `/etc/hosts`, read once. Where it names no resolver,
+    /// `overrides` still resolve and all else is [`ResolveError::NoResolver`]. `ipv6`: whether the host has a route
+    /// for IPv6; without one no IPv6 address is handed out, but those of `overrides`.
+    #[must_use]
+    pub fn system(overrides: Overrides, ipv6: bool) -> Self {
+        let client = TokioResolver::builder_tokio().ok().and_then(|mut builder| {
+            adjust(builder.options_mut());
+            builder.build().ok()
+        });
+        Self::new(client, overrides, ipv6)
+    }
+
+    /// These resolvers and no others; otherwise as [`Self::system`].
+    #[must_use]
+    pub fn with_servers(servers: &[SocketAddr], overrides: Overrides, ipv6: bool) -> Self {
+        let servers = servers.iter().map(|server| {
+            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            connections.iter_mut().for_each(|connection| connection.port = server.port());
+            NameServerConfig::new(server.ip(), true, connections)
+        });
+        let config = ResolverConfig::from_name_servers(servers.collect());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        adjust(builder.options_mut());
+        Self::new(builder.build().ok(), overrides, ipv6)
+    }
+
+    /// This resolver as one sandbox may use it, with a budget of its own.
+    #[must_use]
+    pub fn for_sandbox(self: &Arc<Self>) -> SandboxResolver {
+        SandboxResolver { host: Arc::clone(self), budget: Budget::default() }
+    }
+
+    fn new(client: Option<TokioResolver>, overrides: Overrides, ipv6: bool) -> Self {
+        Self { client, cache: moka::sync::Cache::new(limits::DNS_CACHE), overrides, ipv6 }
+    }
+
+    /// Asks the host's resolvers; the outcome is as it may be kept.
+    async fn query(&self, name: &Domain, kind: RecordType) -> Result<Kept, ResolveError> {
+        let client = self.client.as_ref().ok_or(ResolveError::NoResolver)?;
+        let mut absolute = Name::from_ascii(name.as_str()).map_err(|_| ResolveError::NotFound)?;
+        absolute.set_fqdn(true);
+        match client.lookup(absolute.clone(), kind).await {
+            Ok(lookup) => {
+                let (records, ttl) = flatten(lookup.message(), absolute, kind);
+                Ok(Kept::new(Some(records), ttl))
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let ttl = Duration::from_secs(none.negative_ttl.unwrap_or(0).into()).min(limits::DNS_NEGATIVE_TTL);
+                match none.response_code {
+                    ResponseCode::NXDomain => Ok(Kept::new(None, ttl)),
+                    ResponseCode::NoError => Ok(Kept::new(Some(Arc::default()), ttl)),
+                    _ => Err(ResolveError::Failed),
+                }
+            }
+            Err(NetError::Timeout) => Err(ResolveError::TimedOut),
+            Err(_) => Err(ResolveError::Failed),
+        }
+    }
+}
+
+/// The host's resolvers, as one sandbox may use them.
+pub struct SandboxResolver {
+    host: Arc<HostResolver>,
+    budget: Budget,
+}
+
+impl SandboxResolver {
+    async fn ask(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
+        if let Some(addrs) = self.host.overrides.addrs(name) {
+            let records = addrs.filter(|addr| kind == kind_of(*addr)).map(RData::from).collect();
+            return Ok(Answer { records, ttl: limits::DNS_TTL_FLOOR });
+        }
+        if is_special_use(name) {
+            return Err(ResolveError::NotFound);
+        }
+        if kind == RecordType::AAAA && !self.host.ipv6 {
+            return Ok(Answer { records: Arc::default(), ttl: limits::DNS_TTL_FLOOR });
+        }
+        let within = tokio::time::timeout(limits::DNS_TIME, self.ask_cache(name, kind));
+        within.await.unwrap_or(Err(ResolveError::TimedOut))
+    }
+
+    /// Whoever finds a slot empty holds its lock while asking, so that one question is on its way at most, and those
+    /// who wait for the answer do not pay for it.
+    async fn ask_cache(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
+        let slot = self.host.cache.get_with((name.clone(), kind), Arc::default);
+        let mut kept = slot.lock().await;
+        let now = Instant::now();
+        if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > now) {
+            return fresh.answer(now);
+        }
+        if !self.budget.take(now) {
+            return Err(ResolveError::OverBudget);
+        }
+        let fresh = self.host.query(name, kind).await?;
+        let answer = fresh.answer(now);
+        *kept = Some(fresh);
+        answer
+    }
+
+    /// IPv6 first, families in turn (RFC 8305 §4); a slow AAAA answer is waited for only so long (§3).
+    async fn ask_addrs(&self, name: &Domain) -> Result<Vec<IpAddr>, ResolveError> {
+        let (mut v6, mut v4) =
+            (std::pin::pin!(self.ask(name, RecordType::AAAA)), std::pin::pin!(self.ask(name, RecordType::A)));
+        let (v6, v4) = tokio::select! {
+            v6 = &mut v6 => (v6, v4.await),
+            v4 = &mut v4 => match &v4 {
+                Ok(answer) if !answer.records.is_empty() => {
+                    let late = tokio::time::timeout(limits::DNS_FAMILY_DELAY, v6).await;
+                    (late.unwrap_or(Err(ResolveError::TimedOut)), v4)
+                }
+                _ => (v6.await, v4),
+            },
+        };
+        let addrs = |answer: &Result<Answer, ResolveError>| -> Vec<IpAddr> {
+            answer.iter().flat_map(|answer| answer.records.iter()).filter_map(RData::ip_addr).collect()
+        };
+        let (first, second) = (addrs(&v6), addrs(&v4));
+        let mut both = Vec::with_capacity(first.len() + second.len());
+        for turn in 0..first.len().max(second.len()) {
+            both.extend(first.get(turn));
+            both.extend(second.get(turn));
+        }
+        if both.is_empty() { Err(v4.and(v6).err().unwrap_or(ResolveError::NotFound)) } else { Ok(both) }
+    }
+}
+
+impl Resolve for SandboxResolver {
+    fn dial_addrs<'a>(&'a self, name: &'a Domain, port: u16) -> Resolving<'a, Vec<SocketAddr>> {
+        Box::pin(async move {
+            if let Some(given) = self.host.overrides.dial(name, port) {
+                return Ok(given);
+            }
+            let addrs = self.ask_addrs(name).await?;
+            Ok(addrs.into_iter().map(|addr| SocketAddr::new(addr, port)).collect())
+        })
+    }
+
+    fn lookup<'a>(&'a self, name: &'a Domain, kind: RecordType) -> Resolving<'a, Answer> {
+        Box::pin(self.ask(name, kind))
+    }
+
+    fn overrides(&self, name: &Domain) -> bool {
+        self.host.overrides.contains(name)
+    }
+}
+
+/// One `--resolve NAME:PORT:ADDR[:PORT]`: a dial to the name at the first port goes to the address instead, at the
+/// second port if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    name: Domain,
+    port: u16,
+    to: SocketAddr,
+}
+
+impl FromStr for Override {
+    type Err = OverrideError;
+
+    fn from_str(text: &str) -> Result<Self, OverrideError> {
+        let (name, rest) = text.split_once(':').ok_or(OverrideError::Shape)?;
+        let (port, addr) = rest.split_once(':').ok_or(OverrideError::Shape)?;
+        let name = Domain::parse(name).map_err(OverrideError::Name)?;
+        let port = parse_port(port)?;
+        let (addr, other) = match addr.strip_prefix('[') {
+            Some(addr) => {
+                let (addr, after) = addr.split_once(']').ok_or(OverrideError::Address)?;
+                let addr: Ipv6Addr = addr.parse().map_err(|_| OverrideError::Address)?;
+                let other =
+                    if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or(OverrideError::Shape)?) };
+                (IpAddr::V6(addr), other)
+            }
+            None => {
+                let (addr, other) = addr.split_once(':').map_or((addr, None), |(addr, other)| (addr, Some(other)));
+                let addr: Ipv4Addr = addr.parse().map_err(|_| OverrideError::Address)?;
+                (IpAddr::V4(addr), other)
+            }
+        };
+        let to = SocketAddr::new(addr, other.map_or(Ok(port), parse_port)?);
+        Ok(Self { name, port, to })
+    }
+}
+
+/// Why a text is no [`Override`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OverrideError {
+    /// Not `NAME:PORT:ADDR[:PORT]`.
+    Shape,
+    /// Its name is none.
+    Name(DomainError),
+    /// A port that is no number from 1 to 65535.
+    Port,
+    /// An address that is neither IPv4 nor IPv6 in brackets.
+    Address,
+}
+
+impl fmt::Display for OverrideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shape => "expected NAME:PORT:ADDR or NAME:PORT:ADDR:PORT",
+            Self::Name(_) => "the name is no domain name",
+            Self::Port => "a port is a number from 1 to 65535",
+            Self::Address => "the address is neither IPv4 nor IPv6 in brackets, such as [::1]",
+        })
+    }
+}
+
+impl std::error::Error for OverrideError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Name(error) => Some(error),
+            Self::Shape | Self::Port | Self::Address => None,
+        }
+    }
+}
+
+/// All the operator's [`Override`]s. A name in it is never asked of the host's resolvers, at whatever port.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(HashMap<Domain, Vec<(u16, SocketAddr)>>);
+
+impl Overrides {
+    /// Whether the name is in it.
+    #[must_use]
+    pub fn contains(&self, name: &Domain) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// What DNS answers for the name: every address given to it, once.
+    fn addrs(&self, name: &Domain) -> Option<impl Iterator<Item = IpAddr>> {
+        let mut addrs: Vec<_> = self.0.get(name)?.iter().map(|(_, to)| to.ip()).collect();
+        let mut seen = std::collections::HashSet::new();
+        addrs.retain(|addr| seen.insert(*addr));
+        Some(addrs.into_iter())
+    }
+
+    /// Where a dial goes: to what the port was given; at a port that was given nothing, to the name's addresses.
+    fn dial(&self, name: &Domain, port: u16) -> Option<Vec<SocketAddr>> {
+        let given = self.0.get(name)?.iter().filter(|(at, _)| *at == port).map(|(_, to)| *to).collect::<Vec<_>>();
+        if given.is_empty() {
+            return Some(self.addrs(name)?.map(|addr| SocketAddr::new(addr, port)).collect());
+        }
+        Some(given)
+    }
+}
+
+impl FromIterator<Override> for Overrides {
+    fn from_iter<I: IntoIterator<Item = Override>>(all: I) -> Self {
+        let mut map: HashMap<Domain, Vec<(u16, SocketAddr)>> = HashMap::new();
+        for Override { name, port, to } in all {
+            map.entry(name).or_default().push((port, to));
+        }
+        Self(map)
+    }
+}
+
+type Key = (Domain, RecordType);
+type Slot = tokio::sync::Mutex<Option<Kept>>;
+
+/// An answer in the cache.
+struct Kept {
+    /// `None`: the name does not exist.
+    records: Option<Arc<[RData]>>,
+    until: Instant,
+}
+
+impl Kept {
+    fn new(records: Option<Arc<[RData]>>, ttl: Duration) -> Self {
+        // The floor keeps what was answered and what is dialled a moment later the same, whatever the TTL says.
+        let ttl = ttl.clamp(limits::DNS_TTL_FLOOR, limits::DNS_TTL_CEILING);
+        Self { records, until: Instant::now() + ttl }
+    }
+
+    fn answer(&self, now: Instant) -> Result<Answer, ResolveError> {
+        let records = self.records.clone().ok_or(ResolveError::NotFound)?;
+        Ok(Answer { records, ttl: self.until.saturating_duration_since(now) })
+    }
+}
+
+/// What one sandbox may still ask: [`limits::DNS_BURST`] at once, [`limits::DNS_PER_MINUTE`] beyond.
+#[derive(Default)]
+struct Budget {
+    /// When all that was asked is paid for (the theoretical arrival time of a leaky bucket).
+    paid_at: Mutex<Option<Instant>>,
+}
+
+impl Budget {
+    const PRICE: Duration = Duration::from_millis(60_000 / limits::DNS_PER_MINUTE as u64);
+
+    /// Pays for one question; `false` where it cannot.
+    fn take(&self, now: Instant) -> bool {
+        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = paid_at.map_or(now, |at| at.max(now));
+        let affordable = start - now <= Self::PRICE * (limits::DNS_BURST - 1);
+        if affordable {
+            *paid_at = Some(start + Self::PRICE);
+        }
+        affordable
+    }
+}
+
+/// Our options over those of `resolv.conf`: our own cache, our own EDNS size, lower case.
+fn adjust(options: &mut ResolverOpts) {
+    options.cache_size = 0;
+    options.edns0 = true;
+    options.edns_payload_len = u16::try_from(limits::DNS_EDNS_BYTES).unwrap_or(u16::MAX);
+    options.case_randomization = false;
+    options.max_active_requests = limits::DNS_INFLIGHT;
+    // A lost datagram is sent again while there is still time to hear the answer.
+    options.timeout = options.timeout.min(limits::DNS_TIME / 2);
+    options.attempts = options.attempts.max(2);
+}
+
+/// The records of `kind` at the end of the alias chain from `name`, with the shortest TTL on the way.
+fn flatten(message: &Message, name: Name, kind: RecordType) -> (Arc<[RData]>, Duration) {
+    let mut owner = name;
+    let mut ttl = u32::MAX;
+    // Each alias is followed once at most: as many steps as records, so a circle ends.
+    for _ in 0..message.answers.len() {
+        let alias = message.answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == owner && kind != RecordType::CNAME => Some((target, record.ttl)),
+            _ => None,
+        });
+        let Some((target, alias_ttl)) = alias else { break };
+        owner = target.0.clone();
+        ttl = ttl.min(alias_ttl);
+    }
+    let found = message.answers.iter().filter(|record| record.name == owner && record.record_type() == kind);
+    let records: Arc<[_]> =
+        found.inspect(|record| ttl = ttl.min(record.ttl)).map(|record| record.data.clone()).collect();
+    let ttl = Duration::from_secs(ttl.into());
+    if records.is_empty() { (records, ttl.min(limits::DNS_NEGATIVE_TTL)) } else { (records, ttl) }
+}
+
+fn kind_of(addr: IpAddr) -> RecordType {
+    if addr.is_ipv4() { RecordType::A } else { RecordType::AAAA }
+}
+
+fn parse_port(text: &str) -> Result<u16, OverrideError> {
+    // `u16::from_str` takes a leading `+`.
+    let port = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    port.filter(|port| *port != 0).ok_or(OverrideError::Port)
+}
