@@ -16,18 +16,24 @@ use std::sync::Arc;
 pub struct Domain(Arc<str>);
 
 impl Domain {
-    /// Parses a name as a client or a policy spells it, and makes it canonical.
+    /// Parses a name as a client or a policy spells it, and makes it canonical: case, U-labels, one trailing dot.
     ///
     /// # Errors
     /// Says which clause of POLICY §2 the text breaks.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
-        if text.is_empty() {
-            return Err(DomainError::Empty);
-        }
-        let lower = idna::domain_to_ascii(text).map_err(|_| DomainError::Idna)?;
-        let name = lower.strip_suffix('.').unwrap_or(&lower);
-        if name.len() > 253 {
+        // A name of 253 bytes cannot take more than four bytes a character to spell; beyond, IDNA is not even tried.
+        if text.len() > 4 * NAME_BYTES {
             return Err(DomainError::TooLong);
+        }
+        if text.starts_with('[') || text.parse::<std::net::Ipv6Addr>().is_ok() {
+            return Err(DomainError::IpLiteral);
+        }
+        let ascii = idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
+            .map_err(|_| DomainError::BadCharacter)?;
+        let name = ascii.strip_suffix('.').unwrap_or(&ascii);
+        check_labels(name)?;
+        if ends_in_number(name) {
+            return Err(DomainError::IpLiteral);
         }
         Ok(Self(Arc::from(name)))
     }
@@ -42,6 +48,43 @@ impl Domain {
     pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('.')
     }
+}
+
+/// Bytes of a name without its trailing dot (RFC 1035 §2.3.4).
+const NAME_BYTES: usize = 253;
+/// Bytes of a label (RFC 1035 §2.3.4).
+const LABEL_BYTES: usize = 63;
+
+/// Lengths and characters. Letters, digits, `-` and `_` anywhere in a label: names in use begin and end with
+/// either, and equality of bytes is all that judging needs.
+fn check_labels(name: &str) -> Result<(), DomainError> {
+    if name.is_empty() {
+        return Err(DomainError::Empty);
+    }
+    if name.len() > NAME_BYTES {
+        return Err(DomainError::TooLong);
+    }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err(DomainError::EmptyLabel);
+        }
+        if label.len() > LABEL_BYTES {
+            return Err(DomainError::TooLong);
+        }
+        if !label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_')) {
+            return Err(DomainError::BadCharacter);
+        }
+    }
+    Ok(())
+}
+
+/// Whether some resolver would take the name for an IPv4 address: its last label is a number, in decimal, octal or
+/// hexadecimal (`127.1`, `0177.0.0.1`, `0x7f.1`, `2130706433`; WHATWG URL, "ends in a number"). No top-level domain
+/// is one.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    hexadecimal || last.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl fmt::Display for Domain {
@@ -60,20 +103,26 @@ impl fmt::Debug for Domain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DomainError {
-    /// No text at all.
+    /// No text at all, or the root alone.
     Empty,
+    /// Two dots in a row, or a leading one.
+    EmptyLabel,
     /// More than 253 bytes, or a label over 63.
     TooLong,
-    /// A byte or a label that IDNA (UTS 46) refuses.
-    Idna,
+    /// A character that IDNA (UTS 46) or host names do not know.
+    BadCharacter,
+    /// An IP address in some notation.
+    IpLiteral,
 }
 
 impl fmt::Display for DomainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "the name is empty",
+            Self::EmptyLabel => "the name has an empty label (two dots in a row, or a leading one)",
             Self::TooLong => "the name is longer than 253 bytes, or one of its labels than 63",
-            Self::Idna => "the name holds a character that no host name may hold",
+            Self::BadCharacter => "the name holds a character that no host name may hold",
+            Self::IpLiteral => "this is an IP address, not a name",
         })
     }
 }
@@ -229,13 +278,14 @@ pub enum Scheme {
     Https,
 }
 
-/// One request's head, after its authority was checked to be one (POLICY §3 "Authority").
+/// One request's head, after its authority was checked to be one at most (POLICY §3 "Authority").
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Cleartext or terminated.
     pub scheme: Scheme,
-    /// The one origin that SNI, `:authority`, `Host` and absolute form agree on.
-    pub authority: &'a Domain,
+    /// The one origin that SNI, `:authority`, `Host` and absolute form agree on; `None` where cleartext names none
+    /// (HTTP/1.0, an empty `Host`) or an IP literal: then rows 8 and 9 of POLICY §3 decide.
+    pub authority: Option<&'a Domain>,
     /// Where the connection was going.
     pub dst: OriginalDst,
     /// As sent; case matters.
@@ -246,4 +296,96 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     /// As sent.
     pub headers: &'a http::HeaderMap,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn canonical(text: &str) -> Result<String, DomainError> {
+        Domain::parse(text).map(|name| name.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_domain_is_canonical_at_birth() {
+        for (spelled, name) in [
+            ("GitHub.com", "github.com"),
+            ("github.com.", "github.com"),
+            ("_dmarc.example.com", "_dmarc.example.com"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("ｇｉｔｈｕｂ。com", "github.com"),
+            ("git\u{ad}hub.com", "github.com"),
+            ("r3---sn-5uaeznse.googlevideo.com", "r3---sn-5uaeznse.googlevideo.com"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(canonical(spelled).as_deref(), Ok(name), "{spelled}");
+        }
+    }
+
+    #[test]
+    fn an_ip_literal_in_any_notation_is_no_domain() {
+        for text in [
+            "127.0.0.1",
+            "0177.0.0.1",
+            "0x7f.1",
+            "0x7F000001",
+            "2130706433",
+            "127.1",
+            "1.2.3.4.",
+            "[::1]",
+            "::1",
+            "[evil.test]",
+            "fe80::1",
+            "１２７.0.0.1",
+            "0x",
+            "example.1",
+        ] {
+            assert_eq!(canonical(text), Err(DomainError::IpLiteral), "{text}");
+        }
+        assert!(canonical("1.2.3.4.example").is_ok());
+        assert!(canonical("1password.com").is_ok());
+        assert!(canonical("fe80::1%eth0").is_err());
+    }
+
+    #[test]
+    fn what_dns_cannot_hold_is_no_domain() {
+        let long_label = format!("{}.com", "a".repeat(64));
+        let long_name = format!("{}com", "abcdefghi.".repeat(26));
+        let fits = format!("{}com", "abcdefghi.".repeat(25));
+        assert_eq!(canonical(""), Err(DomainError::Empty));
+        assert_eq!(canonical("."), Err(DomainError::Empty));
+        for text in ["a..b", ".a", "a.."] {
+            assert_eq!(canonical(text), Err(DomainError::EmptyLabel), "{text}");
+        }
+        assert_eq!(canonical(&long_label), Err(DomainError::TooLong));
+        assert_eq!(canonical(&long_name), Err(DomainError::TooLong));
+        assert_eq!(canonical(&"a".repeat(100_000)), Err(DomainError::TooLong));
+        assert!(canonical(&fits).is_ok());
+        for text in ["a b", "evil.test\0.allowed.test", "a/b", "a@b", "a:443", "*.a", "a%2eb", "a,b", "xn--a-ecp"] {
+            assert_eq!(canonical(text), Err(DomainError::BadCharacter), "{text}");
+        }
+    }
+
+    #[test]
+    fn identifiers_stand_unescaped_in_a_record() {
+        assert!(SandboxId::new("run-7f3a").is_some());
+        assert!(SecretName::new("GITHUB_2").is_some());
+        for text in ["", "a b", "a\"b", "é", &"a".repeat(129)] {
+            assert!(SandboxId::new(text).is_none(), "{text}");
+            assert!(SecretName::new(text).is_none(), "{text}");
+        }
+        assert!(SecretName::new("2FA").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_is_idempotent(text in "\\PC{0,80}") {
+            if let Ok(name) = Domain::parse(&text) {
+                prop_assert_eq!(Domain::parse(name.as_str()), Ok(name));
+            }
+        }
+    }
 }
