@@ -32,7 +32,8 @@ pub struct Arrival<Io> {
 
 /// DNS questions that arrive as datagrams, whichever resolver they were sent to.
 pub trait Datagrams: Send + Sync + 'static {
-    /// Waits for the next datagram; its bytes are put into `buffer`, from the start. Retries by itself.
+    /// Waits for the next datagram; its bytes are put into `buffer`, from the start. Retries by itself; a call that
+    /// is dropped loses no datagram.
     fn receive(&self, buffer: &mut Vec<u8>) -> impl Future<Output = Envelope> + Send;
 
     /// Answers one, from the address that it was sent to. What cannot be sent is dropped, as UDP may be.

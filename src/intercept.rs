@@ -1,1 +1,3 @@
 //! One connection, arrival to close.
+
+pub mod dns;

@@ -62,6 +62,8 @@ pub const DNS_CACHE: u64 = 16 * 1024;
 pub const PINS: usize = 16 * 1024;
 /// Idle time after which a connection over which DNS is asked is closed (RFC 7766 §6.2.3).
 pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
+/// Names of one sandbox for which an address stands that the host serves on its loopback (POLICY §5).
+pub const STAND_INS: u8 = 254;
 /// Bytes moved at once by a relay.
 pub const RELAY_BYTES: usize = 64 * 1024;
 /// Bytes of one policy document.
