@@ -6,17 +6,32 @@
 use std::future::Future;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use crate::flow::{ClientAddr, OriginalDst};
 
 /// Where connections of one sandbox arrive.
 pub trait Listener: Send + 'static {
     /// A connection's bytes.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static;
 
     /// Waits for the next connection. Retries by itself and never fails: a listener that cannot go on closes its
     /// sandbox instead.
     fn accept(&mut self) -> impl Future<Output = Arrival<Self::Io>> + Send;
+}
+
+/// A connection that can end with a reset: what is unsent is discarded, and the peer sees an error and no orderly end
+/// (POLICY §7, §8).
+pub trait Reset {
+    /// Makes the end of this connection a reset. It takes effect when the connection is dropped.
+    fn reset_on_drop(&mut self);
+}
+
+impl Reset for TcpStream {
+    fn reset_on_drop(&mut self) {
+        // It fails only for a socket that is no longer connected, which has nothing to reset.
+        let _ = self.set_zero_linger();
+    }
 }
 
 /// One connection as it arrived.

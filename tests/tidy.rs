@@ -94,7 +94,7 @@ const SYS_USERS: [&[&str]; 5] = [&["attach"], &["confine"], &["secret"], &["inte
 const SEAMS: [(&str, &str, &[&str]); 3] = [
     ("dns", "resolve", &["Answer", "Resolve", "ResolveError", "is_special_use"]),
     ("dns", "attach", &["Datagrams", "Envelope"]),
-    ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener"]),
+    ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener", "Reset"]),
 ];
 
 fn layer(module: &str) -> Option<u8> {
