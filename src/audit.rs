@@ -3,13 +3,16 @@
 //! An [`Event`] is made where the verdict is, once; every sink (a file of JSON lines, the summary at the end of
 //! `run`, metrics later) reads the same one. Nothing secret is in it: header values never, header names only.
 
+pub mod json_lines;
+pub mod summary;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
 use crate::policy::verdict::{DenyReason, Revision, RuleId};
 
-/// Takes events. Must not block: the data path calls it.
+/// Takes events. Must not block for long: the data path calls it.
 pub trait Record: Send + Sync {
     /// Keeps one event.
     fn record(&self, event: &Event);
@@ -151,4 +154,12 @@ impl Record for Fanout {
             sink.record(event);
         }
     }
+}
+
+/// Characters that a record or a terminal must not be given as they are: controls, line and paragraph separators, and
+/// what changes the direction of text or is not seen.
+fn is_unsafe_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }

@@ -66,6 +66,10 @@ pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
 pub const STAND_INS: u8 = 254;
 /// Bytes moved at once by a relay.
 pub const RELAY_BYTES: usize = 64 * 1024;
+/// Audit events that may wait to be written, before recording waits.
+pub const AUDIT_QUEUE: usize = 4096;
+/// Rows of each half of the summary that `run` prints.
+pub const SUMMARY_ROWS: usize = 40;
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that one regular expression may compile to.
