@@ -9,6 +9,9 @@
 //! - `INVARIANT`: a question that is not in the cache is paid for by the sandbox that causes it, through DNS or
 //!   through a dial alike.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -120,15 +123,16 @@ impl HostResolver {
     /// These resolvers and no others; otherwise as [`Self::system`].
     #[must_use]
     pub fn with_servers(servers: &[SocketAddr], overrides: Overrides, ipv6: bool) -> Self {
-        let servers = servers.iter().map(|server| {
+        let configs = servers.iter().map(|server| {
             let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
             connections.iter_mut().for_each(|connection| connection.port = server.port());
             NameServerConfig::new(server.ip(), true, connections)
         });
-        let config = ResolverConfig::from_name_servers(servers.collect());
+        let config = ResolverConfig::from_name_servers(configs.collect());
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         adjust(builder.options_mut());
-        Self::new(builder.build().ok(), overrides, ipv6)
+        let client = builder.build().ok().filter(|_| !servers.is_empty());
+        Self::new(client, overrides, ipv6)
     }
 
     /// This resolver as one sandbox may use it, with a budget of its own.
@@ -194,13 +198,13 @@ impl SandboxResolver {
         let mut kept = slot.lock().await;
         let now = Instant::now();
         if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > now) {
-            return fresh.answer(now);
+            return fresh.answer(Instant::now());
         }
         if !self.budget.take(now) {
             return Err(ResolveError::OverBudget);
         }
         let fresh = self.host.query(name, kind).await?;
-        let answer = fresh.answer(now);
+        let answer = fresh.answer(Instant::now());
         *kept = Some(fresh);
         answer
     }
