@@ -179,3 +179,175 @@ fn domain(name: &Name) -> Option<Domain> {
     }
     Domain::parse(&text).ok().filter(|domain| domain.as_str() == text)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::opt::EdnsCode;
+    use hickory_proto::rr::rdata::{A, TXT};
+
+    use super::*;
+
+    fn asking(name: Name, kind: RecordType) -> Message {
+        let mut message = Message::new(0x1234, hickory_proto::op::MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(name, kind));
+        message
+    }
+
+    fn plain() -> Message {
+        asking(Name::from_ascii("www.example.com.").unwrap(), RecordType::A)
+    }
+
+    fn with_edns(mut message: Message, size: u16) -> Message {
+        let mut edns = Edns::new();
+        edns.set_max_payload(size);
+        message.set_edns(edns);
+        message
+    }
+
+    fn read(message: &Message) -> Result<Question, Unreadable> {
+        Question::read(&message.to_vec().unwrap())
+    }
+
+    fn question(message: &Message) -> Question {
+        read(message).unwrap_or_else(|_| panic!("{message} is a question"))
+    }
+
+    /// The error that a message is answered with; `None` for silence.
+    fn fault(bytes: &[u8]) -> Option<ResponseCode> {
+        match Question::read(bytes) {
+            Ok(_) => panic!("{bytes:?} is no question"),
+            Err(unreadable) => unreadable.answer().map(|bytes| Message::from_vec(&bytes).unwrap().response_code),
+        }
+    }
+
+    fn texts(count: usize) -> Reply {
+        Reply::no_data().with_records(vec![RData::TXT(TXT::new(vec!["x".repeat(100)])); count], 60)
+    }
+
+    #[test]
+    fn what_is_no_message_gets_silence() {
+        assert_eq!(fault(b""), None);
+        assert_eq!(fault(&plain().to_vec().unwrap()[..11]), None);
+    }
+
+    #[test]
+    fn an_answer_gets_silence_so_that_two_resolvers_do_not_talk_for_ever() {
+        assert_eq!(fault(&plain().into_response().to_vec().unwrap()), None);
+    }
+
+    #[test]
+    fn every_prefix_of_a_question_is_malformed() {
+        let whole = with_edns(plain(), 1232).to_vec().unwrap();
+        for length in 12..whole.len() {
+            assert_eq!(fault(&whole[..length]), Some(ResponseCode::FormErr), "{length} of {} bytes", whole.len());
+        }
+    }
+
+    #[test]
+    fn only_one_plain_question_is_one() {
+        let mut two = plain();
+        two.add_query(plain().queries[0].clone());
+        let mut none = plain();
+        none.queries.clear();
+        let mut answered = plain();
+        answered.add_answer(Record::from_rdata(Name::root(), 0, RData::A(A::new(192, 0, 2, 1))));
+        let mut authorised = plain();
+        authorised.add_authority(Record::from_rdata(Name::root(), 0, RData::A(A::new(192, 0, 2, 1))));
+        for message in [two, none, answered, authorised] {
+            assert_eq!(fault(&message.to_vec().unwrap()), Some(ResponseCode::FormErr), "{message}");
+        }
+    }
+
+    #[test]
+    fn other_operations_classes_and_edns_versions_are_refused_by_name() {
+        let mut update = plain().to_vec().unwrap();
+        update[2] |= 5 << 3;
+        assert_eq!(fault(&update), Some(ResponseCode::NotImp));
+        let mut chaos = plain();
+        chaos.queries[0].set_query_class(DNSClass::CH);
+        assert_eq!(fault(&chaos.to_vec().unwrap()), Some(ResponseCode::Refused));
+        let mut edns = with_edns(plain(), 1232);
+        edns.edns.as_mut().unwrap().set_version(1);
+        // Extended codes share their numbers: 16 reads as BADSIG, too.
+        assert_eq!(fault(&edns.to_vec().unwrap()).map(u16::from), Some(ResponseCode::BADVERS.into()));
+    }
+
+    #[test]
+    fn the_name_is_canonical_whatever_its_case() {
+        let name = |name: &str| question(&asking(Name::from_ascii(name).unwrap(), RecordType::A)).name().cloned();
+        assert_eq!(name("WwW.ExAmPlE.cOm."), Domain::parse("www.example.com").ok());
+        assert_eq!(name("_dmarc.Example.com."), Domain::parse("_dmarc.example.com").ok());
+    }
+
+    #[test]
+    fn labels_that_spell_another_name_are_none() {
+        let name = |labels: &[&[u8]]| {
+            question(&asking(Name::from_labels(labels.iter().copied()).unwrap(), RecordType::A)).name().cloned()
+        };
+        let labels: [&[&[u8]]; 8] = [
+            &[b"www.example", b"com"],
+            &[b"evil.test\0", b"allowed", b"test"],
+            &[b"www", b"ex ample", b"com"],
+            &["münchen".as_bytes(), b"example"],
+            &["ａllowed".as_bytes(), b"test"],
+            &[b"xn--zzzzzzzz-99999", b"test"],
+            &[b"192", b"0", b"2", b"1"],
+            &[],
+        ];
+        for labels in labels {
+            assert_eq!(name(labels), None, "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn the_answer_repeats_the_question_letter_for_letter() {
+        let asked = asking(Name::from_ascii("WwW.ExAmPlE.cOm.").unwrap(), RecordType::A);
+        let reply = Reply::no_data().with_records(vec![RData::A(A::new(192, 0, 2, 7))], 60);
+        let answer = question(&asked).answer(reply, Transport::Datagram).unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(answer.id, 0x1234);
+        assert!(answer.queries[0].name().eq_case(asked.queries[0].name()));
+        assert!(answer.answers[0].name.eq_case(asked.queries[0].name()));
+        assert!(answer.recursion_desired && answer.recursion_available && !answer.authentic_data);
+        assert_eq!(answer.edns, None, "who does not speak EDNS is not spoken to in it");
+    }
+
+    #[test]
+    fn datagrams_are_truncated_at_what_the_client_takes_and_we_allow() {
+        for (size, room) in [(None, 512), (Some(100), 512), (Some(900), 900), (Some(1232), 1232), (Some(65535), 1232)] {
+            let asked = size.map_or_else(plain, |size| with_edns(plain(), size));
+            let fitting = (1..).take_while(|count| full(&question(&asked), *count).len() <= room).last().unwrap();
+            let whole = question(&asked).answer(texts(fitting), Transport::Datagram).unwrap();
+            assert!(!Message::from_vec(&whole).unwrap().truncation, "{size:?}");
+            let over = question(&asked).answer(texts(fitting + 1), Transport::Datagram).unwrap();
+            let message = Message::from_vec(&over).unwrap();
+            assert!(message.truncation && message.answers.is_empty() && over.len() <= room, "{size:?}");
+        }
+    }
+
+    fn full(question: &Question, count: usize) -> Vec<u8> {
+        question.answer(texts(count), Transport::Stream).unwrap()
+    }
+
+    #[test]
+    fn a_stream_takes_the_whole_answer() {
+        let whole = full(&question(&plain()), 500);
+        assert_eq!(Message::from_vec(&whole).unwrap().answers.len(), 500);
+        let over = full(&question(&plain()), 1000);
+        assert!(over.len() <= usize::from(u16::MAX) && Message::from_vec(&over).unwrap().truncation);
+    }
+
+    #[test]
+    fn a_refusal_says_why_to_who_speaks_edns() {
+        let asked = with_edns(plain(), 1232);
+        let refusal = Reply::denied(ResponseCode::NXDomain, DenyReason::NoRule);
+        let answer = question(&asked).answer(refusal, Transport::Datagram).unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(answer.response_code, ResponseCode::NXDomain);
+        let edns = answer.edns.unwrap();
+        assert_eq!(usize::from(edns.max_payload()), limits::DNS_EDNS_BYTES);
+        let error = edns.option(EdnsCode::Unknown(15)).cloned();
+        assert_eq!(error, Some(EdnsOption::Unknown(15, b"\x00\x0fno-rule".to_vec())));
+    }
+}

@@ -58,3 +58,74 @@ fn is_quic(alpn: &str) -> bool {
     let lower = alpn.to_ascii_lowercase();
     lower == "h3" || lower.starts_with("h3-") || lower.contains("quic") || lower == "doq"
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::Name;
+    use hickory_proto::rr::rdata::svcb::{EchConfigList, Mandatory, Unknown};
+    use hickory_proto::rr::rdata::{A, AAAA};
+
+    use super::*;
+
+    fn record(params: Vec<(SvcParamKey, SvcParamValue)>) -> RData {
+        RData::HTTPS(HTTPS(SVCB::new(1, Name::root(), params)))
+    }
+
+    fn alpn(ids: &[&str]) -> (SvcParamKey, SvcParamValue) {
+        (SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(ids.iter().map(|id| (*id).into()).collect())))
+    }
+
+    fn ech() -> (SvcParamKey, SvcParamValue) {
+        (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(vec![0, 4, 0xfe, 0x0d, 0, 0])))
+    }
+
+    fn mandatory(keys: &[SvcParamKey]) -> (SvcParamKey, SvcParamValue) {
+        (SvcParamKey::Mandatory, SvcParamValue::Mandatory(Mandatory(keys.to_vec())))
+    }
+
+    fn port() -> (SvcParamKey, SvcParamValue) {
+        (SvcParamKey::Port, SvcParamValue::Port(8443))
+    }
+
+    fn left(params: Vec<(SvcParamKey, SvcParamValue)>) -> Option<RData> {
+        without_bypasses(&record(params), |addr| addr.to_string().starts_with("192.0.2."))
+    }
+
+    #[test]
+    fn ech_http3_and_unknown_parameters_are_removed() {
+        let dohpath = (SvcParamKey::Unknown(7), SvcParamValue::Unknown(Unknown(b"/dns-query{?dns}".to_vec())));
+        let kept = left(vec![alpn(&["h3", "h2", "h3-29", "H3"]), port(), ech(), dohpath]);
+        assert_eq!(kept, Some(record(vec![alpn(&["h2"]), port()])));
+    }
+
+    #[test]
+    fn an_endpoint_for_http3_keeps_its_default_protocol() {
+        assert_eq!(left(vec![alpn(&["h3"])]), Some(record(Vec::new())));
+    }
+
+    #[test]
+    fn an_endpoint_that_speaks_only_http3_is_removed() {
+        assert_eq!(left(vec![alpn(&["h3"]), (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn)]), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_demands_what_was_removed_is_removed() {
+        assert_eq!(left(vec![mandatory(&[SvcParamKey::EchConfigList]), ech()]), None);
+        let demands_what_stays = vec![mandatory(&[SvcParamKey::Port]), port()];
+        assert_eq!(left(demands_what_stays.clone()), Some(record(demands_what_stays)));
+    }
+
+    #[test]
+    fn hints_are_vetted_like_answers() {
+        let v4 = |addrs: Vec<A>| (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(addrs)));
+        let v6 = (SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(IpHint(vec![AAAA::new(0, 0, 0, 0, 0, 0, 0, 1)])));
+        let kept = left(vec![v4(vec![A::new(127, 0, 0, 1), A::new(192, 0, 2, 1)]), v6.clone()]);
+        assert_eq!(kept, Some(record(vec![v4(vec![A::new(192, 0, 2, 1)])])));
+        assert_eq!(left(vec![v4(vec![A::new(127, 0, 0, 1)]), v6]), Some(record(Vec::new())));
+    }
+
+    #[test]
+    fn what_is_no_service_record_is_removed() {
+        assert_eq!(without_bypasses(&RData::A(A::new(192, 0, 2, 1)), |_| true), None);
+    }
+}

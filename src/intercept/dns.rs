@@ -70,3 +70,155 @@ async fn read_length(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<u16
 async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limits::DNS_TCP_IDLE, step).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use arc_swap::ArcSwap;
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RecordType};
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+
+    use super::*;
+    use crate::attach::Envelope;
+    use crate::audit::Fanout;
+    use crate::dns::BLOCK_V4;
+    use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
+    use crate::policy::Policy;
+    use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
+    use crate::sandbox::Sandbox;
+    use crate::secret::Secrets;
+
+    /// Waits for leave before it answers that nothing is there.
+    #[derive(Default)]
+    struct Slow {
+        leave: Notify,
+    }
+
+    impl Resolve for Slow {
+        fn dial_addrs<'a>(&'a self, _: &'a Domain, _: u16) -> Resolving<'a, Vec<SocketAddr>> {
+            Box::pin(async { Err(ResolveError::NotFound) })
+        }
+
+        fn lookup<'a>(&'a self, _: &'a Domain, _: RecordType) -> Resolving<'a, Answer> {
+            Box::pin(async {
+                self.leave.notified().await;
+                Err(ResolveError::NotFound)
+            })
+        }
+
+        fn overrides(&self, _: &Domain) -> bool {
+            false
+        }
+    }
+
+    fn dns(policy: Policy, resolve: Arc<dyn Resolve>) -> Arc<Dns> {
+        let sandbox = Sandbox::new(SandboxId::new("test").unwrap(), policy, Secrets::default());
+        let host = Arc::new(ArcSwap::from_pointee(crate::policy::Protected {}));
+        Arc::new(Dns::new(Arc::new(sandbox), resolve, host, Arc::new(Fanout(Vec::new()))))
+    }
+
+    fn denying() -> Arc<Dns> {
+        dns(Policy::deny_all(), Arc::new(Slow::default()))
+    }
+
+    fn question(id: u16) -> Vec<u8> {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii("www.example.com.").unwrap(), RecordType::A));
+        message.to_vec().unwrap()
+    }
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
+    }
+
+    async fn read_answer(io: &mut DuplexStream) -> Message {
+        let mut answer = vec![0; io.read_u16().await.unwrap().into()];
+        io.read_exact(&mut answer).await.unwrap();
+        Message::from_vec(&answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn questions_in_one_stream_are_answered_in_order_however_they_are_cut() {
+        let (mut client, server) = duplex(64 * 1024);
+        let dns = denying();
+        let served = tokio::spawn(async move { serve_stream(server, &dns).await });
+        let bytes = [framed(&question(1)), framed(&question(2)), framed(&question(3))].concat();
+        for byte in bytes {
+            client.write_all(&[byte]).await.unwrap();
+        }
+        for id in 1..=3 {
+            let answer = read_answer(&mut client).await;
+            assert_eq!((answer.id, answer.answers[0].data.ip_addr()), (id, Some(BLOCK_V4.into())));
+        }
+        drop(client);
+        served.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_stream_is_closed() {
+        let (mut client, server) = duplex(1024);
+        let served = tokio::spawn(async move { serve_stream(server, &denying()).await });
+        let begun = tokio::time::Instant::now();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(begun.elapsed(), limits::DNS_TCP_IDLE);
+        served.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stops_in_a_message_is_given_up() {
+        let (mut client, server) = duplex(1024);
+        client.write_all(&framed(&question(1))[..9]).await.unwrap();
+        let error = serve_stream(server, &denying()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_deserves_silence_ends_a_stream() {
+        let (mut client, server) = duplex(1024);
+        client.write_all(&framed(b"short")).await.unwrap();
+        serve_stream(server, &denying()).await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+
+    /// Datagrams from a channel; how many were taken out of it is seen from outside.
+    struct Wire {
+        questions: Mutex<mpsc::Receiver<Vec<u8>>>,
+        answers: mpsc::UnboundedSender<Vec<u8>>,
+    }
+
+    impl Datagrams for Wire {
+        async fn receive(&self, buffer: &mut Vec<u8>) -> Envelope {
+            let Some(message) = self.questions.lock().await.recv().await else { std::future::pending().await };
+            buffer.extend(message);
+            let addr = SocketAddr::from(([127, 0, 0, 1], 53));
+            Envelope { client: ClientAddr(addr), dst: OriginalDst(addr) }
+        }
+
+        async fn reply(&self, _: Envelope, message: &[u8]) {
+            self.answers.send(message.to_vec()).unwrap();
+        }
+    }
+
+    fn wire(room: usize) -> (mpsc::Sender<Vec<u8>>, mpsc::UnboundedReceiver<Vec<u8>>, Arc<Wire>) {
+        let (ask, questions) = mpsc::channel(room);
+        let (answers, answered) = mpsc::unbounded_channel();
+        (ask, answered, Arc::new(Wire { questions: Mutex::new(questions), answers }))
+    }
+
+    #[tokio::test]
+    async fn datagrams_are_answered_until_shutdown() {
+        let (ask, mut answered, socket) = wire(8);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let loops = tokio::spawn(serve_datagrams(socket, denying(), async { drop(stopped.await) }));
+        ask.send(b"no question".to_vec()).await.unwrap();
+        ask.send(question(7)).await.unwrap();
+        let answer = Message::from_vec(&answered.recv().await.unwrap()).unwrap();
+        assert_eq!(answer.id, 7, "what deserves silence gets it, and stops nothing");
+        drop(stop);
+        loops.await.unwrap();
+        assert!(answered.recv().await.is_none(), "nothing is at work after the end");
+    }
+}
