@@ -3,11 +3,14 @@
 //! An [`Event`] is made where the verdict is, once; every sink (a file of JSON lines, the summary at the end of
 //! `run`, metrics later) reads the same one. Nothing secret is in it: header values never, header names only.
 
-pub mod json_lines;
-pub mod summary;
+mod json_lines;
+mod summary;
 
 use std::sync::Arc;
 use std::time::SystemTime;
+
+pub use json_lines::JsonLines;
+pub use summary::{Denied, Summary};
 
 use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
 use crate::policy::verdict::{DenyReason, Revision, RuleId};
