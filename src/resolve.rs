@@ -10,7 +10,7 @@
 //!   through a dial alike.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,7 +24,7 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use tokio::time::Instant;
@@ -131,6 +131,7 @@ impl HostResolver {
         let config = ResolverConfig::from_name_servers(configs.collect());
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         adjust(builder.options_mut());
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
         let client = builder.build().ok().filter(|_| !servers.is_empty());
         Self::new(client, overrides, ipv6)
     }
@@ -194,17 +195,22 @@ impl SandboxResolver {
     /// Whoever finds a slot empty holds its lock while asking, so that one question is on its way at most, and those
     /// who wait for the answer do not pay for it.
     async fn ask_cache(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
-        let slot = self.host.cache.get_with((name.clone(), kind), Arc::default);
+        let key = (name.clone(), kind);
+        let slot = match self.host.cache.get(&key) {
+            Some(slot) => slot,
+            // Who may not ask may not fill the cache with empty slots, either.
+            None if self.budget.is_spent() => return Err(ResolveError::OverBudget),
+            None => self.host.cache.get_with(key, Arc::default),
+        };
         let mut kept = slot.lock().await;
-        let now = Instant::now();
-        if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > now) {
-            return fresh.answer(Instant::now());
+        if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > Instant::now()) {
+            return fresh.answer();
         }
-        if !self.budget.take(now) {
+        if !self.budget.take() {
             return Err(ResolveError::OverBudget);
         }
         let fresh = self.host.query(name, kind).await?;
-        let answer = fresh.answer(Instant::now());
+        let answer = fresh.answer();
         *kept = Some(fresh);
         answer
     }
@@ -382,9 +388,9 @@ impl Kept {
         Self { records, until: Instant::now() + ttl }
     }
 
-    fn answer(&self, now: Instant) -> Result<Answer, ResolveError> {
+    fn answer(&self) -> Result<Answer, ResolveError> {
         let records = self.records.clone().ok_or(ResolveError::NotFound)?;
-        Ok(Answer { records, ttl: self.until.saturating_duration_since(now) })
+        Ok(Answer { records, ttl: self.until.saturating_duration_since(Instant::now()) })
     }
 }
 
@@ -399,14 +405,21 @@ impl Budget {
     const PRICE: Duration = Duration::from_millis(60_000 / limits::DNS_PER_MINUTE as u64);
 
     /// Pays for one question; `false` where it cannot.
-    fn take(&self, now: Instant) -> bool {
+    fn take(&self) -> bool {
         let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Self::after_one_more(*paid_at);
+        *paid_at = next.or(*paid_at);
+        next.is_some()
+    }
+
+    fn is_spent(&self) -> bool {
+        Self::after_one_more(*self.paid_at.lock().unwrap_or_else(PoisonError::into_inner)).is_none()
+    }
+
+    fn after_one_more(paid_at: Option<Instant>) -> Option<Instant> {
+        let now = Instant::now();
         let start = paid_at.map_or(now, |at| at.max(now));
-        let affordable = start - now <= Self::PRICE * (limits::DNS_BURST - 1);
-        if affordable {
-            *paid_at = Some(start + Self::PRICE);
-        }
-        affordable
+        (start - now <= Self::PRICE * (limits::DNS_BURST - 1)).then(|| start + Self::PRICE)
     }
 }
 
