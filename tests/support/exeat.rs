@@ -1,19 +1,20 @@
 //! `exeat` as its users start it: arguments, environment and a policy in; status, output and audit out.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::thread::JoinHandle;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::PATIENCE;
 use super::place::Place;
+use super::{PATIENCE, eventually};
 
 /// The ordinary user of the rig: no account, no group, nothing.
 const USER: u32 = 61_234;
@@ -218,16 +219,39 @@ impl<'p> Run<'p> {
 pub(crate) struct Running {
     pid: Pid,
     folder: TempDir,
-    ended: mpsc::Receiver<std::process::Output>,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<ExitStatus>,
     waited: bool,
 }
 
 impl Running {
-    fn new(child: Child, folder: TempDir) -> Self {
+    fn new(mut child: Child, folder: TempDir) -> Self {
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         let (done, ended) = mpsc::channel();
-        std::thread::spawn(move || done.send(child.wait_with_output().expect("a child to wait for")));
-        Self { pid, folder, ended, waited: false }
+        let (stdout, out) = collect(child.stdout.take().expect("a pipe"));
+        let (stderr, err) = collect(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            let status = child.wait().expect("a child to wait for");
+            for reader in [out, err] {
+                reader.join().expect("reading does not panic");
+            }
+            // The test may have given up.
+            let _ = done.send(status);
+        });
+        Self { pid, folder, stdout, stderr, ended, waited: false }
+    }
+
+    /// Waits until the command has written `text`.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) {
+        let said = || self.stdout().contains(text);
+        assert!(eventually(said), "no `{text}` in {:?}, errors {:?}", self.stdout(), text_of(&self.stderr));
+    }
+
+    /// What the command has written so far.
+    pub(crate) fn stdout(&self) -> String {
+        text_of(&self.stdout)
     }
 
     /// Its process id.
@@ -245,23 +269,37 @@ impl Running {
         kill(self.pid, signal).expect("exeat runs");
     }
 
-    /// Waits for its end.
+    /// Waits for its end: exeat's own, and that of whoever holds its output.
+    #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome {
         self.waited = true;
-        let Ok(output) = self.ended.recv_timeout(PATIENCE) else {
+        let status = self.ended.recv_timeout(PATIENCE);
+        if status.is_err() {
             // It may end in this very moment.
             let _ = killpg(self.pid, Signal::SIGKILL);
-            let output = self.ended.recv_timeout(PATIENCE).ok();
-            panic!("exeat did not end in {PATIENCE:?}: {output:?}");
-        };
-        let audit = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap_or_default();
-        Outcome {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            audit,
         }
+        let (stdout, stderr) = (text_of(&self.stdout), text_of(&self.stderr));
+        let Ok(status) = status else { panic!("no end in {PATIENCE:?}: stdout {stdout:?}, stderr {stderr:?}") };
+        let audit = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap_or_default();
+        Outcome { status, stdout, stderr, audit }
     }
+}
+
+fn text_of(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().expect("no panic")).into_owned()
+}
+
+/// Reads a pipe to its end in a thread of its own.
+fn collect(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let bytes = Arc::clone(&kept);
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            bytes.lock().expect("no panic").extend_from_slice(&buffer[..length]);
+        }
+    });
+    (kept, reader)
 }
 
 impl Drop for Running {

@@ -61,6 +61,8 @@ pub(crate) struct Wide {
     pub(crate) metadata: Origin,
     /// `10.20.0.5:80`: a private server.
     pub(crate) private: Origin,
+    /// Port 80 of the host itself: `127.0.0.1` and `203.0.113.2`.
+    pub(crate) host: Origin,
     /// `203.0.113.20:5432`: it speaks first (`hello`), then echoes; no protocol that exeat knows.
     pub(crate) opaque: Origin,
     internet: Place,
@@ -68,6 +70,8 @@ pub(crate) struct Wide {
 
 /// Where `opaque` listens.
 pub(crate) const OPAQUE: &str = "203.0.113.20";
+/// The host's own address.
+pub(crate) const HOST: &str = "203.0.113.2";
 /// Where `private` listens.
 pub(crate) const PRIVATE: &str = "10.20.0.5";
 /// Where the wide world's DNS listens.
@@ -151,7 +155,9 @@ impl World {
         let metadata = open(&["169.254.169.254"], 80, Speaks::Http(echo()));
         let private = open(&[PRIVATE], 80, Speaks::Http(echo()));
         let opaque = open(&[OPAQUE], 5432, Speaks::Opaque("hello\n"));
-        let wide = Some(Wide { names, metadata, private, opaque, internet });
+        let own = vec![host.listen(socket("127.0.0.1", 80)), host.listen(socket(HOST, 80))];
+        let own = Origin::serve(own, Speaks::Http(echo()), runtime.handle());
+        let wide = Some(Wide { names, host: own, metadata, private, opaque, internet });
         Self { identity, allowed, evil, wide, place: host, ca, folder, _runtime: runtime }
     }
 
@@ -209,11 +215,13 @@ fn join(internet: &Place, host: &Place) {
          link set wire0 up",
         ALLOWED.2, EVIL.2
     ));
-    host.ip("address add 203.0.113.2/24 dev up0
-             -6 address add 2a0e:5ca1:ab1e::2/64 dev up0 nodad
-             link set up0 up
-             route add default via 203.0.113.1
-             -6 route add default via 2a0e:5ca1:ab1e::1");
+    host.ip(&format!(
+        "address add {HOST}/24 dev up0
+         -6 address add 2a0e:5ca1:ab1e::2/64 dev up0 nodad
+         link set up0 up
+         route add default via 203.0.113.1
+         -6 route add default via 2a0e:5ca1:ab1e::1"
+    ));
 }
 
 /// Gives the host its resolver, and the rig's root among those of the system.
