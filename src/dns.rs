@@ -33,15 +33,10 @@ use crate::audit::{Event, Judged, Kind, Protocol, Record};
 use crate::flow::Domain;
 use crate::limits;
 use crate::policy::verdict::{Basis, Denial, DenyReason, Verdict};
-use crate::policy::{Denials, Policy, Protected};
+use crate::policy::{BLOCK_V4, BLOCK_V6, Denials, Policy, Protected};
 use crate::resolve::{Answer, Resolve, ResolveError, is_special_use};
 use crate::sandbox::{Sandbox, Snapshot};
 use message::{ErrorCode, Question, Reply};
-
-/// What a refused A question is answered with, so that an HTTP client can be told why. Never pinned, never dialled.
-pub const BLOCK_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// As [`BLOCK_V4`], for AAAA.
-pub const BLOCK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// How a question came; it bounds the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,23 +1,126 @@
-//! The policy engine: an immutable [`Policy`] that judges every flow, name, request and address.
+//! The policy engine: an immutable [`Policy`] that judges every flow, name, request and address (POLICY §3).
 //!
-//! Pure: no tokio, clock, file or socket. Deciding is total and closed (HOUSE habit 4).
+//! Pure: no tokio, clock, file or socket. Deciding is total and closed (HOUSE habit 4), and takes no lock.
+//!
+//! - `INVARIANT`: here alone [`Permit`]s and [`DialAddr`]s are made.
+//! - `INVARIANT`: a permit by name never holds the sandbox's original destination, so a forged name reaches the
+//!   owner of that name or nobody.
+//! - `INVARIANT`: `observe` never relaxes rows 0 and 2, nor anything but the six reasons of POLICY §8.
+//!
+//! The rows, where they can meet (`tests::rows_are_asked_in_order` holds this table):
+//!
+//! | the address is | the name is | verdict |
+//! |---|---|---|
+//! | the block address | anything | deny, by the name's own reason (row 0) |
+//! | in `subnets.deny` and anywhere else | anything | deny `denied-cidr` (row 1) |
+//! | protected, not opened | anything | deny `protected-range` (row 2) |
+//! | any | any, in a policy that allows nothing | deny `deny-all` (row 3) |
+//! | in `subnets.allow` | denied, allowed or unknown | relay to the address (row 4) |
+//! | other | in `deny` and in `allow` | deny `denied-domain` (row 5) |
+//! | other | in `allow`, or the mode is allow-all | splice or terminate (row 6) |
+//! | other | none, with `*` or allow-all, no `deny`, not strict | relay to the address (row 8) |
+//! | other | other | deny `no-rule` or `no-name` (row 9) |
 
+pub mod cases;
+mod compile;
+pub mod diagnostic;
+mod fingerprint;
+mod presets;
+mod protected;
 pub mod verdict;
+mod wire;
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::flow::{Domain, Flow, RequestHead, SecretName};
-use verdict::{Action, Basis, Denial, DenyReason, DialAddr, Permit, Revision, Route, Verdict};
+use crate::flow::{Domain, Flow, RequestHead, Scheme, SecretName, Seen};
+use crate::matcher::cidr::{CidrMap, readings, unwrap};
+use crate::matcher::domain::DomainMap;
+use crate::matcher::path::fully_decoded;
+use crate::matcher::request::RequestMatch;
+use diagnostic::Diagnostics;
+use verdict::{
+    Action, Basis, Denial, DenyReason, DialAddr, Injection, LocalResponse, Part, Permit, Revision, Route, RuleId,
+    Target, Verdict,
+};
+
+pub use presets::{preset, presets};
+pub use protected::Protected;
+pub use wire::Source;
+
+/// The address that a refused name is answered with, so that an HTTP client can be told why (POLICY §5).
+pub const BLOCK_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// As [`BLOCK_V4`], for AAAA.
+pub const BLOCK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// One compiled policy: immutable, cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct Policy {
     revision: Revision,
+    base: Base,
+    allow: DomainMap<Entry>,
+    deny: DomainMap<RuleId>,
+    subnets_allow: CidrMap<RuleId>,
+    subnets_deny: CidrMap<RuleId>,
+    /// The part of `subnets_allow` that opens protected ranges.
+    opened: CidrMap<RuleId>,
+    strict: bool,
+    denials: Denials,
+    dns: Dns,
+    observe: bool,
+    sources: BTreeMap<SecretName, SourceSpec>,
+    /// What a permit injects that injects nothing.
+    nothing: Arc<[Injection]>,
 }
 
-/// Which address ranges of the host no policy may open by itself (POLICY §3 "Protected ranges").
-#[derive(Debug, Clone)]
-pub struct Protected {}
+/// What holds where no list says anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Base {
+    /// Nothing at all, by this line, or because nothing is allowed.
+    DenyAll(Option<RuleId>),
+    /// What the lists allow.
+    Lists,
+    /// Every name, by this line.
+    AllowAll(RuleId),
+}
+
+/// What a domain pattern of `allow` brings.
+#[derive(Debug)]
+struct Entry {
+    id: RuleId,
+    rules: Vec<Rule>,
+    /// Whether some rule looks at the path, so that its readings matter.
+    reads_path: bool,
+}
+
+/// A rule of an entry.
+#[derive(Debug)]
+struct Rule {
+    id: RuleId,
+    when: RequestMatch,
+    then: Then,
+}
+
+/// A rule's action.
+#[derive(Debug)]
+enum Then {
+    /// Let it go on unchanged.
+    Pass,
+    /// Set these headers.
+    Transform(Arc<[Injection]>),
+    /// Answer here.
+    Respond(Arc<LocalResponse>),
+}
+
+/// Which names may be resolved (POLICY §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dns {
+    Names,
+    Any,
+    None,
+}
 
 /// How refusals look (POLICY §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,11 +132,69 @@ pub enum Denials {
     Terse,
 }
 
+/// Where the value of a secret comes from. Never the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// An environment variable of exeat's own.
+    Env(String),
+    /// A file, read as it is.
+    File(PathBuf),
+}
+
+/// What the command line says about a policy, as it was typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--mode`: `allow-all` or `deny-all`; excludes a file and the lists below.
+    pub mode: Option<String>,
+    /// `--allow`: domain patterns, added to the file's.
+    pub allow: Vec<String>,
+    /// `--allow-cidr`: ranges, added to the file's `subnets.allow`.
+    pub allow_cidr: Vec<String>,
+    /// `--deny-cidr`: ranges, added to the file's `subnets.deny`.
+    pub deny_cidr: Vec<String>,
+    /// `--observe`: record denials, and do not enforce them.
+    pub observe: bool,
+}
+
+/// What compiling gives.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What judges.
+    pub policy: Policy,
+    /// The document's `tests:`, for [`cases::run`].
+    pub cases: Vec<cases::Case>,
+    /// What is legal and perhaps not meant.
+    pub advice: Diagnostics,
+}
+
 impl Policy {
+    /// Compiles a document and what the command line adds to it; without either, the policy that allows nothing.
+    ///
+    /// # Errors
+    /// Every fault of the document and of the flags.
+    pub fn compile(file: Option<Source<'_>>, flags: &Flags) -> Result<Compiled, Diagnostics> {
+        compile::compile(file, flags)
+    }
+
     /// The policy that allows nothing: what a sandbox has before it has a policy.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { revision: Revision([0; 8]) }
+        let policy = Self {
+            revision: Revision([0; 8]),
+            base: Base::DenyAll(None),
+            allow: DomainMap::default(),
+            deny: DomainMap::default(),
+            subnets_allow: CidrMap::default(),
+            subnets_deny: CidrMap::default(),
+            opened: CidrMap::default(),
+            strict: false,
+            denials: Denials::default(),
+            dns: Dns::Names,
+            observe: false,
+            sources: BTreeMap::new(),
+            nothing: Arc::from([]),
+        };
+        policy.sealed()
     }
 
     /// Hash of the compiled content.
@@ -45,58 +206,361 @@ impl Policy {
     /// How refusals look.
     #[must_use]
     pub fn denials(&self) -> Denials {
-        Denials::Explain
+        self.denials
     }
 
     /// Whether denials are recorded and not enforced (POLICY §8).
     #[must_use]
     pub fn observe(&self) -> bool {
-        false
-    }
-
-    /// May this name be asked of a resolver (POLICY §5)? Matched before it is resolved.
-    pub fn decide_name(&self, name: &Domain) -> Verdict<Basis> {
-        let _ = name;
-        self.refuse()
-    }
-
-    /// Rows 0–4 of POLICY §3, by address alone, before a byte is read: `Some` where they settle the verdict.
-    #[must_use]
-    pub fn decide_address(&self, flow: &Flow, host: &Protected) -> Option<Verdict<Route>> {
-        let _ = (flow, host);
-        Some(self.refuse())
-    }
-
-    /// All rows of POLICY §3, on everything that is known.
-    pub fn decide(&self, flow: &Flow, host: &Protected) -> Verdict<Route> {
-        let _ = (flow, host);
-        self.refuse()
-    }
-
-    /// One request of a terminated or cleartext flow.
-    pub fn decide_request(&self, head: &RequestHead<'_>, host: &Protected) -> Verdict<Action> {
-        let _ = (head, host);
-        self.refuse()
-    }
-
-    /// May this address be dialled under this permit? Rows 1–2 at the moment of dialling.
-    pub fn vet(&self, answer: IpAddr, permit: &Permit, host: &Protected) -> Verdict<DialAddr> {
-        let _ = (answer, permit, host);
-        self.refuse()
-    }
-
-    /// May this address stand in a DNS answer? As [`Self::vet`], without a dial in view.
-    pub fn vet_answer(&self, answer: IpAddr, host: &Protected) -> Verdict<()> {
-        let _ = (answer, host);
-        self.refuse()
+        self.observe
     }
 
     /// Names of all secrets that any rule may inject.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        std::iter::empty()
+        self.sources.keys()
     }
 
-    fn refuse<T>(&self) -> Verdict<T> {
-        Verdict::Deny(Denial { reason: DenyReason::DenyAll, basis: Basis { rule: None, revision: self.revision } })
+    /// The declared secrets and where their values come from.
+    pub fn sources(&self) -> impl Iterator<Item = (&SecretName, &SourceSpec)> {
+        self.sources.iter()
+    }
+
+    /// May this name be asked of a resolver (POLICY §5)? Matched before it is resolved.
+    pub fn decide_name(&self, name: &Domain) -> Verdict<Basis> {
+        let verdict = match (self.dns, self.row_3()) {
+            (_, Some(denial)) => Verdict::Deny(denial),
+            (Dns::None, None) => self.deny(DenyReason::NoRule, None),
+            (Dns::Any, None) => match self.deny.get(name) {
+                Some(rule) => self.deny(DenyReason::DeniedDomain, Some(rule)),
+                None => Verdict::Allow(self.basis(None)),
+            },
+            (Dns::Names, None) => self.rows_5_and_6(name).map(|permitted| self.basis(Some(permitted.rule()))),
+        };
+        match verdict {
+            Verdict::Deny(Denial { reason, basis }) if self.relaxes(reason) => Verdict::Allow(basis),
+            verdict => verdict,
+        }
+    }
+
+    /// Rows 0–4 of POLICY §3, by address alone, before a byte is read: `Some` where they settle the verdict.
+    ///
+    /// The block address never settles here: its name words the refusal ([`Self::decide`] and
+    /// [`Self::decide_request`] always refuse it).
+    #[must_use]
+    pub fn decide_address(&self, flow: &Flow, host: &Protected) -> Option<Verdict<Route>> {
+        let address = flow.dst.ip();
+        if is_block(address) {
+            return None;
+        }
+        let first = self.row_1(address).filter(|_| !self.observe);
+        if let Some(denial) = first.or_else(|| self.row_2(address, host)) {
+            return Some(Verdict::Deny(denial));
+        }
+        // Under `observe` what rows 1 and 3 say is known to `decide`, which lets the flow through and says so.
+        if self.observe && (self.row_1(address).is_some() || self.row_3().is_some()) {
+            return None;
+        }
+        if let Some(denial) = self.row_3() {
+            return Some(Verdict::Deny(denial));
+        }
+        let rule = self.subnets_allow.get_unwrapped(address)?;
+        Some(Verdict::Allow(Route::Relay(self.permit(Target::Address(flow.dst.0), Some(rule)))))
+    }
+
+    /// All rows of POLICY §3, on everything that is known.
+    pub fn decide(&self, flow: &Flow, host: &Protected) -> Verdict<Route> {
+        let address = flow.dst.ip();
+        if let Some(verdict) = self.decide_address(flow, host) {
+            return verdict;
+        }
+        let verdict = self.decide_seen(flow);
+        if is_block(address) {
+            return self.refuse_block(verdict, flow);
+        }
+        let denial = match (self.row_1(address).or_else(|| self.row_3()), verdict) {
+            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
+            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
+            (None, verdict) => return verdict,
+        };
+        let route = match &flow.seen {
+            Seen::Http(_) => Route::Terminate(denial.basis),
+            Seen::Tls(hello) => match &hello.sni {
+                Some(name) => Route::Splice(self.observed(Target::Name(name.clone(), flow.dst.port()), denial)),
+                None => Route::Relay(self.observed(Target::Address(flow.dst.0), denial)),
+            },
+            Seen::Unread | Seen::Opaque | Seen::Unreadable(_) => {
+                Route::Relay(self.observed(Target::Address(flow.dst.0), denial))
+            }
+        };
+        Verdict::Allow(route)
+    }
+
+    /// One request of a terminated or cleartext flow.
+    ///
+    /// Row 4 counts for cleartext only, and then only if it came with a later policy: earlier, the flow would have been
+    /// relayed unread. What was terminated stays judged by name.
+    pub fn decide_request(&self, head: &RequestHead<'_>, host: &Protected) -> Verdict<Action> {
+        let address = head.dst.ip();
+        if is_block(address) {
+            let reason = match self.decide_head(head) {
+                Verdict::Deny(denial) => return Verdict::Deny(denial),
+                Verdict::Allow(_) if head.authority.is_some() => DenyReason::NoRule,
+                Verdict::Allow(_) => DenyReason::NoName,
+            };
+            return self.deny(reason, None);
+        }
+        if let Some(denial) = self.row_2(address, host) {
+            return Verdict::Deny(denial);
+        }
+        let denial = match (self.row_1(address).or_else(|| self.row_3()), self.decide_head(head)) {
+            (Some(denial), _) if !self.observe => return Verdict::Deny(denial),
+            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
+            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
+            // Under `observe` the answer is withheld and the request let through; of the closed reasons, "no rule lets
+            // it go out" is the one that holds.
+            (None, Verdict::Allow(Action::Respond(_, basis))) if self.observe => {
+                Denial { reason: DenyReason::NoRule, basis }
+            }
+            (None, verdict) => return verdict,
+        };
+        let target = match head.authority {
+            Some(name) => Target::Name(name.clone(), head.dst.port()),
+            None => Target::Address(head.dst.0),
+        };
+        Verdict::Allow(Action::Forward(self.observed(target, denial)))
+    }
+
+    /// May this address be dialled under this permit? Rows 1–2 at the moment of dialling.
+    pub fn vet(&self, answer: IpAddr, permit: &Permit, host: &Protected) -> Verdict<DialAddr> {
+        let port = match &permit.target {
+            Target::Name(_, port) => *port,
+            Target::Address(only) if unwrap(only.ip()) == unwrap(answer) => only.port(),
+            Target::Address(_) => {
+                return Verdict::Deny(Denial { reason: DenyReason::NoRule, basis: permit.basis.clone() });
+            }
+        };
+        self.vet_answer(answer, host).map(|()| DialAddr { addr: SocketAddr::new(answer, port) })
+    }
+
+    /// May this address stand in a DNS answer? As [`Self::vet`], without a dial in view.
+    pub fn vet_answer(&self, answer: IpAddr, host: &Protected) -> Verdict<()> {
+        if is_block(answer) {
+            return self.deny(DenyReason::ProtectedRange, None);
+        }
+        let first = self.row_1(answer).filter(|_| !self.observe);
+        match first.or_else(|| self.row_2(answer, host)) {
+            Some(denial) => Verdict::Deny(denial),
+            None => Verdict::Allow(()),
+        }
     }
 }
+
+/// Whether some reading of it is the block address.
+fn is_block(address: IpAddr) -> bool {
+    readings(address).any(|reading| reading == BLOCK_V4 || reading == BLOCK_V6)
+}
+
+/// Why a name is permitted (row 6).
+enum Permitted<'a> {
+    /// An entry of `allow`.
+    Entry(&'a Entry),
+    /// The mode.
+    Mode(&'a RuleId),
+}
+
+impl Permitted<'_> {
+    fn rule(&self) -> &RuleId {
+        match self {
+            Self::Entry(entry) => &entry.id,
+            Self::Mode(rule) => rule,
+        }
+    }
+}
+
+/// The rows of POLICY §3.
+impl Policy {
+    fn row_1(&self, address: IpAddr) -> Option<Denial> {
+        let rule = self.subnets_deny.get_any_reading(address)?;
+        Some(self.denial(DenyReason::DeniedCidr, Some(rule)))
+    }
+
+    fn row_2(&self, address: IpAddr, host: &Protected) -> Option<Denial> {
+        host.covers(address, &self.opened).then(|| self.denial(DenyReason::ProtectedRange, None))
+    }
+
+    fn row_3(&self) -> Option<Denial> {
+        match &self.base {
+            Base::DenyAll(rule) => Some(self.denial(DenyReason::DenyAll, rule.as_ref())),
+            Base::Lists | Base::AllowAll(_) => None,
+        }
+    }
+
+    fn rows_5_and_6(&self, name: &Domain) -> Verdict<Permitted<'_>> {
+        if let Some(rule) = self.deny.get(name) {
+            return self.deny(DenyReason::DeniedDomain, Some(rule));
+        }
+        match (self.allow.get(name), &self.base) {
+            (Some(entry), _) => Verdict::Allow(Permitted::Entry(entry)),
+            (None, Base::AllowAll(rule)) => Verdict::Allow(Permitted::Mode(rule)),
+            (None, Base::Lists | Base::DenyAll(_)) => self.deny(DenyReason::NoRule, None),
+        }
+    }
+
+    /// Rows 8 and 9, for what names nobody.
+    fn rows_8_and_9(&self, address: SocketAddr) -> Verdict<Permit> {
+        let rule = match &self.base {
+            Base::AllowAll(rule) => Some(rule),
+            Base::Lists => self.allow.any().filter(|entry| entry.rules.is_empty()).map(|entry| &entry.id),
+            Base::DenyAll(_) => None,
+        };
+        match rule {
+            Some(rule) if self.deny.is_empty() && !self.strict => {
+                Verdict::Allow(self.permit(Target::Address(address), Some(rule)))
+            }
+            _ => self.deny(DenyReason::NoName, None),
+        }
+    }
+
+    /// Rows 5–9 for a flow; cleartext HTTP goes on to be judged request by request.
+    fn decide_seen(&self, flow: &Flow) -> Verdict<Route> {
+        let port = flow.dst.port();
+        match &flow.seen {
+            Seen::Tls(hello) => match &hello.sni {
+                Some(name) => self.rows_5_and_6(name).map(|permitted| {
+                    let terminate = match permitted {
+                        Permitted::Entry(entry) => !entry.rules.is_empty(),
+                        Permitted::Mode(_) => false,
+                    };
+                    if terminate || self.strict {
+                        return Route::Terminate(self.basis(Some(permitted.rule())));
+                    }
+                    Route::Splice(self.permit(Target::Name(name.clone(), port), Some(permitted.rule())))
+                }),
+                None => self.rows_8_and_9(flow.dst.0).map(Route::Relay),
+            },
+            Seen::Http(_) => Verdict::Allow(Route::Terminate(self.basis(None))),
+            Seen::Opaque if port == 80 || port == 443 => self.deny(DenyReason::NotHttp, None),
+            Seen::Opaque => self.rows_8_and_9(flow.dst.0).map(Route::Relay),
+            Seen::Unreadable(_) => self.deny(DenyReason::UnreadableHello, None),
+            Seen::Unread => self.deny(DenyReason::NoName, None),
+        }
+    }
+
+    /// Row 0: the block address is refused by the reason that the name has, or for want of one. Cleartext HTTP goes
+    /// on, as each request names its own ([`Self::decide_request`] refuses it).
+    fn refuse_block(&self, verdict: Verdict<Route>, flow: &Flow) -> Verdict<Route> {
+        match (self.row_3(), verdict, &flow.seen) {
+            (_, Verdict::Allow(route @ Route::Terminate(_)), Seen::Http(_)) => Verdict::Allow(route),
+            (Some(denial), _, _) | (None, Verdict::Deny(denial), _) => Verdict::Deny(denial),
+            (None, Verdict::Allow(_), Seen::Tls(hello)) if hello.sni.is_some() => self.deny(DenyReason::NoRule, None),
+            (None, Verdict::Allow(_), _) => self.deny(DenyReason::NoName, None),
+        }
+    }
+
+    /// Rows 4–9 for a request.
+    fn decide_head(&self, head: &RequestHead<'_>) -> Verdict<Action> {
+        if let Some(denial) = self.row_3() {
+            return Verdict::Deny(denial);
+        }
+        let cleartext = head.scheme == Scheme::Http;
+        if let Some(rule) = self.subnets_allow.get_unwrapped(head.dst.ip()).filter(|_| cleartext) {
+            return Verdict::Allow(Action::Forward(self.permit(Target::Address(head.dst.0), Some(rule))));
+        }
+        let Some(name) = head.authority else {
+            return match head.scheme {
+                Scheme::Http => self.rows_8_and_9(head.dst.0).map(Action::Forward),
+                Scheme::Https => self.deny(DenyReason::NoName, None),
+            };
+        };
+        let target = || Target::Name(name.clone(), head.dst.port());
+        match self.rows_5_and_6(name) {
+            Verdict::Deny(denial) => Verdict::Deny(denial),
+            Verdict::Allow(Permitted::Mode(rule)) => Verdict::Allow(Action::Forward(self.permit(target(), Some(rule)))),
+            Verdict::Allow(Permitted::Entry(entry)) => match entry.claim(head) {
+                Claim::Ambiguous => self.deny(DenyReason::AmbiguousPath, Some(&entry.id)),
+                Claim::Nobody => Verdict::Allow(Action::Forward(self.permit(target(), Some(&entry.id)))),
+                Claim::Rule(rule) => self.act(rule, head, target()),
+            },
+        }
+    }
+
+    /// What the rule that claimed a request does with it.
+    fn act(&self, rule: &Rule, head: &RequestHead<'_>, target: Target) -> Verdict<Action> {
+        let permit = self.permit(target, Some(&rule.id));
+        match &rule.then {
+            Then::Pass => Verdict::Allow(Action::Forward(permit)),
+            Then::Respond(response) => Verdict::Allow(Action::Respond(Arc::clone(response), permit.basis)),
+            Then::Transform(_) if head.scheme == Scheme::Http => {
+                self.deny(DenyReason::PlaintextInjection, Some(&rule.id))
+            }
+            // No secret's grant lists another port than 443 yet (POLICY §3 "Secrets"), so its value cannot be had.
+            Then::Transform(injections) if head.dst.port() != 443 && injections.iter().any(holds_secret) => {
+                self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
+            }
+            Then::Transform(injections) => {
+                Verdict::Allow(Action::Forward(Permit { injections: Arc::clone(injections), ..permit }))
+            }
+        }
+    }
+
+    /// Whether `observe` lets through what would be denied for this reason (POLICY §8).
+    fn relaxes(&self, reason: DenyReason) -> bool {
+        use DenyReason::{DeniedCidr, DeniedDomain, DenyAll, NoName, NoRule};
+        self.observe && matches!(reason, DeniedCidr | DenyAll | DeniedDomain | NoRule | NoName)
+    }
+
+    fn basis(&self, rule: Option<&RuleId>) -> Basis {
+        Basis { rule: rule.cloned(), revision: self.revision }
+    }
+
+    fn denial(&self, reason: DenyReason, rule: Option<&RuleId>) -> Denial {
+        Denial { reason, basis: self.basis(rule) }
+    }
+
+    fn deny<T>(&self, reason: DenyReason, rule: Option<&RuleId>) -> Verdict<T> {
+        Verdict::Deny(self.denial(reason, rule))
+    }
+
+    fn permit(&self, target: Target, rule: Option<&RuleId>) -> Permit {
+        Permit { target, basis: self.basis(rule), injections: Arc::clone(&self.nothing), observed: None }
+    }
+
+    /// The permit of what `observe` lets through: nothing is injected.
+    fn observed(&self, target: Target, denial: Denial) -> Permit {
+        let Denial { reason, basis } = denial;
+        Permit { target, basis, injections: Arc::clone(&self.nothing), observed: Some(reason) }
+    }
+}
+
+fn holds_secret(injection: &Injection) -> bool {
+    injection.value.0.iter().any(|part| matches!(part, Part::Secret(_)))
+}
+
+/// Who claims a request.
+enum Claim<'a> {
+    Rule(&'a Rule),
+    Nobody,
+    /// Different rules, by different readings of the path.
+    Ambiguous,
+}
+
+impl Entry {
+    /// The first rule whose match holds, if both readings of the path agree on it.
+    fn claim(&self, head: &RequestHead<'_>) -> Claim<'_> {
+        let first = |path: &[u8]| {
+            self.rules.iter().position(|rule| rule.when.matches(head.method, path, head.query, head.headers))
+        };
+        let claimed = first(head.path.as_bytes());
+        if self.reads_path {
+            let decoded = fully_decoded(head.path);
+            // Some origins end a path at a NUL: no reading of it can be relied on.
+            if decoded.contains(&0) || first(&decoded) != claimed {
+                return Claim::Ambiguous;
+            }
+        }
+        claimed.and_then(|index| self.rules.get(index)).map_or(Claim::Nobody, Claim::Rule)
+    }
+}
+
+#[cfg(test)]
+mod tests;

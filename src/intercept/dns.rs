@@ -84,9 +84,9 @@ mod tests {
     use super::*;
     use crate::attach::Envelope;
     use crate::audit::Fanout;
-    use crate::dns::BLOCK_V4;
-    use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
+    use crate::policy::BLOCK_V4;
     use crate::policy::Policy;
+    use crate::policy::{BLOCK_V4, Protected};
     use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
     use crate::sandbox::Sandbox;
     use crate::secret::Secrets;
@@ -116,7 +116,7 @@ mod tests {
 
     fn dns(policy: Policy, resolve: Arc<dyn Resolve>) -> Arc<Dns> {
         let sandbox = Sandbox::new(SandboxId::new("test").unwrap(), policy, Secrets::default());
-        let host = Arc::new(ArcSwap::from_pointee(crate::policy::Protected {}));
+        let host = Arc::new(ArcSwap::from_pointee(Protected::new([])));
         Arc::new(Dns::new(Arc::new(sandbox), resolve, host, Arc::new(Fanout(Vec::new()))))
     }
 

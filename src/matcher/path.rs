@@ -1,8 +1,8 @@
 //! The second reading of a request's path: fully decoded (POLICY §3 "Path").
 //!
 //! An origin may decode a path more often than we would, drop `;parameters`, take `\` for `/`, collapse slashes and
-//! resolve dots. [`fully_decoded`] does all of it, so that a rule can be asked about the most that a path may come to mean. It only
-//! reads: what is forwarded is what was sent.
+//! resolve dots. [`fully_decoded`] does all of it, so that a rule can be asked about the most that a path may come to
+//! mean. It only reads: what is forwarded is what was sent.
 
 use std::borrow::Cow;
 
@@ -27,8 +27,8 @@ fn is_plain(path: &str) -> bool {
     !path.bytes().any(|b| matches!(b, b'%' | b';' | b'\\')) && !path.contains("//") && !path.contains("/.")
 }
 
-/// Undoes percent-encoding until none is left. Encoded triplets cannot overlap, so undoing each as soon as it is complete
-/// reaches the same fixed point as repeated passes, in one.
+/// Undoes percent-encoding until none is left. Encoded triplets cannot overlap, so undoing each as soon as it is
+/// complete reaches the same fixed point as repeated passes, in one.
 fn decode(path: &[u8]) -> Vec<u8> {
     let mut decoded: Vec<u8> = Vec::with_capacity(path.len());
     for byte in path {

@@ -23,7 +23,7 @@ pub enum TextMatch {
     /// Begins so.
     StartsWith(String),
     /// Found anywhere (linear-time, unanchored).
-    Regex(Pattern),
+    Regex(Regex),
 }
 
 impl TextMatch {
@@ -32,7 +32,7 @@ impl TextMatch {
     /// # Errors
     /// The expression is wrong, or larger than [`limits::REGEX_BYTES`] when compiled.
     pub fn regex(text: &str, any_case: bool) -> Result<Self, RegexError> {
-        Pattern::new(text, text, any_case).map(Self::Regex)
+        build(text, any_case).map(Self::Regex)
     }
 
     /// A path pattern: `*` stays in one segment, `**` crosses, all else stands for itself; the whole path is matched.
@@ -57,7 +57,7 @@ impl TextMatch {
         }
         regex.push_str(&regex::escape(rest));
         regex.push_str("\\z");
-        Pattern::new(text, &regex, false).map(Self::Regex)
+        build(&regex, false).map(Self::Regex)
     }
 
     /// Whether `text` satisfies it.
@@ -66,43 +66,21 @@ impl TextMatch {
         match self {
             Self::Exact(exact) => exact.as_bytes() == text,
             Self::StartsWith(start) => text.starts_with(start.as_bytes()),
-            Self::Regex(pattern) => pattern.regex.is_match(text),
+            Self::Regex(regex) => regex.is_match(text),
         }
     }
 }
 
-/// A compiled expression and the text it was written as.
-#[derive(Clone)]
-pub struct Pattern {
-    source: Box<str>,
-    regex: Regex,
-}
-
-impl Pattern {
-    fn new(source: &str, regex: &str, any_case: bool) -> Result<Self, RegexError> {
-        let regex = RegexBuilder::new(regex)
-            .case_insensitive(any_case)
-            .size_limit(limits::REGEX_BYTES)
-            .dfa_size_limit(limits::REGEX_BYTES)
-            .build()
-            .map_err(|fault| match fault {
-                regex::Error::CompiledTooBig(_) => RegexError::TooLarge,
-                _ => RegexError::Syntax,
-            })?;
-        Ok(Self { source: source.into(), regex })
-    }
-
-    /// As it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.source
-    }
-}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.source)
-    }
+fn build(regex: &str, any_case: bool) -> Result<Regex, RegexError> {
+    RegexBuilder::new(regex)
+        .case_insensitive(any_case)
+        .size_limit(limits::REGEX_BYTES)
+        .dfa_size_limit(limits::REGEX_BYTES)
+        .build()
+        .map_err(|fault| match fault {
+            regex::Error::CompiledTooBig(_) => RegexError::TooLarge,
+            _ => RegexError::Syntax,
+        })
 }
 
 /// Why a text is no regular expression.

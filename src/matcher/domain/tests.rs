@@ -1,3 +1,5 @@
+//! The table of POLICY §2, and the map against a scan.
+
 use proptest::prelude::*;
 
 use super::*;

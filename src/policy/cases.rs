@@ -1,0 +1,365 @@
+//! A document's `tests:`: cases that say what the policy should decide, and running them (POLICY §1).
+//!
+//! A case names its input, `request: "METHOD URL"` (with `headers` and the `address` dialled) or
+//! `connect: "HOST:PORT"`, and the fields of the audit record that must hold. Running asks the policy exactly what a
+//! connection would: [`Policy::decide_address`], [`Policy::decide`], [`Policy::decide_request`]. Nothing is resolved
+//! and nobody is contacted.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::compile::fields::Faults;
+use super::diagnostic::{Code, Fault};
+use super::verdict::{Action, Basis, DenyReason, Permit, Route, RuleId, Verdict};
+use super::wire::{Node, Span};
+use super::{Policy, Protected};
+use crate::flow::{
+    Alpn, ClientAddr, Domain, Flow, FlowId, Hello, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme, Seen,
+};
+
+/// One case of `tests:`.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// `FILE:LINE`.
+    pub place: RuleId,
+    input: Input,
+    expected: Facts,
+}
+
+/// What one case came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// `FILE:LINE` of the case.
+    pub place: RuleId,
+    /// Its `request` or `connect`, as written.
+    pub input: String,
+    /// The expectations, as `field: expected, got`; empty if all hold.
+    pub failures: Vec<Failure>,
+}
+
+/// An expectation that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The audit record's field.
+    pub field: &'static str,
+    /// What the case says.
+    pub expected: String,
+    /// What the policy decided; empty where the record would not have the field.
+    pub got: String,
+}
+
+impl Outcome {
+    /// Whether every expectation holds.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.passed() { "ok" } else { "FAILED" };
+        write!(f, "{word} {} ({})", self.input, self.place)?;
+        for Failure { field, expected, got } in &self.failures {
+            let got = if got.is_empty() { "nothing" } else { got };
+            write!(f, "\n  {field}: expected {expected}, got {got}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs cases against a policy, on a host whose protected ranges are these.
+#[must_use]
+pub fn run(policy: &Policy, cases: &[Case], host: &Protected) -> Vec<Outcome> {
+    cases.iter().map(|case| case.run(policy, host)).collect()
+}
+
+/// What is judged.
+#[derive(Debug, Clone)]
+struct Input {
+    /// As written.
+    text: String,
+    name: Option<Domain>,
+    dst: SocketAddr,
+    /// `None` for `connect`.
+    request: Option<Request>,
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    scheme: Scheme,
+    method: String,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+/// Fields of the audit record (POLICY §10); absent ones say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Facts {
+    verdict: Option<String>,
+    route: Option<String>,
+    reason: Option<String>,
+    rule: Option<String>,
+    injected: Option<Vec<String>>,
+    status: Option<u64>,
+}
+
+impl Case {
+    fn run(&self, policy: &Policy, host: &Protected) -> Outcome {
+        let got = self.input.judge(policy, host);
+        let text = |list: &Option<Vec<String>>| list.as_ref().map(|names| format!("[{}]", names.join(", ")));
+        let number = |number: &Option<u64>| number.map(|number| number.to_string());
+        let Facts { verdict, route, reason, rule, injected, status } = &self.expected;
+        let pairs = [
+            ("verdict", verdict.clone(), got.verdict),
+            ("route", route.clone(), got.route),
+            ("reason", reason.clone(), got.reason),
+            ("rule", rule.clone(), got.rule),
+            ("injected", text(injected), text(&got.injected)),
+            ("status", number(status), number(&got.status)),
+        ];
+        let failures = pairs.into_iter().filter_map(|(field, expected, got)| {
+            let (expected, got) = (expected?, got.unwrap_or_default());
+            (expected != got).then_some(Failure { field, expected, got })
+        });
+        Outcome { place: self.place.clone(), input: self.input.text.clone(), failures: failures.collect() }
+    }
+}
+
+impl Input {
+    fn judge(&self, policy: &Policy, host: &Protected) -> Facts {
+        let flow = |seen| Flow {
+            id: FlowId(0),
+            sandbox: SandboxId::of_cases(),
+            client: ClientAddr(self.dst),
+            dst: OriginalDst(self.dst),
+            seen,
+        };
+        if let Some(verdict) = policy.decide_address(&flow(Seen::Unread), host) {
+            return Facts::of_route(verdict);
+        }
+        let Some(request) = &self.request else {
+            if let Some(name) = &self.name
+                && let Verdict::Deny(denial) = policy.decide_name(name)
+            {
+                return Facts::denied(denial.reason, &denial.basis);
+            }
+            return Facts::of_route(policy.decide(&flow(Seen::Opaque), host));
+        };
+        let seen = match request.scheme {
+            Scheme::Http => Seen::Http(HttpVersion::Http1),
+            Scheme::Https => {
+                Seen::Tls(Hello { sni: self.name.clone(), alpn: vec![Alpn::Http2, Alpn::Http1], ech: false })
+            }
+        };
+        match policy.decide(&flow(seen), host) {
+            Verdict::Allow(Route::Terminate(_)) => Facts::of_action(policy.decide_request(&request.head(self), host)),
+            verdict => Facts::of_route(verdict),
+        }
+    }
+}
+
+impl Request {
+    fn head<'a>(&'a self, input: &'a Input) -> RequestHead<'a> {
+        RequestHead {
+            scheme: self.scheme,
+            authority: input.name.as_ref(),
+            dst: OriginalDst(input.dst),
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
+}
+
+impl Facts {
+    fn allowed(route: &str, basis: &Basis) -> Self {
+        let rule = basis.rule.as_ref().map(|rule| rule.as_str().to_owned());
+        Self { verdict: Some("allow".into()), route: Some(route.into()), rule, ..Self::default() }
+    }
+
+    fn denied(reason: DenyReason, basis: &Basis) -> Self {
+        Self {
+            verdict: Some("deny".into()),
+            reason: Some(reason.as_str().into()),
+            rule: basis.rule.as_ref().map(|rule| rule.as_str().to_owned()),
+            status: reason.status().map(|status| u64::from(status.as_u16())),
+            ..Self::default()
+        }
+    }
+
+    fn permitted(route: &str, permit: &Permit) -> Self {
+        let names = permit.injections().iter().map(|injection| injection.header.as_str().to_owned());
+        Self { injected: Some(names.collect()), ..Self::allowed(route, permit.basis()) }
+    }
+
+    fn of_route(verdict: Verdict<Route>) -> Self {
+        match verdict {
+            Verdict::Allow(Route::Relay(permit)) => Self::permitted("relay", &permit),
+            Verdict::Allow(Route::Splice(permit)) => Self::permitted("splice", &permit),
+            Verdict::Allow(Route::Terminate(basis)) => Self::allowed("terminate", &basis),
+            Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
+        }
+    }
+
+    fn of_action(verdict: Verdict<Action>) -> Self {
+        match verdict {
+            Verdict::Allow(Action::Forward(permit)) => Self::permitted("terminate", &permit),
+            Verdict::Allow(Action::Respond(response, basis)) => {
+                Self { status: Some(u64::from(response.status.as_u16())), ..Self::allowed("respond", &basis) }
+            }
+            Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
+        }
+    }
+}
+
+/// Where a name is taken to be if the case does not say (TEST-NET-2, RFC 5737).
+const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
+/// Reads `tests:`.
+pub(super) fn read(node: &Node, faults: &mut Faults, place: impl Fn(Span) -> RuleId) -> Vec<Case> {
+    let items = faults.list(node, "`tests`").unwrap_or_default();
+    items.iter().filter_map(|item| read_case(item, faults, place(item.span))).collect()
+}
+
+fn read_case(node: &Node, faults: &mut Faults, place: RuleId) -> Option<Case> {
+    const KEYS: &[&str] =
+        &["request", "connect", "headers", "address", "verdict", "route", "reason", "rule", "injected", "status"];
+    let fields = faults.fields(node, "a test", KEYS, &[])?;
+    let address = match fields.get("address") {
+        Some(node) => {
+            let text = faults.text(node, "`address`")?;
+            match text.parse::<IpAddr>() {
+                Ok(address) => Some(address),
+                Err(_) => {
+                    faults.bad(node, format!("`{text}` is not an address"));
+                    return None;
+                }
+            }
+        }
+        None => None,
+    };
+    let headers = fields.get("headers").map(|node| read_headers(node, faults)).unwrap_or_default();
+    let input = match (fields.get("request"), fields.get("connect")) {
+        (Some(node), None) => {
+            let text = faults.text(node, "`request`")?;
+            let input = parse_request(text, address, headers);
+            if input.is_none() {
+                let message = "`request` is a method, a space and an http or https URL";
+                faults.push(Fault::new(Code::BadValue, message).place(node.span));
+            }
+            input?
+        }
+        (None, Some(node)) => {
+            if let Some(headers) = fields.key("headers") {
+                faults.push(Fault::new(Code::Conflict, "`headers` go with `request`").place(headers));
+            }
+            let text = faults.text(node, "`connect`")?;
+            let input = parse_connect(text, address);
+            if input.is_none() {
+                let message = "`connect` is a host, a colon and a port; an IPv6 address stands in brackets";
+                faults.push(Fault::new(Code::BadValue, message).place(node.span));
+            }
+            input?
+        }
+        (Some(_), Some(_)) => {
+            faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(node.span));
+            return None;
+        }
+        (None, None) => {
+            faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(node.span));
+            return None;
+        }
+    };
+    let expected = read_expected(&fields, faults);
+    if expected == Facts::default() {
+        faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(node.span));
+    }
+    Some(Case { place, input, expected })
+}
+
+fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (key, value) in faults.map(node, "`headers`").unwrap_or_default() {
+        let Some(text) = faults.text(value, "a header's value") else { continue };
+        match (HeaderName::from_bytes(key.text.as_bytes()), HeaderValue::from_str(text)) {
+            (Ok(name), Ok(value)) => drop(headers.append(name, value)),
+            _ => faults.push(Fault::new(Code::BadValue, "this cannot be a header").place(key.span)),
+        }
+    }
+    headers
+}
+
+fn read_expected(fields: &super::compile::fields::Fields<'_>, faults: &mut Faults) -> Facts {
+    const VERDICTS: [(&str, &str); 2] = [("allow", "allow"), ("deny", "deny")];
+    const ROUTES: [(&str, &str); 4] =
+        [("splice", "splice"), ("terminate", "terminate"), ("relay", "relay"), ("respond", "respond")];
+    let reasons: Vec<(&str, &str)> = DenyReason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())).collect();
+    let mut word = |key: &str, words: &[(&str, &'static str)]| {
+        let node = fields.get(key)?;
+        faults.word(node, &format!("`{key}`"), words).map(str::to_owned)
+    };
+    let verdict = word("verdict", &VERDICTS);
+    let route = word("route", &ROUTES);
+    let reason = word("reason", &reasons);
+    let rule = fields.get("rule").and_then(|node| faults.text(node, "`rule`")).map(str::to_owned);
+    let status = fields.get("status").and_then(|node| faults.number(node, "`status`"));
+    let injected = fields.get("injected").and_then(|node| faults.list(node, "`injected`")).map(|items| {
+        let names = items.iter().filter_map(|item| faults.text(item, "a header's name"));
+        names.map(str::to_ascii_lowercase).collect()
+    });
+    Facts { verdict, route, reason, rule, injected, status }
+}
+
+/// `METHOD URL`, its path kept as it is written.
+fn parse_request(text: &str, address: Option<IpAddr>, headers: HeaderMap) -> Option<Input> {
+    let (method, url) = text.split_once(' ')?;
+    Method::from_bytes(method.as_bytes()).ok()?;
+    let (scheme, rest, port) = match url.split_once("://")? {
+        ("http", rest) => (Scheme::Http, rest, 80),
+        ("https", rest) => (Scheme::Https, rest, 443),
+        _ => return None,
+    };
+    if rest.contains(['#', ' ']) {
+        return None;
+    }
+    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (name, address, port) = parse_authority(authority, Some(port), address)?;
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
+    let path = if path.is_empty() { "/" } else { path }.to_owned();
+    let request = Request { scheme, method: method.to_owned(), path, query, headers };
+    Some(Input { text: text.to_owned(), name, dst: SocketAddr::new(address, port), request: Some(request) })
+}
+
+/// `HOST:PORT`.
+fn parse_connect(text: &str, address: Option<IpAddr>) -> Option<Input> {
+    let (name, address, port) = parse_authority(text, None, address)?;
+    Some(Input { text: text.to_owned(), name, dst: SocketAddr::new(address, port), request: None })
+}
+
+/// A host that is a name or an address, and its port; the address is where the connection goes.
+fn parse_authority(
+    text: &str,
+    default_port: Option<u16>,
+    address: Option<IpAddr>,
+) -> Option<(Option<Domain>, IpAddr, u16)> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+        _ => (text, default_port?),
+    };
+    let literal = match host.strip_prefix('[') {
+        Some(rest) => IpAddr::V6(rest.strip_suffix(']')?.parse().ok()?),
+        None => match host.parse::<Ipv4Addr>() {
+            Ok(literal) => IpAddr::V4(literal),
+            Err(_) => return Some((Some(Domain::parse(host).ok()?), address.unwrap_or(SOMEWHERE), port)),
+        },
+    };
+    Some((None, address.unwrap_or(literal), port))
+}

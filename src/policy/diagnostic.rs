@@ -1,0 +1,277 @@
+//! What is wrong with a policy: every fault, each with its code, place, message and help (HOUSE habit 7).
+//!
+//! `INVARIANT`: rendering shows of a source line its keys and the text at fault, the rest as `…`: a policy may hold
+//! a credential where none belongs, and a report is pasted into issues. What is at fault inside a header value or a
+//! secret's source is not shown either ([`Fault::hidden`]).
+
+use std::fmt;
+
+use super::wire::{Document, Source, Span};
+use crate::limits;
+
+/// Kinds of fault: one variant, one stable string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// Not YAML, or YAML that the language does not use.
+    Syntax,
+    /// A key that nothing knows.
+    UnknownKey,
+    /// A key or an element that stands there twice, also after canonicalisation.
+    Duplicate,
+    /// A list where a map is due, and the like.
+    WrongType,
+    /// Of the right type, and not a value that can be.
+    BadValue,
+    /// What is needed is not there.
+    Missing,
+    /// Two things that exclude each other.
+    Conflict,
+    /// Known to the language, and not to this version of exeat.
+    Unsupported,
+    /// Over a bound of [`crate::limits`].
+    Limit,
+    /// Legal, and perhaps not meant.
+    Advice,
+}
+
+impl Code {
+    /// The stable string.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::UnknownKey => "unknown-key",
+            Self::Duplicate => "duplicate",
+            Self::WrongType => "wrong-type",
+            Self::BadValue => "bad-value",
+            Self::Missing => "missing",
+            Self::Conflict => "conflict",
+            Self::Unsupported => "unsupported",
+            Self::Limit => "limit",
+            Self::Advice => "advice",
+        }
+    }
+}
+
+/// A fault that does not know its document yet.
+#[derive(Debug)]
+pub(super) struct Fault {
+    code: Code,
+    message: String,
+    help: Option<String>,
+    span: Option<Span>,
+    hidden: bool,
+}
+
+impl Fault {
+    /// A fault of no particular place.
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), help: None, span: None, hidden: false }
+    }
+
+    /// Says where it is, if it is in the document.
+    pub(super) fn place(self, span: impl Into<Option<Span>>) -> Self {
+        Self { span: span.into(), ..self }
+    }
+
+    /// Says what to do.
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// Says what to do, where that is known.
+    pub(super) fn perhaps(self, help: Option<impl Into<String>>) -> Self {
+        Self { help: help.map(Into::into), ..self }
+    }
+
+    /// Keeps the text at fault out of the report.
+    pub(super) fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
+    }
+}
+
+/// One fault, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub help: Option<String>,
+    /// Where; `None` for the command line, or a document as a whole.
+    pub place: Option<Place>,
+}
+
+/// A place in a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Of the document.
+    pub path: String,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// The line, with what may not be shown left out.
+    excerpt: Option<Excerpt>,
+}
+
+/// A line as it may be shown, and where to underline it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Excerpt {
+    text: String,
+    /// Characters before the underlined ones.
+    indent: usize,
+    /// Characters underlined.
+    width: usize,
+}
+
+/// All faults of one policy, in the order of the document; those of the command line come last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    list: Vec<Diagnostic>,
+    /// Faults beyond [`limits::POLICY_FAULTS`].
+    beyond: usize,
+}
+
+impl Diagnostics {
+    /// Faults of a document, or of the command line where there is none.
+    pub(super) fn new(faults: Vec<Fault>, document: Option<&Document<'_>>) -> Self {
+        Self::of(faults, |fault| {
+            let document = document?;
+            Some(place(document.source, &document.scalars, fault.span?, fault.hidden))
+        })
+    }
+
+    /// A fault of a document that could not be parsed; its line is not shown, as nothing is known of it.
+    pub(super) fn unparsed(fault: Fault, source: Source<'_>) -> Self {
+        Self::of(vec![fault], |fault| {
+            let (line, column, _) = line_at(source.text, fault.span?.start);
+            Some(Place { path: source.path.to_owned(), line, column, excerpt: None })
+        })
+    }
+
+    fn of(mut faults: Vec<Fault>, place: impl Fn(&Fault) -> Option<Place>) -> Self {
+        faults.sort_by_key(|fault| fault.span.map_or(usize::MAX, |span| span.start));
+        let beyond = faults.len().saturating_sub(limits::POLICY_FAULTS);
+        faults.truncate(limits::POLICY_FAULTS);
+        let show = |fault: Fault| {
+            let place = place(&fault);
+            Diagnostic { code: fault.code, message: fault.message, help: fault.help, place }
+        };
+        Self { list: faults.into_iter().map(show).collect(), beyond }
+    }
+
+    /// The faults.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.list.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{diagnostic}")?;
+        }
+        if self.beyond > 0 {
+            write!(f, "\nand {} more\n", self.beyond)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = if self.code == Code::Advice { "warning" } else { "error" };
+        writeln!(f, "{level}[{}]: {}", self.code.as_str(), self.message)?;
+        if let Some(place) = &self.place {
+            let Place { path, line, column, excerpt } = place;
+            writeln!(f, "  --> {path}:{line}:{column}")?;
+            if let Some(Excerpt { text, indent, width }) = excerpt {
+                let number = line.to_string();
+                let margin = " ".repeat(number.len());
+                writeln!(f, "{number} | {text}")?;
+                writeln!(f, "{margin} | {}{}", " ".repeat(*indent), "^".repeat(*width))?;
+            }
+        }
+        match &self.help {
+            Some(help) => writeln!(f, "  help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Line and column from 1, and the line's own place without its end.
+fn line_at(text: &str, at: usize) -> (usize, usize, Span) {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let length = rest.find('\n').unwrap_or(rest.len());
+    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+    let column = before.get(start..).unwrap_or_default().chars().count() + 1;
+    (line, column, Span { start, end: start + length })
+}
+
+fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -> Place {
+    let (line, column, bounds) = line_at(source.text, at.start);
+    let mut excerpt = Excerpt::default();
+    let first = scalars.partition_point(|(span, _)| span.end <= bounds.start);
+    let mut cursor = bounds.start;
+    // Lists and maps at fault are pointed at by their first character; their content is shown as any other.
+    let leaf = scalars.iter().skip(first).any(|(span, _)| *span == at);
+    for (span, key) in scalars.iter().skip(first).take_while(|(span, _)| span.start < bounds.end) {
+        excerpt.structure(source.text, cursor, span.start, at);
+        let shown = *key || (*span == at && !hidden);
+        let (from, to) = (span.start.max(bounds.start), span.end.min(bounds.end));
+        let text = source.text.get(from..to).unwrap_or_default().trim_end();
+        let text = if shown { text } else { "…" };
+        if *span == at {
+            excerpt.underline(text.chars().count());
+        }
+        excerpt.text.extend(text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }));
+        cursor = to;
+    }
+    excerpt.structure(source.text, cursor, bounds.end, at);
+    if !leaf && excerpt.width == 0 {
+        excerpt.underline(1);
+    }
+    Place { path: source.path.to_owned(), line, column, excerpt: Some(excerpt) }
+}
+
+/// Characters that would move the cursor or turn the text around in a terminal.
+fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+impl Excerpt {
+    /// What stands between scalars: brackets, colons, dashes and spaces, up to a comment.
+    fn structure(&mut self, text: &str, from: usize, to: usize, at: Span) {
+        for (offset, c) in text.get(from..to).unwrap_or_default().char_indices() {
+            if c == '#' {
+                return;
+            }
+            if from + offset == at.start && self.width == 0 {
+                self.underline(1);
+            }
+            let legal = c == ' ' || "{}[],:-?|>\"'".contains(c);
+            self.text.push(if legal { c } else { ' ' });
+        }
+    }
+
+    fn underline(&mut self, width: usize) {
+        self.indent = self.text.chars().count();
+        self.width = width.max(1);
+    }
+}

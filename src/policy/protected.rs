@@ -1,0 +1,194 @@
+//! Protected ranges (POLICY §3): what no policy may open by itself, or only by naming it.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::matcher::cidr::{CidrMap, readings, unwrap};
+
+/// The ranges that are protected on this host, and the host's own addresses.
+///
+/// A snapshot: who watches the host's addresses makes a new one when they change.
+#[derive(Debug, Clone)]
+pub struct Protected {
+    host: HashSet<IpAddr>,
+    removed: Vec<IpNet>,
+}
+
+impl Protected {
+    /// The default ranges and these addresses of the host.
+    #[must_use]
+    pub fn new(host_addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self { host: host_addresses.into_iter().map(unwrap).collect(), removed: Vec::new() }
+    }
+
+    /// Takes a range out of protection, as the operator may (`--allow-protected`).
+    #[must_use]
+    pub fn without(mut self, range: IpNet) -> Self {
+        self.removed.push(range);
+        self
+    }
+
+    /// Whether some reading of `address` is protected, and not opened by the policy whose openings these are.
+    #[must_use]
+    pub(super) fn covers<T>(&self, address: IpAddr, opened: &CidrMap<T>) -> bool {
+        readings(address).any(|reading| {
+            let removed = self.removed.iter().any(|range| range.contains(&reading));
+            let closed = self.host.contains(&reading) || CLOSED.iter().any(|range| range.contains(&reading));
+            let openable = OPENABLE.iter().any(|range| range.contains(&reading));
+            !removed && (closed || (openable && opened.get(reading).is_none()))
+        })
+    }
+}
+
+/// Whether a `subnets.allow` entry of a local file opens the protected range that it lies in: wholly inside an
+/// openable one (POLICY §3). A supernet never does.
+#[must_use]
+pub(super) fn opens(entry: &IpNet) -> bool {
+    OPENABLE.iter().any(|range| range.contains(entry))
+}
+
+/// Whether `address` lies in a range that a policy may open by naming it.
+#[must_use]
+pub(super) fn is_openable(address: IpAddr) -> bool {
+    let closed = CLOSED.iter().any(|range| range.contains(&address));
+    !closed && OPENABLE.iter().any(|range| range.contains(&address))
+}
+
+/// RFC 1918, CGNAT (RFC 6598) and ULA (RFC 4193).
+const OPENABLE: [IpNet; 5] = [
+    four([10, 0, 0, 0], 8),
+    four([172, 16, 0, 0], 12),
+    four([192, 168, 0, 0], 16),
+    four([100, 64, 0, 0], 10),
+    six([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+];
+
+/// This network, loopback, link-local (and with it the metadata services), multicast, broadcast, reserved,
+/// benchmarking; EC2's metadata service inside ULA.
+const CLOSED: [IpNet; 12] = [
+    four([0, 0, 0, 0], 8),
+    four([127, 0, 0, 0], 8),
+    four([169, 254, 0, 0], 16),
+    four([224, 0, 0, 0], 4),
+    four([240, 0, 0, 0], 4),
+    four([255, 255, 255, 255], 32),
+    four([198, 18, 0, 0], 15),
+    six([0, 0, 0, 0, 0, 0, 0, 0], 128),
+    six([0, 0, 0, 0, 0, 0, 0, 1], 128),
+    six([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    six([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+    six([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+];
+
+const fn four([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn six([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn opened(ranges: &[&str]) -> CidrMap<()> {
+        let mut map = CidrMap::default();
+        for range in ranges.iter().map(|text| net(text)).filter(opens) {
+            map.insert(range, ()).unwrap();
+        }
+        map
+    }
+
+    #[test]
+    fn the_default_ranges_are_those_of_the_policy_page() {
+        let host = Protected::new([ip("203.0.113.7"), ip("2001:db8:7::1")]);
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.255.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "100.127.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "203.0.113.7",
+            "2001:db8:7::1",
+            "::ffff:203.0.113.7",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:a00:1::",
+            "2001:0:102:304:0:0:80ff:fffe",
+        ] {
+            assert!(host.covers(ip(address), &opened(&[])), "{address}");
+        }
+        for address in [
+            "1.1.1.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "203.0.113.8",
+            "2606:4700::1",
+            "64:ff9b::808:808",
+            "198.51.100.1",
+            "2001:db8:e::1",
+        ] {
+            assert!(!host.covers(ip(address), &opened(&[])), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_policy_opens_a_range_only_by_an_entry_wholly_inside_an_openable_one() {
+        let host = Protected::new([ip("10.20.0.9")]);
+        let inside = opened(&["10.20.0.0/16", "fd00::/8"]);
+        assert!(!host.covers(ip("10.20.0.1"), &inside));
+        assert!(!host.covers(ip("fd00::1"), &inside));
+        assert!(host.covers(ip("10.21.0.1"), &inside));
+        assert!(host.covers(ip("10.20.0.9"), &inside), "the host's own address");
+        assert!(host.covers(ip("fd00:ec2::254"), &inside), "metadata inside an opened range");
+        let outside = opened(&["0.0.0.0/0", "8.0.0.0/6", "::/0", "127.0.0.0/8", "169.254.0.0/16", "fe80::/10"]);
+        for address in ["10.20.0.1", "127.0.0.1", "169.254.169.254", "fd00::1", "fe80::1"] {
+            assert!(host.covers(ip(address), &outside), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_operator_opens_anything() {
+        let host = Protected::new([ip("10.0.0.9")])
+            .without(net("127.0.0.0/8"))
+            .without(net("10.0.0.9/32"))
+            .without(net("::1/128"));
+        for address in ["127.0.0.1", "10.0.0.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(!host.covers(ip(address), &opened(&[])), "{address}");
+        }
+        assert!(host.covers(ip("10.0.0.8"), &opened(&[])));
+    }
+}

@@ -1,0 +1,1 @@
+//! The rows of POLICY §3, where they meet.
