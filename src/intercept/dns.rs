@@ -84,9 +84,8 @@ mod tests {
     use super::*;
     use crate::attach::Envelope;
     use crate::audit::Fanout;
-    use crate::policy::BLOCK_V4;
-    use crate::policy::Policy;
-    use crate::policy::{BLOCK_V4, Protected};
+    use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
+    use crate::policy::{BLOCK_V4, Policy, Protected};
     use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
     use crate::sandbox::Sandbox;
     use crate::secret::Secrets;
