@@ -330,16 +330,17 @@ impl Policy {
         Verdict::Allow(Action::Forward(self.observed(target, denial)))
     }
 
-    /// May this address be dialled under this permit? Rows 1–2 at the moment of dialling.
-    pub fn vet(&self, answer: IpAddr, permit: &Permit, host: &Protected) -> Verdict<DialAddr> {
-        let port = match &permit.target {
-            Target::Name(_, port) => *port,
-            Target::Address(only) if unwrap(only.ip()) == unwrap(answer) => only.port(),
-            Target::Address(_) => {
-                return Verdict::Deny(Denial { reason: DenyReason::NoRule, basis: permit.basis.clone() });
-            }
+    /// May this address be dialled under this permit? Rows 1–2 at the moment of dialling. The port of a name's address
+    /// is as resolved: the operator's `--resolve` may give another than the permit's.
+    pub fn vet(&self, answer: SocketAddr, permit: &Permit, host: &Protected) -> Verdict<DialAddr> {
+        let is_target = match &permit.target {
+            Target::Name(..) => true,
+            Target::Address(only) => unwrap(only.ip()) == unwrap(answer.ip()) && only.port() == answer.port(),
         };
-        self.vet_answer(answer, host).map(|()| DialAddr { addr: SocketAddr::new(answer, port) })
+        if !is_target {
+            return Verdict::Deny(Denial { reason: DenyReason::NoRule, basis: permit.basis.clone() });
+        }
+        self.vet_answer(answer.ip(), host).map(|()| DialAddr { addr: answer })
     }
 
     /// May this address stand in a DNS answer? As [`Self::vet`], without a dial in view.
