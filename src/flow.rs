@@ -260,6 +260,28 @@ pub enum Alpn {
     Other(Vec<u8>),
 }
 
+impl Alpn {
+    /// As it stands on the wire.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&[u8]> for Alpn {
+    fn from(name: &[u8]) -> Self {
+        match name {
+            b"http/1.1" => Self::Http1,
+            b"h2" => Self::Http2,
+            other => Self::Other(other.to_vec()),
+        }
+    }
+}
+
 /// Why a ClientHello cannot be trusted (POLICY §4: `unreadable-hello`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

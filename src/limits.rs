@@ -28,6 +28,8 @@ pub const DIAL_TIME: Duration = Duration::from_secs(15);
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// From the upstream connection to the end of its TLS handshake.
 pub const UPSTREAM_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Silence of an upstream after which the kernel asks whether it is still there, and between asking again.
+pub const UPSTREAM_PROBE: Duration = Duration::from_secs(60);
 /// Flows that one sandbox may have open.
 pub const FLOWS: usize = 16 * 1024;
 /// Leaves kept for one root.

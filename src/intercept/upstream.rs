@@ -1,0 +1,252 @@
+//! The upstream side of a flow: resolve a permit's target, vet each address, dial, verify. Nothing else in this program
+//! opens a connection for a flow.
+//!
+//! It never decides whom a sandbox may reach: a [`Permit`] says so, and [`crate::policy::Policy::vet`] turns an address
+//! into the [`DialAddr`] that alone can be dialled. It keeps no connection; pooling will stand in front of it.
+//!
+//! - `INVARIANT`: each address is vetted right before it is dialled, and the connection's peer is that address.
+//! - `INVARIANT`: TLS is verified for the very name in the permit; roots beyond the host's count only for names that
+//!   the operator gave an address.
+//! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::attach::Reset;
+use crate::flow::{Alpn, Domain};
+use crate::limits;
+use crate::policy::Protected;
+use crate::policy::verdict::{Denial, DialAddr, Permit, Target, Verdict};
+use crate::resolve::{Resolve, ResolveError};
+use crate::sandbox::Snapshot;
+
+/// Opens one sandbox's upstream connections.
+pub struct Upstream {
+    resolve: Arc<dyn Resolve>,
+    system: Arc<ClientConfig>,
+    overridden: Arc<ClientConfig>,
+}
+
+impl Upstream {
+    /// Dials what `resolve` says; verifies against `system` roots, and against `overridden` ones where the operator
+    /// gave the name its addresses ([`Resolve::overrides`]).
+    #[must_use]
+    pub fn new(resolve: Arc<dyn Resolve>, system: RootCertStore, overridden: RootCertStore) -> Self {
+        Self { resolve, system: Arc::new(client_config(system)), overridden: Arc::new(client_config(overridden)) }
+    }
+
+    /// A connection to the permit's target: to a vetted address of its name, or to its very address. All addresses are
+    /// tried, in turn and overlapping (RFC 8305), in [`limits::DIAL_TIME`] with the resolving.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(&self, permit: &Permit, snapshot: &Snapshot, host: &Protected) -> Result<TcpStream, DialError> {
+        let dialling = async {
+            let addrs = match permit.target() {
+                Target::Name(name, port) => {
+                    self.resolve.dial_addrs(name, *port).await.map_err(DialError::Unresolved)?
+                }
+                Target::Address(addr) => vec![*addr],
+            };
+            let mut denied = None;
+            let vetted = by_turns(addrs).into_iter().filter_map(|addr| match snapshot.policy.vet(addr, permit, host) {
+                Verdict::Allow(to) => Some(connect(to)),
+                Verdict::Deny(denial) => {
+                    denied.get_or_insert(denial);
+                    None
+                }
+            });
+            let outcome = race(vetted).await;
+            // What became of the addresses that could be dialled says more than those that could not.
+            outcome
+                .unwrap_or_else(|| Err(denied.map_or(DialError::Unresolved(ResolveError::NotFound), DialError::Denied)))
+        };
+        timeout(limits::DIAL_TIME, dialling).await.unwrap_or(Err(DialError::TimedOut))
+    }
+
+    /// As [`Self::dial`]; then TLS that offers `alpn`, with a certificate that is valid for the permit's name.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_tls(
+        &self,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        host: &Protected,
+        alpn: &[Alpn],
+    ) -> Result<TlsStream<TcpStream>, DialError> {
+        let (name, config) = match permit.target() {
+            Target::Name(name, _) => (server_name(name)?, self.config_for(name)),
+            Target::Address(addr) => (ServerName::from(addr.ip()), &self.system),
+        };
+        let stream = self.dial(permit, snapshot, host).await?;
+        let mut config = ClientConfig::clone(config);
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        match timeout(limits::UPSTREAM_HANDSHAKE_TIME, handshake).await {
+            Ok(done) => done.map_err(DialError::from_handshake),
+            Err(_) => Err(DialError::HandshakeTimedOut),
+        }
+    }
+
+    fn config_for(&self, name: &Domain) -> &Arc<ClientConfig> {
+        if self.resolve.overrides(name) { &self.overridden } else { &self.system }
+    }
+}
+
+/// Opens one connection, without Nagle's delay and with keep-alive, since the sandbox's own never leaves this host.
+///
+/// # Errors
+/// See [`DialError`].
+pub async fn connect(to: DialAddr) -> Result<TcpStream, DialError> {
+    let addr = to.addr();
+    let failed = |error| DialError::Connect(addr, error);
+    let stream = TcpStream::connect(addr).await.map_err(failed)?;
+    if stream.peer_addr().map_err(failed)? != addr {
+        return Err(DialError::OtherPeer(addr));
+    }
+    stream.set_nodelay(true).map_err(failed)?;
+    let probes = TcpKeepalive::new().with_time(limits::UPSTREAM_PROBE).with_interval(limits::UPSTREAM_PROBE);
+    SockRef::from(&stream).set_tcp_keepalive(&probes).map_err(failed)?;
+    Ok(stream)
+}
+
+/// Why there is no upstream connection. Only [`Self::Denied`] is a refusal of ours; all else is the upstream's, its
+/// name's or the network's (POLICY §7: 502 and 504).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The target has addresses, and none may be dialled.
+    Denied(Denial),
+    /// The name has no address.
+    Unresolved(ResolveError),
+    /// This address, the last that was tried, refused, could not be reached, or was too slow for the kernel.
+    Connect(SocketAddr, io::Error),
+    /// The connection's peer is another than the address that was vetted.
+    OtherPeer(SocketAddr),
+    /// No address answered in [`limits::DIAL_TIME`].
+    TimedOut,
+    /// The name can stand in no certificate.
+    NoServerName(Domain),
+    /// The upstream's certificate is not valid for the name, or nobody trusted issued it.
+    Certificate(rustls::CertificateError),
+    /// The upstream does not speak TLS as we do.
+    Tls(rustls::Error),
+    /// The TLS handshake took longer than [`limits::UPSTREAM_HANDSHAKE_TIME`].
+    HandshakeTimedOut,
+    /// The connection broke.
+    Io(io::Error),
+}
+
+impl DialError {
+    /// Whether it is a 504 and not a 502.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::HandshakeTimedOut | Self::Unresolved(ResolveError::TimedOut) => true,
+            Self::Connect(_, error) | Self::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
+    fn from_handshake(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.clone()),
+            Some(why) => Self::Tls(why.clone()),
+            None => Self::Io(error),
+        }
+    }
+}
+
+/// Whole sentences, causes included: a client and a record are told one line.
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(denial) => {
+                write!(f, "none of the upstream's addresses may be dialled: {}", denial.reason.as_str())
+            }
+            Self::Unresolved(why) => write!(f, "the upstream's name has no address: {why}"),
+            Self::Connect(addr, why) => write!(f, "the upstream at {addr} could not be reached: {}", why.kind()),
+            Self::OtherPeer(addr) => write!(f, "the connection to {addr} reached another address"),
+            Self::TimedOut => f.write_str("the upstream did not answer in time"),
+            Self::NoServerName(name) => write!(f, "no certificate can be for the name {name}"),
+            Self::Certificate(why) => write!(f, "the upstream's certificate was refused: {why}"),
+            Self::Tls(why) => write!(f, "the TLS handshake with the upstream failed: {why}"),
+            Self::HandshakeTimedOut => f.write_str("the upstream did not finish its TLS handshake in time"),
+            Self::Io(why) => write!(f, "the connection to the upstream broke: {}", why.kind()),
+        }
+    }
+}
+
+impl std::error::Error for DialError {}
+
+impl Reset for TlsStream<TcpStream> {
+    fn reset_on_drop(&mut self) {
+        self.get_mut().0.reset_on_drop();
+    }
+}
+
+fn client_config(roots: RootCertStore) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
+    versions.with_root_certificates(roots).with_no_client_auth()
+}
+
+fn server_name(name: &Domain) -> Result<ServerName<'static>, DialError> {
+    ServerName::try_from(name.as_str().to_owned()).map_err(|_| DialError::NoServerName(name.clone()))
+}
+
+/// Families in turn, beginning with the family of the first (RFC 8305 §4), otherwise in the order given.
+fn by_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for addr in addrs {
+        if addr.is_ipv6() == first_is_v6 { first.push(addr) } else { second.push(addr) }
+    }
+    let turns = first.len().max(second.len());
+    (0..turns).flat_map(|turn| [first.get(turn).copied(), second.get(turn).copied()]).flatten().collect()
+}
+
+/// Starts the attempts one after the other, each [`limits::DIAL_STAGGER`] after the one before or as soon as one has
+/// failed (RFC 8305 §5); the first success ends all others. The last failure, if none succeeds; `None`, if there is no
+/// attempt.
+async fn race<T, E, F>(mut attempts: impl Iterator<Item = F>) -> Option<Result<T, E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    let mut failure = None;
+    loop {
+        let next = attempts.next();
+        let is_last = next.is_none();
+        if let Some(attempt) = next {
+            running.spawn(attempt);
+        }
+        tokio::select! {
+            joined = running.join_next() => match joined {
+                Some(Ok(Ok(won))) => return Some(Ok(won)),
+                Some(Ok(Err(error))) => failure = Some(Err(error)),
+                Some(Err(_)) => {}
+                None => return failure,
+            },
+            () = sleep(limits::DIAL_STAGGER), if !is_last => {}
+        }
+    }
+}
