@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use json_lines::JsonLines;
-pub use summary::{Denied, Summary};
+pub use summary::Summary;
 
 use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
 use crate::policy::verdict::{DenyReason, Revision, RuleId};

@@ -19,6 +19,8 @@
 
 mod message;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,7 +36,7 @@ use crate::flow::Domain;
 use crate::limits;
 use crate::policy::verdict::{Basis, Denial, DenyReason, Verdict};
 use crate::policy::{BLOCK_V4, BLOCK_V6, Denials, Policy, Protected};
-use crate::resolve::{Answer, Resolve, ResolveError, is_special_use};
+use crate::resolve::{Answer, Resolve, ResolveError};
 use crate::sandbox::{Sandbox, Snapshot};
 use message::{ErrorCode, Question, Reply};
 
@@ -145,7 +147,7 @@ impl Dns {
     }
 
     fn is_never_served(&self, name: &Domain, kind: RecordType) -> bool {
-        kind == RecordType::PTR || (is_special_use(name) && !self.resolve.overrides(name))
+        kind == RecordType::PTR || (name.is_special_use() && !self.resolve.overrides(name))
     }
 
     /// What is left of an answer once the policy has seen its addresses.

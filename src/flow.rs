@@ -44,6 +44,16 @@ impl Domain {
         &self.0
     }
 
+    /// Whether DNS does not serve it, whatever a policy says (POLICY §5): a single label, a special-use name (RFC 6761,
+    /// 6762, 7686, 9476; `arpa` wholly, so reverse look-ups and RFC 7050 and 9462 discovery, too), or the canary of
+    /// application DNS.
+    #[must_use]
+    pub fn is_special_use(&self) -> bool {
+        let Some((rest, top)) = self.0.rsplit_once('.') else { return true };
+        let canary = top == "net" && (rest == "use-application-dns" || rest.ends_with(".use-application-dns"));
+        canary || matches!(top, "alt" | "arpa" | "invalid" | "local" | "localhost" | "onion" | "test")
+    }
+
     /// The labels from left to right.
     pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('.')

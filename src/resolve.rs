@@ -87,18 +87,6 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
-/// Names that DNS does not serve: single labels, special-use names (RFC 6761, 6762, 7686, 9476; `arpa` wholly, so
-/// reverse look-ups and RFC 7050 and 9462 discovery, too) and the canary of application DNS. Never asked of the
-/// host's resolvers, unless the operator gave them addresses.
-#[must_use]
-pub fn is_special_use(name: &Domain) -> bool {
-    let text = name.as_str();
-    let Some((_, top)) = text.rsplit_once('.') else { return true };
-    let canary =
-        text.strip_suffix("use-application-dns.net").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    canary || matches!(top, "alt" | "arpa" | "invalid" | "local" | "localhost" | "onion" | "test")
-}
-
 /// The host's resolvers and what they answered, shared by every sandbox.
 pub struct HostResolver {
     client: Option<TokioResolver>,
@@ -182,7 +170,7 @@ impl SandboxResolver {
             let records = addrs.filter(|addr| kind == kind_of(*addr)).map(RData::from).collect();
             return Ok(Answer { records, ttl: limits::DNS_TTL_FLOOR });
         }
-        if is_special_use(name) {
+        if name.is_special_use() {
             return Err(ResolveError::NotFound);
         }
         if kind == RecordType::AAAA && !self.host.ipv6 {

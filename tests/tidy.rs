@@ -90,9 +90,9 @@ const LAYERS: [(&str, u8); 25] = [
 const SYS_USERS: [&[&str]; 5] = [&["attach"], &["confine"], &["secret"], &["intercept", "splice"], &["cli"]];
 
 /// What one module may use of another although its layer is not lower, and the only things that it may use of it:
-/// the traits that wiring implements (HOUSE §1), the values in their signatures, and facts about names.
+/// the traits that wiring implements (HOUSE §1), and the values in their signatures.
 const SEAMS: [(&str, &str, &[&str]); 3] = [
-    ("dns", "resolve", &["Answer", "Resolve", "ResolveError", "is_special_use"]),
+    ("dns", "resolve", &["Answer", "Resolve", "ResolveError"]),
     ("dns", "attach", &["Datagrams", "Envelope"]),
     ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener", "Reset"]),
 ];

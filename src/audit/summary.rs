@@ -11,30 +11,16 @@ use std::sync::{Mutex, PoisonError};
 use super::{Closed, Event, Judged, Kind, Protocol, Record, RouteTaken, is_unsafe_to_show};
 use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
 use crate::limits;
-use crate::policy::verdict::DenyReason;
+use crate::policy::verdict::{Basis, Denial};
 
 /// A sink that keeps the summary.
 #[derive(Default)]
 pub struct Summary(Mutex<Tables>);
 
-/// What a denied row is about, for finding the line that would allow it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Denied {
-    /// The name judged, if one was known.
-    pub name: Option<Domain>,
-    /// Where the flow was going; `None` where a name is known, or for a DNS question.
-    pub dst: Option<OriginalDst>,
-    /// Why it was denied.
-    pub reason: DenyReason,
-    /// Under `observe`: it was let through.
-    pub observed: bool,
-}
-
 impl Summary {
-    /// The table as plain text, ending in a newline; empty when nothing happened. `hint` finds the line that would
-    /// allow what was denied.
+    /// The table as plain text, ending in a newline; empty when nothing happened.
     #[must_use]
-    pub fn render(&self, hint: impl Fn(&Denied) -> Option<String>) -> String {
+    pub fn render(&self) -> String {
         let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
         let allowed = tables.allowed.rows.iter().map(|(key, row)| {
@@ -47,15 +33,18 @@ impl Summary {
         });
         section(&mut text, "allowed", &allowed.collect::<Vec<_>>(), tables.allowed.more);
         let denied = tables.denied.rows.iter().map(|(key, row)| {
-            let reason = if key.observed { format!("{} (observed)", key.reason) } else { key.reason.to_string() };
+            let Denied { name, dst, denial, observed } = key;
+            let reason = if *observed { format!("{} (observed)", denial.reason) } else { denial.reason.to_string() };
             let times = match row.tries {
                 0 => count(row.questions, "question"),
                 tries => count(tries, "time"),
             };
-            let hint = hint(key).map(|line| format!("would be allowed by {line}")).unwrap_or_default();
-            [target(key.name.as_ref(), key.dst), reason, times, hint]
+            // No line makes DNS serve a special-use name.
+            let hopeless = row.tries == 0 && name.as_ref().is_some_and(Domain::is_special_use);
+            let hint = if hopeless { String::new() } else { denial.hint(name.as_ref(), row.dst.map(OriginalDst::ip)) };
+            [target(name.as_ref(), *dst), reason, times, hint]
         });
-        section(&mut text, "denied", &denied.collect::<Vec<_>>(), tables.denied.more);
+        section(&mut text, "denied, and what would allow it", &denied.collect::<Vec<_>>(), tables.denied.more);
         text
     }
 }
@@ -92,10 +81,20 @@ struct Allowed {
     injected: BTreeSet<String>,
 }
 
+#[derive(Clone, PartialEq, Eq)]
+struct Denied {
+    name: Option<Domain>,
+    dst: Option<OriginalDst>,
+    denial: Denial,
+    observed: bool,
+}
+
 #[derive(Default)]
 struct Refusals {
     questions: u64,
     tries: u64,
+    /// Where the last try was going.
+    dst: Option<OriginalDst>,
 }
 
 impl Tables {
@@ -104,9 +103,11 @@ impl Tables {
         // A name says more than the address that it had this time.
         let dst = if name.is_some() { None } else { event.dst };
         if let Some(reason) = judged.observed.or(judged.outcome.err()) {
-            let key = Denied { name: name.clone(), dst, reason, observed: judged.observed.is_some() };
+            let denial = Denial { reason, basis: Basis { rule: judged.rule.clone(), revision: judged.revision } };
+            let key = Denied { name: name.clone(), dst, denial, observed: judged.observed.is_some() };
             if let Some(row) = self.denied.row(key) {
                 *(if judged.protocol == Protocol::Dns { &mut row.questions } else { &mut row.tries }) += 1;
+                row.dst = event.dst.or(row.dst);
             }
         }
         let Ok(route) = judged.outcome else { return };
@@ -223,19 +224,14 @@ mod tests {
 
     use super::*;
     use crate::audit::Request;
-    use crate::policy::verdict::Revision;
+    use crate::policy::verdict::{DenyReason, Revision, RuleId};
 
-    struct Run {
-        summary: Summary,
-    }
+    #[derive(Default)]
+    struct Run(Summary);
 
     impl Run {
-        fn new() -> Self {
-            Self { summary: Summary::default() }
-        }
-
         fn record(&self, flow: Option<u64>, dst: Option<&str>, kind: Kind) -> &Self {
-            self.summary.record(&Event {
+            self.0.record(&Event {
                 time: SystemTime::UNIX_EPOCH,
                 sandbox: SandboxId::new("run-1").unwrap(),
                 flow: flow.map(FlowId),
@@ -261,7 +257,7 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            self.summary.render(|denied| denied.name.as_ref().map(|name| format!("--allow {name}")))
+            self.0.render()
         }
     }
 
@@ -281,12 +277,12 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_nothing() {
-        assert_eq!(Run::new().text(), "");
+        assert_eq!(Run::default().text(), "");
     }
 
     #[test]
     fn allowed_rows_show_route_requests_bytes_and_injected_names() {
-        let run = Run::new();
+        let run = Run::default();
         run.verdict(1, "api.github.com", Ok(RouteTaken::Terminate));
         run.request(1, "api.github.com", Ok(RouteTaken::Terminate), &["authorization"]);
         run.request(1, "api.github.com", Ok(RouteTaken::Terminate), &["authorization", "x-team"]);
@@ -306,24 +302,32 @@ mod tests {
 
     #[test]
     fn denied_rows_show_the_reason_and_the_line_that_would_allow_it() {
-        let run = Run::new();
+        let run = Run::default();
         let question = Judged { protocol: Protocol::Dns, ..judged("evil.example", Err(DenyReason::NoRule)) };
         run.record(None, None, Kind::Verdict(question.clone()));
         run.record(None, None, Kind::Verdict(question));
-        run.verdict(1, "gist.github.com", Err(DenyReason::DeniedDomain));
+        let rule = Some(RuleId::new("agent.yaml:7"));
+        let denied = Judged { rule, ..judged("gist.github.com", Err(DenyReason::DeniedDomain)) };
+        run.record(Some(1), Some("192.0.2.9:443"), Kind::Verdict(denied));
         run.record(Some(2), Some("10.0.0.1:22"), Kind::Verdict(judged("", Err(DenyReason::ProtectedRange))));
+        run.record(
+            None,
+            None,
+            Kind::Verdict(Judged { protocol: Protocol::Dns, ..judged("intranet", Err(DenyReason::NoRule)) }),
+        );
         assert_eq!(
             run.text(),
-            "exeat: denied\n\
-             \x20 evil.example     no-rule          2 questions  would be allowed by --allow evil.example\n\
-             \x20 gist.github.com  denied-domain    1 time       would be allowed by --allow gist.github.com\n\
-             \x20 10.0.0.1:22      protected-range  1 time\n"
+            "exeat: denied, and what would allow it\n\
+             \x20 evil.example     no-rule          2 questions  --allow evil.example\n\
+             \x20 gist.github.com  denied-domain    1 time       take agent.yaml:7 out of `deny`\n\
+             \x20 10.0.0.1:22      protected-range  1 time       --allow-cidr 10.0.0.1/32\n\
+             \x20 intranet         no-rule          1 question\n"
         );
     }
 
     #[test]
     fn a_name_refused_to_dns_and_again_to_a_flow_is_one_row() {
-        let run = Run::new();
+        let run = Run::default();
         let question = Judged { protocol: Protocol::Dns, ..judged("evil.example", Err(DenyReason::NoRule)) };
         run.record(None, None, Kind::Verdict(question));
         run.verdict(1, "evil.example", Err(DenyReason::NoRule));
@@ -333,7 +337,7 @@ mod tests {
 
     #[test]
     fn observed_denials_stand_in_both_halves() {
-        let run = Run::new();
+        let run = Run::default();
         let observed = Judged { observed: Some(DenyReason::NoRule), ..judged("example.com", Ok(RouteTaken::Splice)) };
         run.record(Some(1), None, Kind::Verdict(observed));
         let text = run.text();
@@ -343,7 +347,7 @@ mod tests {
 
     #[test]
     fn rows_are_bounded_and_the_rest_is_counted() {
-        let run = Run::new();
+        let run = Run::default();
         for number in 0..limits::SUMMARY_ROWS as u64 + 3 {
             run.verdict(number, &format!("n{number}.example"), Err(DenyReason::NoRule));
         }
@@ -354,9 +358,9 @@ mod tests {
 
     #[test]
     fn a_cell_cannot_move_a_cursor() {
-        let run = Run::new();
-        run.verdict(1, "example.com", Err(DenyReason::NoRule));
-        let text = run.summary.render(|_| Some("\u{1b}[2Jx\r\u{202e}".into()));
-        assert!(text.contains(r"would be allowed by \u{1b}[2Jx\u{d}\u{202e}"), "{text}");
+        let run = Run::default();
+        let injected = vec!["\u{1b}[2Jx\r\u{202e}".into()];
+        run.record(None, None, Kind::Verdict(Judged { injected, ..judged("example.com", Ok(RouteTaken::Splice)) }));
+        assert!(run.text().contains(r"injected \u{1b}[2Jx\u{d}\u{202e}"), "{}", run.text());
     }
 }

@@ -74,6 +74,7 @@ async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use arc_swap::ArcSwap;
     use hickory_proto::op::{Message, MessageType, OpCode, Query};
@@ -85,14 +86,15 @@ mod tests {
     use crate::attach::Envelope;
     use crate::audit::Fanout;
     use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
-    use crate::policy::{BLOCK_V4, Policy, Protected};
+    use crate::policy::{BLOCK_V4, Flags, Policy, Protected};
     use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
     use crate::sandbox::Sandbox;
     use crate::secret::Secrets;
 
-    /// Waits for leave before it answers that nothing is there.
+    /// Counts what it is asked, and waits for leave before it answers that nothing is there.
     #[derive(Default)]
     struct Slow {
+        asked: AtomicUsize,
         leave: Notify,
     }
 
@@ -103,6 +105,7 @@ mod tests {
 
         fn lookup<'a>(&'a self, _: &'a Domain, _: RecordType) -> Resolving<'a, Answer> {
             Box::pin(async {
+                self.asked.fetch_add(1, Ordering::Relaxed);
                 self.leave.notified().await;
                 Err(ResolveError::NotFound)
             })
@@ -219,5 +222,26 @@ mod tests {
         drop(stop);
         loops.await.unwrap();
         assert!(answered.recv().await.is_none(), "nothing is at work after the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn datagrams_in_work_are_bounded_and_the_rest_waits() {
+        let flags = Flags { mode: Some("allow-all".into()), ..Flags::default() };
+        let resolve = Arc::new(Slow::default());
+        let dns = dns(Policy::compile(None, &flags).unwrap().policy, resolve.clone());
+        let (ask, mut answered, socket) = wire(2 * limits::DNS_INFLIGHT);
+        for _ in 0..limits::DNS_INFLIGHT + 1 {
+            ask.send(question(1)).await.unwrap();
+        }
+        let loops = tokio::spawn(serve_datagrams(socket, dns, std::future::pending()));
+        // Time is paused: it passes only when nothing else can happen.
+        tokio::time::sleep(limits::DNS_TIME).await;
+        assert_eq!(resolve.asked.load(Ordering::Relaxed), limits::DNS_INFLIGHT);
+        assert_eq!(ask.capacity(), ask.max_capacity() - 1, "one question waits in the socket");
+        resolve.leave.notify_one();
+        answered.recv().await.unwrap();
+        tokio::time::sleep(limits::DNS_TIME).await;
+        assert_eq!(resolve.asked.load(Ordering::Relaxed), limits::DNS_INFLIGHT + 1);
+        loops.abort();
     }
 }

@@ -254,13 +254,13 @@ async fn special_use_names_reach_no_resolver() {
         "x.use-application-dns.net",
     ];
     for text in special {
-        assert!(is_special_use(&name(text)), "{text}");
+        assert!(name(text).is_special_use(), "{text}");
         assert_eq!(addrs(&resolver, text, RecordType::A).await, Err(ResolveError::NotFound), "{text}");
         assert_eq!(dial(&resolver, text, 80).await, Err(ResolveError::NotFound), "{text}");
     }
     assert_eq!(server.questions(), [""; 0]);
     for text in ["example.com", "not-use-application-dns.net", "test.example", "local.example", "onion.example"] {
-        assert!(!is_special_use(&name(text)), "{text}");
+        assert!(!name(text).is_special_use(), "{text}");
     }
 }
 
