@@ -1,7 +1,394 @@
-//! One connection, arrival to close.
+//! One connection of a sandbox, arrival to close: this page, every stage in order (HOUSE habit 8).
+//!
+//! ```text
+//! arrival ─ loop? ─ port 53? ─ address judged ─ peek ─ judged ─┬─ relay, splice   bytes pass unread
+//!                                                              ├─ terminate       each request judged alone
+//!                                                              └─ refuse          told why, in its own protocol
+//! ```
+//!
+//! It owns the order; what a stage does is in the module of its name. It sees `attach` only as [`Listener`], decides
+//! nothing (the policy does) and opens nothing ([`upstream`] does).
+//!
+//! - `INVARIANT`: every flow gets exactly one verdict, and every request of a terminated flow, too; every flow gets
+//!   exactly one close (POLICY §10). A client that goes away before its first byte gave nothing to judge.
+//! - `INVARIANT`: a permit's generation is compared with the current one after dialling and before the first byte goes
+//!   upstream (POLICY §8).
+//! - `INVARIANT`: what is relayed races the next change of policy, and is reset when it is refused.
 
 pub mod dns;
 pub mod hello;
+mod http;
+mod ledger;
 pub mod peek;
 pub mod splice;
+pub mod tls;
 pub mod upstream;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinSet;
+
+use crate::attach::{Arrival, Listener, Reset};
+use crate::audit::{Protocol, Record, RouteTaken};
+use crate::ca::{Authority, MintError};
+use crate::dns::Dns;
+use crate::flow::{Flow, Hello, HttpVersion, OriginalDst, Seen};
+use crate::policy::verdict::{Basis, Denial, DenyReason, Permit, Route, Verdict};
+use crate::policy::{Denials, Protected};
+use crate::sandbox::{Sandbox, Snapshot};
+use http::Conversation;
+use ledger::Ledger;
+use peek::Prefixed;
+use upstream::Upstream;
+
+/// Where DNS is asked; whoever is dialled there, our resolver answers (POLICY §3 row 0).
+const DNS_PORT: u16 = 53;
+
+/// All that the flows of one sandbox need.
+pub struct Context {
+    /// Whose flows they are.
+    pub sandbox: Arc<Sandbox>,
+    /// The addresses that no policy opens by itself, kept current.
+    pub host: Arc<ArcSwap<Protected>>,
+    /// The only way out.
+    pub upstream: Upstream,
+    /// Mints the leaves that terminated flows see.
+    pub authority: Authority,
+    /// Answers port 53.
+    pub dns: Arc<Dns>,
+    /// Takes every event.
+    pub record: Arc<dyn Record>,
+    /// The port that the listener itself has: as an original destination it is a loop.
+    pub listener_port: u16,
+}
+
+/// Says when to stop: every flow is ended and its close recorded before [`serve`] returns.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// Begins the end. Dropping it does, too.
+#[derive(Debug)]
+pub struct Stop(watch::Sender<bool>);
+
+/// Both ends of a shutdown.
+#[must_use]
+pub fn shutdown() -> (Stop, Shutdown) {
+    let (sender, receiver) = watch::channel(false);
+    (Stop(sender), Shutdown(receiver))
+}
+
+impl Stop {
+    /// Begins the end.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Shutdown {
+    /// Ready once the end has begun.
+    pub async fn begun(&mut self) {
+        // An error means that the other side was dropped.
+        let _ = self.0.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Takes every connection that arrives at `listener`, until `shutdown`.
+pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
+    let slots = ctx.sandbox.flow_slots();
+    let mut flows = JoinSet::new();
+    let mut end = shutdown.clone();
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            () = end.begun() => break,
+            Some(_) = flows.join_next() => continue,
+            arrival = listener.accept() => arrival,
+        };
+        let intercept = Intercept::new(&arrival, Arc::clone(&ctx), shutdown.clone());
+        match Arc::clone(&slots).try_acquire_owned() {
+            Ok(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
+            Err(_) => intercept.turn_away(arrival.io),
+        }
+    }
+    shutdown.begun().await;
+    while flows.join_next().await.is_some() {}
+}
+
+/// One flow on its way.
+struct Intercept {
+    ctx: Arc<Context>,
+    flow: Flow,
+    ledger: Arc<Ledger>,
+    shutdown: Shutdown,
+}
+
+impl Intercept {
+    fn new<Io>(arrival: &Arrival<Io>, ctx: Arc<Context>, shutdown: Shutdown) -> Self {
+        let flow = Flow {
+            id: ctx.sandbox.next_flow(),
+            sandbox: ctx.sandbox.id().clone(),
+            client: arrival.client,
+            dst: arrival.dst,
+            seen: Seen::Unread,
+        };
+        let ledger = Arc::new(Ledger::new(&flow, Arc::clone(&ctx.record)));
+        Self { ctx, flow, ledger, shutdown }
+    }
+
+    /// Carries the flow to its end; the slot is free only then.
+    async fn run<Io: Connection>(self, io: Io, slot: OwnedSemaphorePermit) {
+        let ledger = Arc::clone(&self.ledger);
+        self.carry(io).await;
+        ledger.close();
+        drop(slot);
+    }
+
+    /// A flow over [`crate::limits::FLOWS`]: refused at once, unread.
+    fn turn_away<Io: Connection>(self, io: Io) {
+        reset(io);
+        self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Limit), &self.flow.seen));
+        self.ledger.close();
+    }
+
+    /// The stages, in order.
+    async fn carry<Io: Connection>(mut self, io: Io) {
+        // Subscribed before the first judgement, so that no change falls between the two.
+        let changes = self.ctx.sandbox.changes();
+        if self.is_loop() {
+            reset(io);
+            self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Loop), &self.flow.seen));
+            return;
+        }
+        if self.flow.dst.port() == DNS_PORT {
+            return self.answer_dns(io).await;
+        }
+        let refusal = match self.judge_address() {
+            Some(Verdict::Allow(_)) => return self.travel(Prefixed::new(Vec::new(), io), changes).await,
+            Some(Verdict::Deny(denial)) => Some(denial),
+            None => None,
+        };
+        let mut shutdown = self.shutdown.clone();
+        let peeked = tokio::select! {
+            () = shutdown.begun() => return,
+            peeked = peek::peek(io, self.flow.dst.port()) => peeked,
+        };
+        let io = match peeked {
+            Ok((seen, io)) => {
+                self.flow.seen = seen;
+                io
+            }
+            Err(error) => return self.leave_early(refusal, &error),
+        };
+        match refusal {
+            Some(denial) => self.refuse(io, denial, changes).await,
+            None => self.travel(io, changes).await,
+        }
+    }
+
+    /// Judges on all that is known, and takes the way that the verdict allows.
+    async fn travel<Io: Connection>(self, io: Prefixed<Io>, changes: watch::Receiver<u64>) {
+        loop {
+            let snapshot = self.ctx.sandbox.snapshot();
+            let (route, permit) = match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
+                Verdict::Allow(Route::Relay(permit)) => (RouteTaken::Relay, permit),
+                Verdict::Allow(Route::Splice(permit)) => (RouteTaken::Splice, permit),
+                Verdict::Allow(Route::Terminate(basis)) => return Box::pin(self.terminate(io, basis, changes)).await,
+                Verdict::Deny(denial) => return Box::pin(self.refuse(io, denial, changes)).await,
+            };
+            let due = self.ledger.due(ledger::allowed(route, permit.basis(), permit.observed(), &self.flow.seen));
+            let dialled = match self.dial(&permit, &snapshot).await {
+                Some(dialled) => dialled,
+                None => return reset(io),
+            };
+            match dialled {
+                Err(upstream::DialError::Denied(denial)) => {
+                    due.withdraw();
+                    return Box::pin(self.refuse(io, denial, changes)).await;
+                }
+                Err(error) => {
+                    self.ledger.error(chain(&error));
+                    return reset(io);
+                }
+                Ok(_) if self.ctx.sandbox.snapshot().generation != snapshot.generation => due.withdraw(),
+                Ok(up) => {
+                    drop(due);
+                    return self.relay(io, up, &permit, changes).await;
+                }
+            }
+        }
+    }
+
+    /// Opens the connection that a permit allows; `None` when the end has begun.
+    async fn dial(&self, permit: &Permit, snapshot: &Snapshot) -> Option<Result<TcpStream, upstream::DialError>> {
+        let host = self.ctx.host.load_full();
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = shutdown.begun() => None,
+            dialled = Box::pin(self.ctx.upstream.dial(permit, snapshot, &host)) => Some(dialled),
+        }
+    }
+
+    /// Moves bytes unread, until the flow ends or is no longer permitted.
+    async fn relay<Io: Connection>(
+        &self,
+        io: Prefixed<Io>,
+        up: TcpStream,
+        permit: &Permit,
+        changes: watch::Receiver<u64>,
+    ) {
+        let mut shutdown = self.shutdown.clone();
+        let cut = async {
+            tokio::select! {
+                () = shutdown.begun() => {}
+                basis = self.revoked(permit, changes) => {
+                    let denial = Denial { reason: DenyReason::Revoked, basis };
+                    self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
+                }
+            }
+        };
+        let relayed = splice::relay(io, up, cut).await;
+        self.ledger.moved(relayed.bytes_out, relayed.bytes_in);
+        if let splice::End::UpstreamBroke(error) = relayed.end {
+            self.ledger.error(format!("the connection to the upstream broke: {error}"));
+        }
+    }
+
+    /// Ready when a change of policy no longer permits what `permit` did, with what decided.
+    async fn revoked(&self, permit: &Permit, mut changes: watch::Receiver<u64>) -> Basis {
+        while changes.changed().await.is_ok() {
+            let snapshot = self.ctx.sandbox.snapshot();
+            match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
+                Verdict::Allow(Route::Relay(now) | Route::Splice(now)) if now.target() == permit.target() => {}
+                Verdict::Allow(Route::Relay(now) | Route::Splice(now)) => return now.basis().clone(),
+                Verdict::Allow(Route::Terminate(basis)) | Verdict::Deny(Denial { basis, .. }) => return basis,
+            }
+        }
+        // The sandbox itself is gone; its flows end with its listener.
+        std::future::pending().await
+    }
+
+    /// Ends the sandbox's TLS here, or reads its cleartext HTTP; every request is judged.
+    async fn terminate<Io: Connection>(self, io: Prefixed<Io>, basis: Basis, changes: watch::Receiver<u64>) {
+        if self.leaf().is_some_and(|leaf| leaf.is_err()) {
+            let denial = Denial { reason: DenyReason::MintBudget, basis };
+            return self.refuse(io, denial, changes).await;
+        }
+        self.ledger.verdict(ledger::allowed(RouteTaken::Terminate, &basis, None, &self.flow.seen));
+        self.converse(io, None, changes).await;
+    }
+
+    /// Tells the client why, where it can be told (POLICY §7). Nobody upstream is contacted.
+    async fn refuse<Io: Connection>(self, io: Prefixed<Io>, denial: Denial, changes: watch::Receiver<u64>) {
+        self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
+        let explain = self.ctx.sandbox.snapshot().policy.denials() == Denials::Explain;
+        match &self.flow.seen {
+            Seen::Tls(_) if !explain => tls::refuse(io).await,
+            _ => self.converse(io, Some(denial), changes).await,
+        }
+    }
+
+    /// HTTP with the client, after a handshake where it speaks TLS.
+    async fn converse<Io: Connection>(self, io: Prefixed<Io>, refusal: Option<Denial>, changes: watch::Receiver<u64>) {
+        let mut shutdown = self.shutdown.clone();
+        let conversation = async {
+            match &self.flow.seen {
+                Seen::Http(version) => {
+                    let version = *version;
+                    Box::pin(http::serve(io, self.conversation(version, refusal), changes)).await;
+                }
+                Seen::Tls(Hello { sni: Some(name), .. }) => {
+                    let Ok(config) = self.ctx.authority.server_config(name) else { return tls::refuse(io).await };
+                    match Box::pin(tls::terminate(io, config, name)).await {
+                        Ok(tls) => {
+                            let version = tls::version(&tls);
+                            Box::pin(http::serve(tls, self.conversation(version, refusal), changes)).await;
+                        }
+                        Err(error) => self.ledger.error(chain(&error)),
+                    }
+                }
+                Seen::Tls(_) | Seen::Unreadable(_) => tls::refuse(io).await,
+                Seen::Unread | Seen::Opaque => reset(io),
+            }
+        };
+        tokio::select! {
+            () = shutdown.begun() => {}
+            () = conversation => {}
+        }
+    }
+
+    /// TLS ready to be terminated for the name in the hello; `None` where there is none.
+    fn leaf(&self) -> Option<Result<Arc<ServerConfig>, MintError>> {
+        match &self.flow.seen {
+            Seen::Tls(Hello { sni: Some(name), .. }) => Some(self.ctx.authority.server_config(name)),
+            _ => None,
+        }
+    }
+
+    fn conversation(&self, version: HttpVersion, refusal: Option<Denial>) -> Conversation {
+        Conversation::new(Arc::clone(&self.ctx), self.flow.clone(), Arc::clone(&self.ledger), version, refusal)
+    }
+
+    /// Our resolver answers, whichever was dialled (POLICY §5).
+    async fn answer_dns<Io: Connection>(mut self, io: Io) {
+        let basis = self.denial(DenyReason::NoName).basis;
+        let mut judged = ledger::allowed(RouteTaken::Respond, &basis, None, &self.flow.seen);
+        judged.protocol = Protocol::Dns;
+        self.ledger.verdict(judged);
+        tokio::select! {
+            () = self.shutdown.begun() => {}
+            served = dns::serve_stream(io, &self.ctx.dns) => {
+                if let Err(error) = served {
+                    self.ledger.error(format!("the client broke off: {error}"));
+                }
+            }
+        }
+    }
+
+    /// The client went away, or said too little. A refusal that stood before still counts.
+    fn leave_early(&self, refusal: Option<Denial>, error: &peek::PeekError) {
+        if let Some(denial) = refusal {
+            self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
+        }
+        self.ledger.error(chain(error));
+    }
+
+    fn judge_address(&self) -> Option<Verdict<Route>> {
+        self.ctx.sandbox.snapshot().policy.decide_address(&self.flow, &self.ctx.host.load())
+    }
+
+    fn is_loop(&self) -> bool {
+        let OriginalDst(dst) = self.flow.dst;
+        dst.port() == self.ctx.listener_port
+    }
+
+    /// A denial by no rule of the policy.
+    fn denial(&self, reason: DenyReason) -> Denial {
+        Denial { reason, basis: Basis { rule: None, revision: self.ctx.sandbox.snapshot().policy.revision() } }
+    }
+}
+
+/// What a flow's bytes are, whichever listener they came from.
+trait Connection: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static {}
+
+impl<Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static> Connection for Io {}
+
+fn reset(mut io: impl Reset) {
+    io.reset_on_drop();
+}
+
+/// An error and what is behind it, as one sentence for the record.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -3,6 +3,8 @@
 //! A [`Secret`] has no `Display`, `Debug` of its value, `Clone` or `Serialize`, and its memory is zeroised. What a
 //! library must copy (a header value) is marked sensitive where it is made ([`inject`]).
 
+pub mod inject;
+
 use std::collections::HashMap;
 use std::fmt;
 

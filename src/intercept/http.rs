@@ -1,0 +1,423 @@
+//! One connection of HTTP: every request is judged alone, and goes out under its own permit or not at all.
+//!
+//! It owns the order of a request's stages (see [`Conversation::respond`]); each stage is a file below. It never
+//! dials (`intercept::upstream` does) and never decides (the policy does).
+//!
+//! - `INVARIANT`: nobody upstream is contacted before a request's permit, nor without every value it injects.
+//! - `INVARIANT`: a permit's generation is compared with the current one before the first upstream byte and before
+//!   injection (POLICY §8).
+//! - `INVARIANT`: hop-by-hop fields go before injection, never after.
+
+mod authority;
+mod guard;
+mod headers;
+mod live;
+mod payload;
+mod refuse;
+mod serve;
+mod upgrade;
+mod upstreams;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::audit::{self, Judged, Protocol, RouteTaken};
+use crate::flow::{Domain, Flow, HttpVersion, RequestHead, Scheme, Seen};
+use crate::intercept::Context;
+use crate::intercept::ledger::{self, Due, Ledger};
+use crate::intercept::upstream::DialError;
+use crate::policy::verdict::{Action, Basis, Denial, DenyReason, LocalResponse, Permit, Verdict};
+use crate::sandbox::Snapshot;
+use crate::secret::inject::Injections;
+use authority::{Authority, Expected};
+use guard::{Fault, Watch};
+use live::Live;
+use payload::{Payload, PayloadError};
+use refuse::Answer;
+use upstreams::{Lease, SendError, Upstreams, Wanted};
+
+pub(super) use serve::serve;
+
+/// What all requests of one connection share.
+pub(super) struct Conversation {
+    ctx: Arc<Context>,
+    flow: Flow,
+    ledger: Arc<Ledger>,
+    scheme: Scheme,
+    version: HttpVersion,
+    /// A refused flow: every request is told so, and nothing else happens.
+    refusal: Option<Denial>,
+    watch: Arc<Watch>,
+    upstreams: Upstreams,
+    live: live::Register,
+    switched: Mutex<Option<Switched>>,
+}
+
+/// A connection that leaves HTTP: what joins its two ends (RFC 9110 §7.8).
+struct Switched {
+    down: OnUpgrade,
+    up: OnUpgrade,
+    live: Arc<Live>,
+}
+
+/// A request's head, kept for as long as the request lives, so that it can be judged again.
+#[derive(Debug)]
+struct Asked {
+    authority: Authority,
+    method: Method,
+    headers: HeaderMap,
+    protocol: Protocol,
+}
+
+/// One request and what has been earned for it so far.
+struct Permitted {
+    permit: Permit,
+    generation: u64,
+    injections: Injections,
+    live: Arc<Live>,
+}
+
+impl Conversation {
+    /// A conversation over a flow whose requests are judged or, with `refusal`, all refused.
+    pub(super) fn new(
+        ctx: Arc<Context>,
+        flow: Flow,
+        ledger: Arc<Ledger>,
+        version: HttpVersion,
+        refusal: Option<Denial>,
+    ) -> Self {
+        let scheme = if matches!(flow.seen, Seen::Tls(_)) { Scheme::Https } else { Scheme::Http };
+        Self {
+            ctx,
+            flow,
+            ledger,
+            scheme,
+            version,
+            refusal,
+            watch: Arc::default(),
+            upstreams: Upstreams::default(),
+            live: live::Register::default(),
+            switched: Mutex::default(),
+        }
+    }
+
+    /// Answers one request. The error ends its stream, and with HTTP/1 its connection, without an answer.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
+        let busy = self.watch.busy();
+        let response = self.respond(request).await?;
+        Ok(response.map(|body| payload::holding(body, busy)))
+    }
+
+    /// Every stage of a request, in order: whom it names, may it, with what values, over which connection — and all
+    /// of it again if the policy changed meanwhile.
+    async fn respond(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
+        if let Some(denial) = &self.refusal {
+            return Ok(self.word(denial, claimed_host(&request).as_deref()).into_response());
+        }
+        let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let asked = match authority::read(&parts, self.expected()) {
+            Ok(authority) => Arc::new(Asked::new(authority, &parts)),
+            Err(reason) => return Ok(self.misdirected(reason, &parts)),
+        };
+        loop {
+            let snapshot = self.ctx.sandbox.snapshot();
+            let host = self.ctx.host.load_full();
+            let permit = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
+                Verdict::Allow(Action::Forward(permit)) => permit,
+                Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
+                Verdict::Deny(denial) => return Ok(self.deny(&denial, &asked)),
+            };
+            let Ok(injections) = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets()) else {
+                let basis = permit.basis().clone();
+                return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
+            };
+            let live = self.live.add(Arc::clone(&asked), permit.target().clone());
+            let due = self.ledger.due(asked.permitted(&permit, &injections));
+            let lease = match self.lease(&permit, &snapshot).await {
+                Ok(lease) => lease,
+                Err(error) => return Ok(self.fail_dial(&error, due, &asked)),
+            };
+            if self.ctx.sandbox.snapshot().generation != snapshot.generation {
+                due.withdraw();
+                continue;
+            }
+            drop(due);
+            let permitted = Permitted { permit, generation: snapshot.generation, injections, live };
+            return self.forward(permitted, &asked, Request::from_parts(parts, body), lease, switch).await;
+        }
+    }
+
+    fn expected(&self) -> Expected<'_> {
+        let sni = if let Seen::Tls(hello) = &self.flow.seen { hello.sni.as_ref() } else { None };
+        Expected { scheme: self.scheme, port: self.flow.dst.port(), sni }
+    }
+
+    async fn lease(&self, permit: &Permit, snapshot: &Snapshot) -> Result<Lease, DialError> {
+        let version = match self.version {
+            HttpVersion::Http1 => Version::HTTP_11,
+            HttpVersion::Http2 => Version::HTTP_2,
+        };
+        self.upstreams.lease(&self.ctx, permit, snapshot, Wanted { scheme: self.scheme, version }).await
+    }
+
+    /// Sends a permitted request and brings its answer.
+    async fn forward(
+        &self,
+        permitted: Permitted,
+        asked: &Asked,
+        request: Request<Incoming>,
+        mut lease: Lease,
+        switch: Option<OnUpgrade>,
+    ) -> Result<Response<Payload>, PayloadError> {
+        let Permitted { permit, generation, injections, live } = permitted;
+        let Some(request) = self.outbound(request, asked, injections, &lease, &live, switch.is_some()) else {
+            return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
+        };
+        let mut cut = live.cut();
+        let sent = tokio::select! {
+            biased;
+            () = &mut cut => return Err(PayloadError::Revoked),
+            sent = self.send(request, &mut lease, &permit, generation) => sent,
+        };
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(sentence) => return Ok(self.broken(sentence, permit.basis())),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(down) = switch.filter(|_| upgrade::is_granted(&response)) else {
+                let sentence = "the upstream switched to a protocol that was not asked for";
+                return Ok(self.fail(sentence, StatusCode::BAD_GATEWAY));
+            };
+            let up = hyper::upgrade::on(&mut response);
+            self.switch(Switched { down, up, live });
+            headers::sanitise_response(response.headers_mut());
+            upgrade::restore(response.headers_mut());
+            return Ok(response.map(|_| payload::whole(bytes::Bytes::new())));
+        }
+        let (mut head, body) = response.into_parts();
+        headers::sanitise_response(&mut head.headers);
+        head.extensions.clear();
+        let body = payload::passing(body, live.cut(), (live, lease.driver()));
+        self.upstreams.give_back(lease, &permit, generation).await;
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// The request as it goes out: what belongs to the sandbox's connection removed, the origin set, and only then
+    /// what the rule injects.
+    fn outbound(
+        &self,
+        request: Request<Incoming>,
+        asked: &Asked,
+        injections: Injections,
+        lease: &Lease,
+        live: &Arc<Live>,
+        switch: bool,
+    ) -> Option<Request<Payload>> {
+        let (mut parts, body) = request.into_parts();
+        headers::sanitise_request(&mut parts.headers);
+        match &asked.authority.host {
+            Some(host) => parts.headers.insert(header::HOST, host.clone()),
+            None => parts.headers.remove(header::HOST),
+        };
+        if switch {
+            upgrade::restore(&mut parts.headers);
+        } else if lease.version() == Version::HTTP_11 && parts.headers.contains_key(header::TE) {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        injections.apply(&mut parts.headers);
+        parts.extensions.clear();
+        authority::write(&mut parts, &asked.authority, self.scheme, lease.version())?;
+        Some(Request::from_parts(parts, payload::passing(body, live.cut(), (Arc::clone(live), lease.driver()))))
+    }
+
+    /// Sends; once more over a new connection where the first was found closed before the request was on it.
+    async fn send(
+        &self,
+        request: Request<Payload>,
+        lease: &mut Lease,
+        permit: &Permit,
+        generation: u64,
+    ) -> Result<Response<Incoming>, &'static str> {
+        let unsent = match lease.send(request).await {
+            Ok(response) => return Ok(response),
+            Err(SendError::Broken(error)) => return Err(sentence(&error)),
+            Err(SendError::Unsent(request)) => request,
+        };
+        const GONE: &str = "the upstream closed the connection before it answered";
+        let snapshot = self.ctx.sandbox.snapshot();
+        let again = self.lease(permit, &snapshot).await.map_err(|_| GONE)?;
+        if snapshot.generation != generation || again.version() != lease.version() {
+            return Err(GONE);
+        }
+        *lease = again;
+        match lease.send(*unsent).await {
+            Ok(response) => Ok(response),
+            Err(SendError::Broken(error)) => Err(sentence(&error)),
+            Err(SendError::Unsent(_)) => Err(GONE),
+        }
+    }
+
+    fn switch(&self, switched: Switched) {
+        self.watch.switch_protocol();
+        *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
+    }
+}
+
+/// How requests end that are not sent.
+impl Conversation {
+    fn deny(&self, denial: &Denial, asked: &Asked) -> Response<Payload> {
+        let answer = self.word(denial, asked.authority.name.as_ref().map(Domain::as_str));
+        let mut judged = asked.judged(Err(denial.reason), &denial.basis);
+        judged.status = Some(answer.status().as_u16());
+        self.ledger.verdict(judged);
+        answer.into_response()
+    }
+
+    /// A request whose authority is doubtful. Its connection ends with HTTP/1: what follows is as doubtful.
+    fn misdirected(&self, reason: DenyReason, parts: &Parts) -> Response<Payload> {
+        let denial = self.denial(reason);
+        let answer = self.word(&denial, None);
+        let mut judged = ledger::denied(&denial, &self.flow.seen);
+        judged.protocol = protocol(parts.version);
+        judged.request = Some(audit::Request { method: parts.method.to_string(), path: parts.uri.path().to_owned() });
+        judged.status = Some(answer.status().as_u16());
+        self.ledger.verdict(judged);
+        let mut response = answer.into_response();
+        if reason == DenyReason::MalformedRequest && parts.version != Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Bytes that are no request, as the guard found. The answer's bytes, where the guard gives it.
+    fn stop(&self, fault: Fault) -> bytes::Bytes {
+        let denial = match (&self.refusal, fault) {
+            (Some(denial), _) => denial.clone(),
+            (None, Fault::Malformed) => self.denial(DenyReason::MalformedRequest),
+            (None, Fault::NotHttp) => self.denial(DenyReason::NotHttp),
+            (None, Fault::TooLarge | Fault::TooSlow) => self.denial(DenyReason::Limit),
+        };
+        let answer = refuse::faulty(fault, &denial, self.style());
+        if self.refusal.is_none() {
+            let mut judged = ledger::denied(&denial, &self.flow.seen);
+            judged.protocol = Protocol::Http;
+            judged.status = Some(answer.status().as_u16());
+            self.ledger.verdict(judged);
+        }
+        answer.into_bytes()
+    }
+
+    fn answer_here(&self, local: &LocalResponse, basis: &Basis, asked: &Asked) -> Response<Payload> {
+        let mut judged = asked.judged(Ok(RouteTaken::Respond), basis);
+        judged.status = Some(local.status.as_u16());
+        self.ledger.verdict(judged);
+        let mut response = Response::new(payload::whole(local.body.clone()));
+        *response.status_mut() = local.status;
+        *response.headers_mut() = local.headers.clone();
+        response
+    }
+
+    fn fail_dial(&self, error: &DialError, mut due: Due<'_>, asked: &Asked) -> Response<Payload> {
+        if let DialError::Denied(denial) = error {
+            due.withdraw();
+            return self.deny(denial, asked);
+        }
+        let status = if error.is_timeout() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+        due.answered(status);
+        self.fail(&crate::intercept::chain(error), status)
+    }
+
+    /// The exchange broke: by the sandbox's own body, where the guard says so, by the upstream otherwise.
+    fn broken(&self, sentence: &str, basis: &Basis) -> Response<Payload> {
+        let Some(fault) = self.watch.fault() else {
+            return self.fail(sentence, StatusCode::BAD_GATEWAY);
+        };
+        let denial = Denial { reason: DenyReason::MalformedRequest, basis: basis.clone() };
+        refuse::faulty(fault, &denial, self.style()).into_response()
+    }
+
+    fn fail(&self, sentence: &str, status: StatusCode) -> Response<Payload> {
+        self.ledger.error(sentence);
+        refuse::failed(status, sentence).into_response()
+    }
+
+    fn word(&self, denial: &Denial, host: Option<&str>) -> Answer {
+        refuse::denied(denial, host, self.style())
+    }
+
+    fn style(&self) -> crate::policy::Denials {
+        self.ctx.sandbox.snapshot().policy.denials()
+    }
+
+    /// A denial by no rule of the policy.
+    fn denial(&self, reason: DenyReason) -> Denial {
+        Denial { reason, basis: Basis { rule: None, revision: self.ctx.sandbox.snapshot().policy.revision() } }
+    }
+}
+
+impl Asked {
+    fn new(authority: Authority, parts: &Parts) -> Self {
+        let protocol = protocol(parts.version);
+        Self { authority, method: parts.method.clone(), headers: parts.headers.clone(), protocol }
+    }
+
+    fn head(&self, flow: &Flow, scheme: Scheme) -> RequestHead<'_> {
+        RequestHead {
+            scheme,
+            authority: self.authority.name.as_ref(),
+            dst: flow.dst,
+            method: self.method.as_str(),
+            path: self.authority.target.path(),
+            query: self.authority.target.query(),
+            headers: &self.headers,
+        }
+    }
+
+    fn permitted(&self, permit: &Permit, injections: &Injections) -> Judged {
+        let judged = self.judged(Ok(RouteTaken::Terminate), permit.basis());
+        Judged { observed: permit.observed(), injected: injections.names(), ..judged }
+    }
+
+    fn judged(&self, outcome: Result<RouteTaken, DenyReason>, basis: &Basis) -> Judged {
+        Judged {
+            outcome,
+            observed: None,
+            rule: basis.rule.clone(),
+            revision: basis.revision,
+            protocol: self.protocol,
+            name: self.authority.name.clone(),
+            request: Some(audit::Request {
+                method: self.method.to_string(),
+                path: self.authority.target.path().to_owned(),
+            }),
+            injected: Vec::new(),
+            status: None,
+        }
+    }
+}
+
+fn protocol(version: Version) -> Protocol {
+    if version == Version::HTTP_2 { Protocol::H2 } else { Protocol::Http }
+}
+
+/// What a request claims to be for, before anything was compared; for wording alone.
+fn claimed_host(request: &Request<Incoming>) -> Option<String> {
+    let in_target = request.uri().host().map(str::to_owned);
+    in_target.or_else(|| request.headers().get(header::HOST)?.to_str().ok().map(str::to_owned))
+}
+
+/// Why an exchange broke, whose fault it is first.
+fn sentence(error: &hyper::Error) -> &'static str {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        "the upstream closed the connection before it answered"
+    } else if error.is_parse() {
+        "the upstream's answer is no HTTP that can be read without doubt"
+    } else {
+        "the connection to the upstream broke"
+    }
+}

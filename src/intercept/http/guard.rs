@@ -1,0 +1,394 @@
+//! A byte-level guard between a sandbox's HTTP/1 bytes and the HTTP library.
+//!
+//! It owns framing: it follows heads and bodies byte by byte, lets a head through only when all of it has come and is
+//! beyond doubt, and ends the reading at the first byte that is not. So what the library would repair or accept in
+//! silence (RFC 9112 §11.2: `Content-Length` beside `Transfer-Encoding`, bare LF, folded fields, `+5`, …) never
+//! reaches it, and nobody upstream can read a message otherwise than we did. It never judges where a request may go.
+//!
+//! - `INVARIANT`: every head that passes satisfies [`head::check`], keep-alive and pipelined ones included.
+//! - `INVARIANT`: after a fault no further byte passes.
+//! - `INVARIANT`: a fault between requests is answered here, after every earlier answer; a fault inside a body is
+//!   answered by whoever reads the body. Never both.
+//!
+//! It buffers one head at most ([`limits::HEAD_BYTES`]), and nothing while the connection is idle.
+
+mod chunked;
+mod head;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::limits;
+use chunked::Chunked;
+
+pub(super) use chunked::may_trail;
+
+/// Why the reading ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The message cannot be framed without doubt.
+    Malformed,
+    /// The first message is no HTTP at all.
+    NotHttp,
+    /// More than [`limits::HEAD_BYTES`], or more than [`limits::HEAD_FIELDS`] fields.
+    TooLarge,
+    /// A head took longer than [`limits::HEAD_TIME`].
+    TooSlow,
+}
+
+/// What the guard and those who answer requests tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    busy: AtomicUsize,
+    begun: AtomicUsize,
+    through: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+    reader: Mutex<Option<Waker>>,
+}
+
+impl Watch {
+    /// Marks a request as being answered until the value is dropped.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether a request is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
+    }
+
+    /// How many requests have begun to be answered.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// What ended the reading, if something did.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on the bytes are no HTTP any more: the protocol was switched (RFC 9110 §15.2.2).
+    pub(super) fn switch_protocol(&self) {
+        self.through.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+    }
+}
+
+/// A request is being answered.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Watch>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        self.0.wake();
+    }
+}
+
+/// Is told of a fault, and words the answer to it: the bytes of a whole response.
+pub(super) type OnFault = Box<dyn FnMut(Fault) -> Bytes + Send>;
+
+/// The guard itself: reads are checked, writes pass.
+pub(super) struct Guard<Io> {
+    io: Io,
+    watch: Arc<Watch>,
+    on_fault: OnFault,
+    /// Read and not yet let through.
+    held: BytesMut,
+    scan: head::Scan,
+    /// How much of `held` has been checked and may pass.
+    cleared: usize,
+    expect: Expect,
+    first: bool,
+    deadline: Option<Pin<Box<Sleep>>>,
+    last_words: Bytes,
+}
+
+/// What the next byte belongs to.
+enum Expect {
+    Head,
+    Body(u64),
+    Chunks(Chunked),
+}
+
+/// Bytes read at once where the reader's own buffer cannot be used.
+const STEP: usize = 4 * 1024;
+
+impl<Io> Guard<Io> {
+    /// Stands before `io`.
+    pub(super) fn new(io: Io, watch: Arc<Watch>, on_fault: OnFault) -> Self {
+        Self {
+            io,
+            watch,
+            on_fault,
+            held: BytesMut::new(),
+            scan: head::Scan::default(),
+            cleared: 0,
+            expect: Expect::Head,
+            first: true,
+            deadline: None,
+            last_words: Bytes::new(),
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        let between_requests = matches!(self.expect, Expect::Head);
+        *self.watch.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        self.held = BytesMut::new();
+        self.cleared = 0;
+        self.deadline = None;
+        let answer = (self.on_fault)(fault);
+        if between_requests {
+            self.last_words = answer;
+        }
+    }
+
+    /// Hands cleared bytes to the reader.
+    fn release(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.cleared.min(buf.remaining());
+        buf.put_slice(self.held.get(..count).unwrap_or_default());
+        self.held.advance(count);
+        self.cleared -= count;
+        if self.held.is_empty() {
+            self.held = BytesMut::new();
+        }
+    }
+
+    /// Looks at `held` for a whole head; clears it, or says what is wrong with it.
+    fn take_head(&mut self) -> Result<(), Fault> {
+        while self.held.starts_with(b"\r\n") {
+            self.held.advance(2);
+        }
+        match self.scan.end(&self.held).and_then(|end| self.check_head(end)) {
+            Ok(None) => Ok(()),
+            Ok(Some((length, head))) => {
+                self.cleared = length;
+                self.scan = head::Scan::default();
+                self.first = false;
+                self.deadline = None;
+                self.expect = match head.body {
+                    head::Body::None => Expect::Head,
+                    head::Body::Length(length) => Expect::Body(length),
+                    head::Body::Chunked => Expect::Chunks(Chunked::default()),
+                };
+                Ok(())
+            }
+            Err(head::HeadFault::TooLarge) => Err(Fault::TooLarge),
+            Err(head::HeadFault::NoRequestLine) if self.first => Err(Fault::NotHttp),
+            Err(head::HeadFault::NoRequestLine | head::HeadFault::Malformed) => Err(Fault::Malformed),
+        }
+    }
+
+    fn check_head(&self, end: Option<usize>) -> Result<Option<(usize, head::Head)>, head::HeadFault> {
+        let Some(length) = end else { return Ok(None) };
+        head::check(self.held.get(..length).unwrap_or_default()).map(|head| Some((length, head)))
+    }
+
+    /// How many of `bytes` belong to the body and are in order; `Err` beside how many were, where one is not.
+    fn scan_body(&mut self, bytes: &[u8]) -> (usize, Result<(), Fault>) {
+        match &mut self.expect {
+            Expect::Head => (0, Ok(())),
+            Expect::Body(left) => {
+                let count = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= count as u64;
+                if *left == 0 {
+                    self.expect = Expect::Head;
+                }
+                (count, Ok(()))
+            }
+            Expect::Chunks(chunks) => {
+                let (count, state) = chunks.scan(bytes);
+                if state == Ok(chunked::State::Done) {
+                    self.expect = Expect::Head;
+                }
+                (count, state.map(|_| ()).map_err(|()| Fault::Malformed))
+            }
+        }
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Guard<Io> {
+    /// Reads more of a head; `Ready(Ok(0))` at the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [0; STEP];
+        let mut step = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut step))?;
+        self.held.extend_from_slice(step.filled());
+        Poll::Ready(Ok(step.filled().len()))
+    }
+
+    /// The clock of a head: idle time before its first byte, [`limits::HEAD_TIME`] from it on.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<()> {
+        let allowed = if begun { limits::HEAD_TIME } else { limits::KEEP_ALIVE };
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + allowed)));
+        deadline.as_mut().poll(cx)
+    }
+
+    /// Waits for a head. Ready when there is something to release, a fault, or no more to come.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        loop {
+            if let Err(fault) = self.take_head() {
+                self.fail(fault);
+                return Poll::Ready(Ok(Progress::More));
+            }
+            if self.cleared > 0 {
+                return Poll::Ready(Ok(Progress::More));
+            }
+            let begun = !self.held.is_empty();
+            match self.poll_fill(cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(Progress::End)),
+                Poll::Ready(_) => {
+                    if !begun {
+                        self.deadline = None;
+                    }
+                }
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx, begun));
+                    self.deadline = None;
+                    if begun {
+                        self.fail(Fault::TooSlow);
+                        return Poll::Ready(Ok(Progress::More));
+                    }
+                    if !self.watch.is_busy() {
+                        return Poll::Ready(Ok(Progress::End));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a body straight into the reader's buffer; what comes after its end is held.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Progress>> {
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            let (count, state) = self.scan_body(&held);
+            self.held = held;
+            self.cleared = count;
+            if let Err(fault) = state {
+                self.held.truncate(count);
+                self.release(buf);
+                self.fail(fault);
+                return Poll::Ready(Ok(if count > 0 { Progress::Filled } else { Progress::More }));
+            }
+            return Poll::Ready(Ok(Progress::More));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        if fresh.is_empty() {
+            return Poll::Ready(Ok(Progress::End));
+        }
+        let (count, state) = self.scan_body(fresh);
+        if state.is_ok() {
+            self.held.extend_from_slice(fresh.get(count..).unwrap_or_default());
+        }
+        buf.set_filled(before + count);
+        if let Err(fault) = state {
+            self.fail(fault);
+        }
+        Poll::Ready(Ok(if count > 0 { Progress::Filled } else { Progress::More }))
+    }
+}
+
+/// What a step of reading brought.
+enum Progress {
+    /// Look again: something was cleared, or a fault was found.
+    More,
+    /// The reader's buffer has new bytes.
+    Filled,
+    /// The stream is at its end.
+    End,
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.watch.wait(cx);
+        loop {
+            if buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if this.watch.through.load(Ordering::Acquire) {
+                this.cleared = this.held.len();
+                if this.cleared == 0 {
+                    return Pin::new(&mut this.io).poll_read(cx, buf);
+                }
+            }
+            if this.cleared > 0 {
+                this.release(buf);
+                return Poll::Ready(Ok(()));
+            }
+            if this.watch.fault().is_some() {
+                // Earlier requests are answered first; the end of the stream would cut them off. In a body, the
+                // request that is being answered is the one at fault, and has to learn of it.
+                let between_requests = matches!(this.expect, Expect::Head);
+                return if between_requests && this.watch.is_busy() { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+            let progress = match this.expect {
+                Expect::Head => ready!(this.poll_head(cx))?,
+                Expect::Body(_) | Expect::Chunks(_) => ready!(this.poll_body(cx, buf))?,
+            };
+            match progress {
+                Progress::More => {}
+                Progress::Filled | Progress::End => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while !this.last_words.is_empty() {
+            let count = ready!(Pin::new(&mut this.io).poll_write(cx, &this.last_words))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            this.last_words.advance(count);
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Fields that belong to one connection and not to the message: removed on the way through, in both directions.
+//!
+//! It runs before injection, never after, so that `Connection: authorization` takes away what the sandbox sent and
+//! never what a rule set.
+
+use http::header::{
+    ALT_SVC, CONNECTION, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue};
+
+/// Hop-by-hop fields (RFC 9110 §7.6.1, RFC 9113 §8.2.2), those of a proxy, and the settings of an h2c upgrade.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Takes from a request what ends here. `Expect` too: the wish for a 100 is granted here. What stays of `TE` is the
+/// readiness for trailers, which says nothing about a connection.
+pub(super) fn sanitise_request(headers: &mut HeaderMap) {
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    remove_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    // HTTP/2 may split cookies over fields; HTTP/1 servers read one (RFC 9113 §8.2.3).
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            joined.set_sensitive(true);
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
+/// Takes from a response what ends here, and `Alt-Svc`, which would steer the client to where nothing is read.
+pub(super) fn sanitise_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(ALT_SVC);
+}
+
+/// The elements of a comma-separated field, over all its lines.
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // `Host` is named by who wants to be read as another origin; it is set anew before a request goes out.
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| *name != HOST)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |&(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn what_connection_names_ends_here() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, x-one"),
+            ("connection", "X-Two, te"),
+            ("keep-alive", "5"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("te", "gzip, Trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("expect", "100-continue"),
+            ("proxy-authorization", "Basic x"),
+        ]);
+        sanitise_request(&mut headers);
+        assert_eq!(headers, map(&[("x-three", "3"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        sanitise_request(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn a_response_does_not_steer_elsewhere() {
+        let mut headers = map(&[("alt-svc", "h3=\":443\""), ("connection", "close"), ("server", "s")]);
+        sanitise_response(&mut headers);
+        assert_eq!(headers, map(&[("server", "s")]));
+    }
+}

@@ -1,0 +1,197 @@
+//! How a refusal, or a failure upstream, is put into HTTP (POLICY §7).
+//!
+//! It words what was judged elsewhere; it never shows another rule. Text from the sandbox is bounded, and escaped by
+//! the JSON form.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::policy::Denials;
+use crate::policy::verdict::{Denial, DenyReason};
+
+use super::guard::Fault;
+use super::payload::{Payload, whole};
+
+const EXEAT_DENIED: HeaderName = HeaderName::from_static("exeat-denied");
+const EXEAT_ERROR: HeaderName = HeaderName::from_static("exeat-error");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// A whole answer.
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// The answer to a request that was denied. `host` is what it named.
+pub(super) fn denied(denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+    let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
+    explain(status, denial, host, hint(denial.reason), style)
+}
+
+/// The answer to bytes that the guard stopped.
+pub(super) fn faulty(fault: Fault, denial: &Denial, style: Denials) -> Answer {
+    let status = match fault {
+        Fault::Malformed => StatusCode::BAD_REQUEST,
+        Fault::NotHttp => StatusCode::FORBIDDEN,
+        Fault::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Fault::TooSlow => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let hint = match fault {
+        Fault::Malformed | Fault::NotHttp => hint(denial.reason),
+        Fault::TooLarge => "the head of the request is larger than 64 KiB or has more than 128 fields",
+        Fault::TooSlow => "the head of the request took longer than 30 s",
+    };
+    let mut answer = explain(status, denial, None, hint, style);
+    answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// The answer to a request that was permitted and failed upstream: no denial. The sentence says whose fault it is.
+pub(super) fn failed(status: StatusCode, sentence: &str) -> Answer {
+    let plain: String = sentence.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Ok(value) = HeaderValue::from_str(&plain) {
+        headers.insert(EXEAT_ERROR, value);
+    }
+    Answer { status, headers, body: json(&Failure { error: &plain }) }
+}
+
+impl Answer {
+    /// For the HTTP library.
+    pub(super) fn into_response(self) -> Response<Payload> {
+        let mut response = Response::new(whole(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+
+    /// As HTTP/1.1, for where the library has been told that nothing more comes.
+    pub(super) fn into_bytes(self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_slice(b"HTTP/1.1 ");
+        bytes.put_slice(self.status.as_str().as_bytes());
+        bytes.put_slice(b" ");
+        bytes.put_slice(self.status.canonical_reason().unwrap_or_default().as_bytes());
+        bytes.put_slice(b"\r\n");
+        for (name, value) in &self.headers {
+            bytes.put_slice(name.as_str().as_bytes());
+            bytes.put_slice(b": ");
+            bytes.put_slice(value.as_bytes());
+            bytes.put_slice(b"\r\n");
+        }
+        bytes.put_slice(format!("content-length: {}\r\n\r\n", self.body.len()).as_bytes());
+        bytes.put_slice(&self.body);
+        bytes.freeze()
+    }
+
+    /// The status, for the record.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+/// POLICY §7, in its order.
+#[derive(Serialize)]
+struct Explanation<'a> {
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    revision: String,
+    hint: &'a str,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: &'a str,
+}
+
+/// Bytes of a name that an answer repeats.
+const HOST_BYTES: usize = 256;
+
+fn explain(status: StatusCode, denial: &Denial, host: Option<&str>, hint: &str, style: Denials) -> Answer {
+    let mut headers = HeaderMap::new();
+    if style == Denials::Terse {
+        return Answer { status, headers, body: Bytes::new() };
+    }
+    headers.insert(EXEAT_DENIED, HeaderValue::from_static(denial.reason.as_str()));
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(CONTENT_TYPE, JSON);
+    let body = json(&Explanation {
+        reason: denial.reason.as_str(),
+        host: host.map(|host| host.get(..HOST_BYTES).unwrap_or(host)).filter(|host| host.len() <= HOST_BYTES),
+        rule: denial.basis.rule.as_ref().map(|rule| rule.as_str()),
+        revision: denial.basis.revision.to_string(),
+        hint,
+    });
+    Answer { status, headers, body }
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
+/// What the user may do about it.
+fn hint(reason: DenyReason) -> &'static str {
+    match reason {
+        DenyReason::DeniedCidr => "the policy denies this address by name of its range",
+        DenyReason::ProtectedRange => "this address belongs to the host or to its network; only the operator opens it",
+        DenyReason::DenyAll => "the policy of this sandbox allows nothing",
+        DenyReason::DeniedDomain => "the policy denies this name",
+        DenyReason::NoRule => "no rule allows this name; to permit it, add it to `allow`",
+        DenyReason::NoName => "the request names no host, and no rule allows the address; use the host's name",
+        DenyReason::AuthorityMismatch => "TLS server name, request target, Host and port must name one origin",
+        DenyReason::AmbiguousPath => "the path reads differently when decoded; send it in its plain form",
+        DenyReason::PlaintextInjection => "a credential is never sent in clear; use https",
+        DenyReason::NotHttp => "only HTTP is permitted here",
+        DenyReason::PlaceholderMisdirected => "the placeholder of a secret may not go to this host",
+        DenyReason::MalformedRequest => "the request cannot be read without doubt, or is meant for a proxy",
+        DenyReason::SecretUnavailable => "the credential for this host has no usable value; ask the operator",
+        DenyReason::MintBudget => "too many new hosts at once; try again in a moment",
+        DenyReason::Limit => "a limit of this sandbox is reached",
+        DenyReason::UnreadableHello | DenyReason::Loop | DenyReason::Revoked => "the connection is not permitted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::verdict::Basis;
+
+    fn denial() -> Denial {
+        let revision = Policy::deny_all().revision();
+        Denial { reason: DenyReason::NoRule, basis: Basis { rule: None, revision } }
+    }
+
+    #[test]
+    fn text_from_the_sandbox_is_escaped_and_bounded() {
+        let answer = denied(&denial(), Some("a\"\r\n\u{7f}<b>"), Denials::Explain);
+        let body = String::from_utf8(answer.body.to_vec()).unwrap();
+        assert!(body.contains(r#""host":"a\"\r\n"#), "{body}");
+        assert_eq!(body.lines().count(), 1, "{body}");
+        let long = "a".repeat(10_000);
+        assert!(denied(&denial(), Some(&long), Denials::Explain).body.len() < 1000);
+    }
+
+    #[test]
+    fn terse_is_a_status_alone() {
+        let answer = denied(&denial(), Some("a.test"), Denials::Terse);
+        assert_eq!((answer.status, answer.headers.len(), answer.body.len()), (StatusCode::FORBIDDEN, 0, 0));
+    }
+
+    #[test]
+    fn a_failure_cannot_break_a_header() {
+        let answer = failed(StatusCode::BAD_GATEWAY, "a\r\nset-cookie: x");
+        assert_eq!(answer.headers.get("exeat-error").unwrap(), "a??set-cookie: x");
+    }
+}

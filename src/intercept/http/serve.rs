@@ -1,0 +1,161 @@
+//! The life of one HTTP connection of the sandbox: the library behind the guard, idle time, changes of policy, and
+//! what follows a switch of protocols.
+
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::attach::Reset;
+use crate::flow::HttpVersion;
+use crate::intercept::ledger::{Metered, denied};
+use crate::intercept::splice;
+use crate::limits;
+use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
+
+use super::guard::Guard;
+use super::{Conversation, Switched};
+
+/// What a sandbox may send on one HTTP/2 stream, and on one connection, before we read it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of answers that wait for the sandbox on one HTTP/2 stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Answers the requests of `io` until either side ends it, or the policy no longer permits the flow.
+pub(in crate::intercept) async fn serve<Io>(io: Io, conversation: Conversation, changes: watch::Receiver<u64>)
+where
+    Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static,
+{
+    let conversation = Arc::new(conversation);
+    let io = Metered::new(io, Arc::clone(&conversation.ledger));
+    let served = async {
+        match conversation.version {
+            HttpVersion::Http1 => Box::pin(serve_http1(io, &conversation)).await,
+            HttpVersion::Http2 => Box::pin(serve_http2(io, &conversation)).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = govern(&conversation, changes) => {}
+        () = served => {}
+    }
+}
+
+async fn serve_http1<Io>(io: Io, conversation: &Arc<Conversation>)
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let stopped = Arc::clone(conversation);
+    let guard = Guard::new(io, Arc::clone(&conversation.watch), Box::new(move |fault| stopped.stop(fault)));
+    let answering = Arc::clone(conversation);
+    let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
+    // Idle time and slow heads are the guard's; so is every bound on a head, which these only repeat.
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(limits::HEAD_FIELDS)
+        .max_buf_size(2 * limits::HEAD_BYTES)
+        .serve_connection(TokioIo::new(guard), service)
+        .with_upgrades();
+    if connection.await.is_err() {
+        // The sandbox broke off, or a request was revoked: either way there is nobody to tell.
+        return;
+    }
+    let switched = conversation.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(switched) = switched {
+        relay_switched(switched, conversation).await;
+    }
+}
+
+/// Moves the bytes of a WebSocket, unread, until a side ends it or its request is revoked.
+async fn relay_switched(switched: Switched, conversation: &Conversation) {
+    let Switched { down, up, live } = switched;
+    let (Ok(down), Ok(up)) = (down.await, up.await) else {
+        conversation.ledger.error("the connection broke while it switched protocols");
+        return;
+    };
+    let mut relay = pin!(splice::relay(TokioIo::new(down), TokioIo::new(up), live.cut()));
+    if !matches!(relay.as_mut().await.end, splice::End::Closed) {
+        conversation.ledger.end_with_reset();
+    }
+}
+
+/// What HTTP has left cannot be reached below the library; the end of its connection is for the ledger to say, which
+/// [`Metered`] asks.
+impl Reset for TokioIo<Upgraded> {
+    fn reset_on_drop(&mut self) {}
+}
+
+async fn serve_http2<Io>(io: Io, conversation: &Arc<Conversation>)
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let answering = Arc::clone(conversation);
+    let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS)
+        .max_header_list_size(HEAD_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            // Ended by either side; an error has been told to whom it concerns by the library.
+            _ = connection.as_mut() => return,
+            () = idle.as_mut() => {
+                let answered = conversation.watch.begun();
+                if !conversation.watch.is_busy() && answered == seen {
+                    connection.as_mut().graceful_shutdown();
+                }
+                seen = answered;
+                idle.as_mut().reset(Instant::now() + limits::KEEP_ALIVE);
+            }
+        }
+    }
+}
+
+/// [`limits::HEAD_BYTES`] in the library's type.
+const HEAD_LIST: u32 = limits::HEAD_BYTES as u32;
+
+/// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
+/// the flow is refused.
+async fn govern(conversation: &Conversation, mut changes: watch::Receiver<u64>) {
+    let Conversation { ctx, flow, ledger, .. } = conversation;
+    while changes.changed().await.is_ok() {
+        if conversation.refusal.is_some() {
+            continue;
+        }
+        let snapshot = ctx.sandbox.snapshot();
+        let host = ctx.host.load_full();
+        if let Verdict::Deny(Denial { basis, .. }) = snapshot.policy.decide(flow, &host) {
+            ledger.verdict(denied(&Denial { reason: DenyReason::Revoked, basis }, &flow.seen));
+            ledger.end_with_reset();
+            return;
+        }
+        for live in conversation.live.all() {
+            let basis = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host) {
+                Verdict::Allow(Action::Forward(permit)) if *permit.target() == live.target => continue,
+                Verdict::Allow(Action::Forward(permit)) => permit.basis().clone(),
+                Verdict::Allow(Action::Respond(_, basis)) | Verdict::Deny(Denial { basis, .. }) => basis,
+            };
+            ledger.verdict(live.asked.judged(Err(DenyReason::Revoked), &basis));
+            if conversation.version == HttpVersion::Http1 {
+                ledger.end_with_reset();
+            }
+            live.end();
+        }
+    }
+    // The sandbox itself is gone; its flows end with its listener.
+    std::future::pending::<()>().await;
+}

@@ -1,0 +1,157 @@
+//! Secrets on their way out: templates become header values, and header values replace what the sandbox sent.
+//!
+//! It never decides whether a header may be set (the permit says so) and never sends anything. Two steps, because a
+//! value that cannot be had must be known before anybody is contacted (POLICY §3 "Secrets"), while the values enter
+//! the request only after the permit was found to be still in force (POLICY §8).
+//!
+//! - `INVARIANT`: all or nothing; a request is never sent with part of its injections.
+//! - `INVARIANT`: afterwards exactly one field of each injected name is there, and it is ours.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::Secrets;
+use crate::flow::SecretName;
+use crate::policy::verdict::{Injection, Part, Template};
+
+/// Header values, ready to be set.
+pub struct Injections(Vec<(HeaderName, HeaderValue)>);
+
+impl Injections {
+    /// Turns every template into a value.
+    ///
+    /// # Errors
+    /// Names the first secret that cannot be had, or the header whose value no header may hold.
+    pub fn prepare(injections: &[Injection], secrets: &Secrets) -> Result<Self, InjectError> {
+        injections
+            .iter()
+            .map(|injection| Ok((injection.header.clone(), value(injection, secrets)?)))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Sets the headers. Every copy that is there goes, also one that differs from ours by `_` for `-`, which many
+    /// servers read as the same name.
+    pub fn apply(self, headers: &mut HeaderMap) {
+        for (name, value) in self.0 {
+            let alike: Vec<HeaderName> = headers.keys().filter(|other| is_alike(other, &name)).cloned().collect();
+            for other in alike {
+                headers.remove(other);
+            }
+            headers.insert(name, value);
+        }
+    }
+
+    /// The lower-case names, for the audit record.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.as_str().to_owned()).collect()
+    }
+}
+
+impl fmt::Debug for Injections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+/// Why a request cannot have its headers (POLICY §7: `secret-unavailable`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// The secret has no value.
+    Missing(SecretName),
+    /// The value that results holds a control byte.
+    Unprintable(HeaderName),
+}
+
+impl fmt::Display for InjectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(name) => write!(f, "the secret {} has no value", name.as_str()),
+            Self::Unprintable(header) => write!(f, "the value for the header {header} holds a control byte"),
+        }
+    }
+}
+
+impl std::error::Error for InjectError {}
+
+fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, InjectError> {
+    let Template(parts) = &injection.value;
+    let mut bytes = Zeroizing::new(Vec::new());
+    for part in parts {
+        match part {
+            Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
+            Part::Secret(name) => {
+                let secret = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
+                secret.expose(|value| bytes.extend_from_slice(value));
+            }
+        }
+    }
+    let unprintable = || InjectError::Unprintable(injection.header.clone());
+    if bytes.iter().any(u8::is_ascii_control) {
+        return Err(unprintable());
+    }
+    let mut value = HeaderValue::from_bytes(&bytes).map_err(|_| unprintable())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    fn secrets(value: &[u8]) -> Secrets {
+        let mut secrets = Secrets::default();
+        secrets.insert(name("KEY"), Secret::new(Zeroizing::new(value.to_vec())));
+        secrets
+    }
+
+    fn name(text: &str) -> SecretName {
+        SecretName::new(text).unwrap()
+    }
+
+    fn bearer(secret: &str) -> Injection {
+        let value = Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name(secret))]);
+        Injection { header: HeaderName::from_static("x-api-key"), value }
+    }
+
+    #[test]
+    fn every_copy_of_an_injected_header_is_replaced_by_one() {
+        let mut headers = HeaderMap::new();
+        headers.append("X-Api-Key", HeaderValue::from_static("theirs"));
+        headers.append("x-api-key", HeaderValue::from_static("theirs too"));
+        headers.append("x_api-key", HeaderValue::from_static("and theirs"));
+        headers.append("x-other", HeaderValue::from_static("stays"));
+        let prepared = Injections::prepare(&[bearer("KEY")], &secrets(b"s3cret\n")).unwrap();
+        assert_eq!(prepared.names(), ["x-api-key"]);
+        prepared.apply(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert_eq!(headers.get("x-api-key").unwrap(), "Bearer s3cret");
+        assert!(headers.get("x-api-key").unwrap().is_sensitive());
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_had_stops_everything() {
+        let missing = Injections::prepare(&[bearer("KEY"), bearer("OTHER")], &secrets(b"s3cret")).unwrap_err();
+        assert_eq!(missing, InjectError::Missing(name("OTHER")));
+        for value in [&b"a\nb"[..], b"a\rb", b"a\0b", b"a\tb", b"\x7f", b"a\n\n"] {
+            let error = Injections::prepare(&[bearer("KEY")], &secrets(value)).unwrap_err();
+            assert!(matches!(error, InjectError::Unprintable(_)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_prepared_value_does_not_show() {
+        let prepared = Injections::prepare(&[bearer("KEY")], &secrets(b"s3cret")).unwrap();
+        assert_eq!(format!("{prepared:?}"), "[\"x-api-key\"]");
+    }
+}
