@@ -7,6 +7,9 @@
 //! - `INVARIANT`: no beginning of a readable hello is anything but [`Reading::More`].
 //! - `INVARIANT`: a reading stands; more bytes never change it.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::HashSet;
 
 use crate::flow::{Alpn, Domain, Hello, HelloFault, HttpVersion, Seen};

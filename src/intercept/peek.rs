@@ -5,6 +5,9 @@
 //!
 //! - `INVARIANT`: while a client is silent its flow holds no buffer, and once the bytes are read again, none either.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
