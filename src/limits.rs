@@ -81,11 +81,11 @@ pub const SECRET_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a `response` rule.
 pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
 /// Scalars, lists and maps in one policy document.
-pub const POLICY_NODES: usize = 2 * 1024 * 1024;
+pub const POLICY_NODES: usize = 1024 * 1024;
 /// Lists and maps inside one another in a policy document.
 pub const POLICY_DEPTH: usize = 32;
 /// Domain patterns and ranges of one policy, all lists together.
-pub const POLICY_ENTRIES: usize = 256 * 1024;
+pub const POLICY_ENTRIES: usize = 128 * 1024;
 /// Rules of one policy, over all its entries.
 pub const POLICY_RULES: usize = 64 * 1024;
 /// Regular expressions of one policy.

@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::compile::fields::Faults;
+use super::compile::fields::{Faults, Fields};
 use super::diagnostic::{Code, Fault};
 use super::verdict::{Action, Basis, DenyReason, Permit, Route, RuleId, Verdict};
-use super::wire::{Node, Span};
+use super::wire::{Document, Node};
 use super::{Policy, Protected};
 use crate::flow::{
     Alpn, ClientAddr, Domain, Flow, FlowId, Hello, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme, Seen,
@@ -221,65 +221,64 @@ impl Facts {
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 /// Reads `tests:`.
-pub(super) fn read(node: &Node, faults: &mut Faults, place: impl Fn(Span) -> RuleId) -> Vec<Case> {
+pub(super) fn read(node: &Node, document: &Document<'_>, faults: &mut Faults) -> Vec<Case> {
     let items = faults.list(node, "`tests`").unwrap_or_default();
-    items.iter().filter_map(|item| read_case(item, faults, place(item.span))).collect()
+    items.iter().filter_map(|item| read_case(item, faults, document.rule_id(item.span))).collect()
 }
 
 fn read_case(node: &Node, faults: &mut Faults, place: RuleId) -> Option<Case> {
+    const EXPECTATIONS: [&str; 6] = ["verdict", "route", "reason", "rule", "injected", "status"];
     const KEYS: &[&str] =
         &["request", "connect", "headers", "address", "verdict", "route", "reason", "rule", "injected", "status"];
     let fields = faults.fields(node, "a test", KEYS, &[])?;
+    let input = read_input(node, &fields, faults);
+    let expected = read_expected(&fields, faults);
+    if EXPECTATIONS.iter().all(|key| fields.get(key).is_none()) {
+        faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(node.span));
+    }
+    Some(Case { place, input: input?, expected })
+}
+
+fn read_input(node: &Node, fields: &Fields<'_>, faults: &mut Faults) -> Option<Input> {
     let address = match fields.get("address") {
         Some(node) => {
             let text = faults.text(node, "`address`")?;
-            match text.parse::<IpAddr>() {
-                Ok(address) => Some(address),
-                Err(_) => {
-                    faults.bad(node, format!("`{text}` is not an address"));
-                    return None;
-                }
-            }
+            let Ok(address) = text.parse::<IpAddr>() else {
+                faults.bad(node, format!("`{text}` is not an address"));
+                return None;
+            };
+            Some(address)
         }
         None => None,
     };
     let headers = fields.get("headers").map(|node| read_headers(node, faults)).unwrap_or_default();
-    let input = match (fields.get("request"), fields.get("connect")) {
+    match (fields.get("request"), fields.get("connect")) {
         (Some(node), None) => {
-            let text = faults.text(node, "`request`")?;
-            let input = parse_request(text, address, headers);
+            let input = parse_request(faults.text(node, "`request`")?, address, headers);
             if input.is_none() {
-                let message = "`request` is a method, a space and an http or https URL";
-                faults.push(Fault::new(Code::BadValue, message).place(node.span));
+                faults.bad(node, "`request` is a method, a space and an http or https URL");
             }
-            input?
+            input
         }
         (None, Some(node)) => {
             if let Some(headers) = fields.key("headers") {
                 faults.push(Fault::new(Code::Conflict, "`headers` go with `request`").place(headers));
             }
-            let text = faults.text(node, "`connect`")?;
-            let input = parse_connect(text, address);
+            let input = parse_connect(faults.text(node, "`connect`")?, address);
             if input.is_none() {
-                let message = "`connect` is a host, a colon and a port; an IPv6 address stands in brackets";
-                faults.push(Fault::new(Code::BadValue, message).place(node.span));
+                faults.bad(node, "`connect` is a host, a colon and a port; an IPv6 address stands in brackets");
             }
-            input?
+            input
         }
         (Some(_), Some(_)) => {
             faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(node.span));
-            return None;
+            None
         }
         (None, None) => {
             faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(node.span));
-            return None;
+            None
         }
-    };
-    let expected = read_expected(&fields, faults);
-    if expected == Facts::default() {
-        faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(node.span));
     }
-    Some(Case { place, input, expected })
 }
 
 fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
@@ -294,7 +293,7 @@ fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
     headers
 }
 
-fn read_expected(fields: &super::compile::fields::Fields<'_>, faults: &mut Faults) -> Facts {
+fn read_expected(fields: &Fields<'_>, faults: &mut Faults) -> Facts {
     const VERDICTS: [(&str, &str); 2] = [("allow", "allow"), ("deny", "deny")];
     const ROUTES: [(&str, &str); 4] =
         [("splice", "splice"), ("terminate", "terminate"), ("relay", "relay"), ("respond", "respond")];

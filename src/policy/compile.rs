@@ -118,12 +118,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// `FILE:LINE`. Spans come from the document, so there is one.
     fn id(&self, span: Span) -> RuleId {
-        self.source.map_or_else(|| RuleId::new("the command line"), |document| document.rule_id(span))
+        self.source.map_or_else(|| RuleId::new("the policy"), |document| document.rule_id(span))
     }
 
     fn document(&mut self, root: &Node) {
-        if let Value::Scalar { .. } = root.value {
+        if root.text().is_some() {
             self.mode(root);
             return;
         }
@@ -141,10 +142,8 @@ impl<'a> Compiler<'a> {
         if let Some(node) = fields.get("allow") {
             self.allow(node);
         }
-        if let Some(node) = fields.get("tests") {
-            let source = self.source;
-            let place = |span| source.map_or_else(|| RuleId::new(""), |document| document.rule_id(span));
-            self.cases = cases::read(node, &mut self.faults, place);
+        if let (Some(node), Some(document)) = (fields.get("tests"), self.source) {
+            self.cases = cases::read(node, document, &mut self.faults);
         }
         if let (Some(Base::DenyAll(_)), Some(mode)) = (&self.base, fields.key("mode")) {
             for other in ["allow", "deny", "subnets"] {

@@ -236,7 +236,7 @@ fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -
         let shown = *key || (*span == at && !hidden);
         let (from, to) = (span.start.max(bounds.start), span.end.min(bounds.end));
         let text = source.text.get(from..to).unwrap_or_default().trim_end();
-        let text = if shown { text } else { "…" };
+        let text = if shown || span.start == span.end { text } else { "…" };
         if *span == at {
             excerpt.underline(text.chars().count());
         }

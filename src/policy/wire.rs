@@ -4,7 +4,7 @@
 //! spelling, and are typed by whoever reads them, so that `yes` is never a boolean and `1.10` never a number by
 //! accident. The tree ends inside [`super::compile`]; nothing of it is kept in a policy.
 //!
-//! `INVARIANT`: a [`Fault`] of this module never quotes the document.
+//! `INVARIANT`: a [`Fault`] of this module quotes at most one character of the document.
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span as ParserSpan};
 

@@ -126,10 +126,13 @@ impl Faults {
         found.map(|(_, value)| *value)
     }
 
-    /// The text at fault is not shown: it may be a credential in the wrong place.
+    /// Where text, a map or a list is due, what stands there is not shown: it may be a credential in the wrong place.
     fn wrong(&mut self, node: &Node, what: &str, expected: &str) {
         let message = format!("{what} must be {expected}, and this is {}", node.kind());
-        let mut fault = Fault::new(Code::WrongType, message).place(node.span).hidden();
+        let mut fault = Fault::new(Code::WrongType, message).place(node.span);
+        if matches!(expected, "text" | "a map" | "a list") {
+            fault = fault.hidden();
+        }
         if expected == "text" && matches!(node.value, Value::Scalar { .. }) {
             fault = fault.help("put it in quotes if the text is meant");
         }

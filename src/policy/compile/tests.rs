@@ -1,1 +1,362 @@
-//! Documents and the faults that they have.
+//! Documents and flags, the faults that they have, and how those are shown.
+
+use super::*;
+
+fn compiled(text: &str, flags: &Flags) -> Result<Compiled, Diagnostics> {
+    compile(Some(Source { path: "p.yaml", text }), flags)
+}
+
+fn report(text: &str) -> String {
+    match compiled(text, &Flags::default()) {
+        Ok(_) => panic!("compiled: {text}"),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+/// Code and message of each fault.
+fn faults(text: &str) -> Vec<String> {
+    let Err(faults) = compiled(text, &Flags::default()) else { panic!("compiled: {text}") };
+    faults.iter().map(|fault| format!("{}: {}", fault.code.as_str(), fault.message)).collect()
+}
+
+fn advice(text: &str) -> Vec<String> {
+    let compiled = compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
+    compiled.advice.iter().map(|advice| advice.message.clone()).collect()
+}
+
+#[test]
+fn every_fault_is_shown_with_its_place_and_help() {
+    let text = "\
+versoin: 1
+allow:
+  a.test:
+    - match: { methods: [GET] }
+  \"*x.test\": []
+subnets: { allow: [10.0.0.1/8], deny: 5 }
+strict: yes
+";
+    let expected = "\
+error[unknown-key]: a policy has no key `versoin`
+  --> p.yaml:1:1
+1 | versoin: …
+  | ^^^^^^^
+  help: did you mean `version`?
+
+error[unknown-key]: `match` has no key `methods`
+  --> p.yaml:4:16
+4 |     - match: { methods: […] }
+  |                ^^^^^^^
+  help: did you mean `method`?
+
+error[bad-value]: `*x.test`: a `*` stands beside other characters of its label
+  --> p.yaml:5:3
+5 |   \"*x.test\": []
+  |   ^^^^^^^^^
+  help: `*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone
+
+error[bad-value]: `10.0.0.1/8`: the address has bits set beyond the length
+  --> p.yaml:6:20
+6 | subnets: { allow: [10.0.0.1/8], deny: … }
+  |                    ^^^^^^^^^^
+  help: for the whole range write `10.0.0.0/8`
+
+error[wrong-type]: `subnets.deny` must be a list, and this is a number
+  --> p.yaml:6:39
+6 | subnets: { allow: […], deny: … }
+  |                              ^
+
+error[wrong-type]: `strict` must be `true` or `false`, and this is text
+  --> p.yaml:7:9
+7 | strict: yes
+  |         ^^^
+";
+    assert_eq!(report(text), expected);
+}
+
+#[test]
+fn what_is_not_yaml_says_where() {
+    for (text, shown) in [
+        ("a: [", "error[syntax]: not valid YAML: "),
+        ("a: *x", "error[syntax]: not valid YAML: "),
+        ("a: &x 1", "error[syntax]: anchors and tags are not part of the policy language\n  --> p.yaml:1:"),
+        ("!!map {}", "error[syntax]: anchors and tags are not part of the policy language\n  --> p.yaml:1:"),
+        ("a: &x [1]\nb: *x", "error[syntax]: anchors and tags are not part of the policy language\n  --> p.yaml:1:"),
+        ("{}\n---\n{}", "error[syntax]: the file holds a second document\n  --> p.yaml:2:1"),
+        ("{[a]: b}", "error[syntax]: a key must be text\n  --> p.yaml:1:2"),
+        ("", "error[wrong-type]: the document is empty\n  help: a policy that allows nothing is `{}`"),
+        ("# nothing", "error[wrong-type]: the document is empty"),
+        ("5", "error[wrong-type]: a policy must be a map, and this is a number"),
+        ("[a.test]", "error[wrong-type]: a policy must be a map, and this is a list"),
+        ("null", "error[wrong-type]: a policy must be a map, and this is nothing"),
+    ] {
+        let report = report(text);
+        assert!(report.starts_with(shown), "{text}\n{report}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_document_is_found() {
+    for (text, expected) in [
+        ("version: 2", "bad-value: there is no version 2 of the policy language; this is version 1"),
+        ("version: '1'", "wrong-type: `version` must be a number, and this is text"),
+        ("name: 5", "wrong-type: `name` must be text, and this is a number"),
+        ("nope", "bad-value: `mode` cannot be `nope`"),
+        ("mode: open", "bad-value: `mode` cannot be `open`"),
+        ("mode: custom", "unsupported: the mode `custom` is not supported by this version of exeat"),
+        ("mode: deny-all\nallow: [a.test]", "conflict: `mode: deny-all` stands alone, and `allow` stands beside it"),
+        ("extends: []", "unsupported: `extends` is not supported by this version of exeat"),
+        ("placeholders: {}", "unsupported: `placeholders` is not supported by this version of exeat"),
+        ("allowedDomains: []", "unsupported: `allowedDomains` is not supported by this version of exeat"),
+        ("injectionRules: []", "unsupported: `injectionRules` is not supported by this version of exeat"),
+        ("allow: null", "wrong-type: `allow` must be a map, and this is nothing"),
+        ("allow: {a.test: null}", "wrong-type: the rules of `a.test` must be a list, and this is nothing"),
+        ("allow: {a.test: {}}", "wrong-type: the rules of `a.test` must be a list, and this is a map"),
+        ("allow: [a.test, A.test.]", "duplicate: `A.test.` stands in `allow` already (p.yaml:1)"),
+        ("allow: {a.test: [], A.TEST: []}", "duplicate: `A.TEST` stands in `allow` already (p.yaml:1)"),
+        ("allow: {a.test: [], a.test: []}", "duplicate: the key `a.test` stands here twice"),
+        ("allow: [10.0.0.0/8]", "bad-value: `10.0.0.0/8`: this is an address, not a domain"),
+        ("deny: [a.test, a.test]", "duplicate: `a.test` stands in `deny` already (p.yaml:1)"),
+        ("deny: {a.test: []}", "wrong-type: `deny` must be a list, and this is a map"),
+        (
+            "subnets: {deny: [10.0.0.0/8, '::ffff:10.0.0.0/104']}",
+            "duplicate: `10.0.0.0/8` stands in `subnets.deny` already (p.yaml:1)",
+        ),
+        ("subnets: {allow: [a.test]}", "bad-value: `a.test`: this is not a CIDR"),
+        ("strict: 'true'", "wrong-type: `strict` must be `true` or `false`, and this is text"),
+        ("dns: all", "bad-value: `dns` cannot be `all`"),
+        ("secrets: {A B: {env: X}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
+        ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source"),
+        ("secrets: {A: {}}", "missing: a secret needs `env` or `file`"),
+        ("secrets: {A: {vault: X}}", "unsupported: `vault` is not supported by this version of exeat"),
+        ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),
+        ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
+        ("secrets: {A: X}", "wrong-type: a secret's source must be a map, and this is text"),
+        ("<<: {}", "unknown-key: a policy has no key `<<`"),
+    ] {
+        assert_eq!(faults(text), [expected], "{text}");
+    }
+}
+
+/// A document whose one rule this is.
+fn with_rule(rule: &str) -> String {
+    format!("secrets: {{KEY: {{env: KEY}}}}\nallow: {{a.test: [{rule}]}}\n")
+}
+
+#[test]
+fn each_fault_of_a_transform_is_found() {
+    for (rule, expected) in [
+        ("{forwardURL: 'https://x.test'}", "unsupported: `forwardURL` is not supported by this version of exeat"),
+        ("{opaque: {ports: [22]}}", "unsupported: `opaque` is not supported by this version of exeat"),
+        ("{transforms: []}", "unknown-key: a rule has no key `transforms`"),
+        ("{transform: []}", "bad-value: `transform` cannot be empty"),
+        ("{transform: [{}]}", "missing: `headers` is missing"),
+        ("{transform: [{headers: {a: 1}}]}", "wrong-type: a header's value must be text, and this is a number"),
+        ("{transform: [{headers: {a b: x}}]}", "bad-value: `a b` cannot be the name of a header"),
+        ("{transform: [{headers: {':path': x}}]}", "bad-value: `:path` cannot be the name of a header"),
+        (
+            "{transform: [{headers: {Transfer-Encoding: x}}]}",
+            "bad-value: `transfer-encoding` belongs to the connection and cannot be set",
+        ),
+        ("{transform: [{headers: {a: x, A: y}}]}", "duplicate: the header `a` stands here twice"),
+        ("{transform: [{headers: {a: \"x\\ny\"}}]}", "bad-value: a header's value is visible ASCII and spaces"),
+        ("{transform: [{headers: {a: '${secrets.NONE}'}}]}", "bad-value: the secret `NONE` is not declared"),
+        ("{transform: [{headers: {a: '${KEY}'}}]}", "bad-value: `${` must begin a secret's name"),
+        ("{transform: [{headers: {a: '${secrets.KEY'}}]}", "bad-value: `${` must begin a secret's name"),
+        (
+            "{transform: [{headers: {host: b.test}}]}",
+            "bad-value: `host` cannot be set to `b.test`, which this policy does not allow",
+        ),
+        (
+            "{transform: [{headers: {host: 'a.test:8443'}}]}",
+            "bad-value: `host` can be set only to a name, in lower case and without a port",
+        ),
+        (
+            "{transform: [{headers: {host: '${secrets.KEY}'}}]}",
+            "bad-value: `host` can be set only to a name, in lower case and without a port",
+        ),
+        (
+            "{transform: [{headers: {a: b}}], response: {statusCode: 200}}",
+            "conflict: a rule has at most one of `transform` and `response`",
+        ),
+    ] {
+        let found = faults(&with_rule(rule));
+        assert!(found.contains(&expected.to_owned()), "{rule}\n{found:?}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_response_or_match_is_found() {
+    for (rule, expected) in [
+        ("{response: {}}", "missing: `statusCode` is missing"),
+        ("{response: {statusCode: 199}}", "bad-value: `statusCode` is from 200 to 599"),
+        ("{response: {statusCode: 600}}", "bad-value: `statusCode` is from 200 to 599"),
+        ("{response: {statusCode: 200, body: x}}", "missing: a response with a `body` needs `contentType`"),
+        (
+            "{response: {statusCode: 204, body: x, contentType: text/plain}}",
+            "conflict: a response with status 204 has no body",
+        ),
+        (
+            "{response: {statusCode: 200, headers: {Connection: x}}}",
+            "bad-value: `connection` belongs to the connection and cannot be set",
+        ),
+        ("{response: {statusCode: 200, headers: {a: x, A: x}}}", "duplicate: the header `a` stands here twice"),
+        (
+            "{response: {statusCode: 200, headers: {content-type: x}}}",
+            "bad-value: the type of a response is written `contentType`",
+        ),
+        (
+            "{response: {statusCode: 200, body: '${secrets.KEY}', contentType: text/plain}}",
+            "bad-value: a secret may be used in the header values of `transform` alone",
+        ),
+        ("{match: {method: []}}", "bad-value: `method` cannot be empty"),
+        ("{match: {method: GET}}", "wrong-type: `method` must be a list, and this is text"),
+        ("{match: {method: ['G T']}}", "bad-value: `G T` cannot be a method"),
+        ("{match: {method: [GET, GET]}}", "duplicate: the method `GET` stands here twice"),
+        ("{match: {path: /x}}", "wrong-type: `path` must be a map, and this is text"),
+        ("{match: {path: {}}}", "missing: `path` needs exactly one of exact, startsWith, regex, glob"),
+        (
+            "{match: {path: {exact: /a, startsWith: /b}}}",
+            "missing: `path` needs exactly one of exact, startsWith, regex, glob",
+        ),
+        ("{match: {queryString: [{}]}}", "missing: the matcher needs `key`, `value` or both"),
+        ("{match: {headers: [{key: {glob: x}}]}}", "unknown-key: `key` has no key `glob`"),
+        (
+            "{match: {path: {regex: '('}}}",
+            "bad-value: this is not a regular expression (look-around and back-references are not supported)",
+        ),
+        (
+            "{match: {path: {regex: '(?:x{1000}){1000}'}}}",
+            "bad-value: the regular expression is too large when compiled",
+        ),
+    ] {
+        let found = faults(&with_rule(rule));
+        assert!(found.contains(&expected.to_owned()), "{rule}\n{found:?}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_test_is_found() {
+    for (case, expected) in [
+        ("{verdict: deny}", "missing: a test needs `request` or `connect`"),
+        ("{request: GET https://a.test/}", "missing: the test expects nothing; say a `verdict`"),
+        ("{request: GET a.test, verdict: deny}", "bad-value: `request` is a method, a space and an http or https URL"),
+        (
+            "{connect: a.test, verdict: deny}",
+            "bad-value: `connect` is a host, a colon and a port; \
+            an IPv6 address stands in brackets",
+        ),
+        ("{connect: 'a.test:1', verdict: maybe}", "bad-value: `verdict` cannot be `maybe`"),
+        ("{connect: 'a.test:1', reason: never}", "bad-value: `reason` cannot be `never`"),
+        ("{connect: 'a.test:1', verdict: deny, expect: x}", "unknown-key: a test has no key `expect`"),
+        ("{connect: 'a.test:1', verdict: deny, headers: {a: b}}", "conflict: `headers` go with `request`"),
+    ] {
+        assert_eq!(faults(&format!("tests: [{case}]")), [expected], "{case}");
+    }
+}
+
+#[test]
+fn no_report_shows_a_credential() {
+    for text in [
+        "secrets: {KEY: ghp_canary}",
+        "secrets: {KEY: {env: 'ghp_canary=x'}}",
+        "secrets: {KEY: {value: ghp_canary}}",
+        "# ghp_canary\nallow: {a.test: [{transfrom: [{headers: {authorization: 'Bearer ghp_canary'}}]}]} # ghp_canary",
+        "allow: {a.test: [{transform: [{headers: {te: 'Bearer ghp_canary', x: \"ghp_canary\\n\"}}]}]}",
+        "allow: {a.test: [{transform: [{headers: {x: 'ghp_canary${secrets.NONE}'}}]}]}",
+        "allow: {a.test: [{transform: [{headers: {host: 'ghp_canary:1'}}]}]}",
+        "allow: {a.test: [{transform: ghp_canary}]}",
+        "allow: {a.test: [{response: {statusCode: 204, body: ghp_canary}}]}",
+        "allow: {a.test: [{response: {statusCode: 200, headers: {x: \"ghp_canary\\n\"}}}]}",
+        "allow: {a.test: ghp_canary}",
+        "tests: [{request: GET https://a.test/, headers: {a: \"ghp_canary\\n\"}, verdict: deny, x: y}]",
+        "token: ghp_canary\nversion: 1",
+        "token: |\n  one\n  ghp_canary\nversion: 1",
+        "token: 'ghp_canary",
+        "token: ghp_canary\n: [",
+        "token: \"ghp_canary\\q\"",
+    ] {
+        let Err(faults) = compiled(text, &Flags::default()) else { panic!("compiled: {text}") };
+        for shown in [faults.to_string(), format!("{faults:?}")] {
+            assert!(!shown.contains("canary"), "{text}\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn flags_have_faults_too() {
+    let bad = Flags {
+        allow: vec!["https://a.test".into(), "b.test".into(), "b.test".into()],
+        allow_cidr: vec!["10.0.0.1".into()],
+        deny_cidr: vec!["a.test".into()],
+        ..Flags::default()
+    };
+    let report = compile(None, &bad).unwrap_err().to_string();
+    for line in [
+        "error[bad-value]: --allow https://a.test: this is a URL or a path, not a domain\n",
+        "error[duplicate]: --allow b.test: it is allowed already (--allow b.test)\n",
+        "error[bad-value]: --allow-cidr 10.0.0.1: the range has no length\n  help: for this address alone write \
+         `10.0.0.1/32`\n",
+        "error[bad-value]: --deny-cidr a.test: this is not a CIDR\n",
+    ] {
+        assert!(report.contains(line), "{line}\n{report}");
+    }
+}
+
+#[test]
+fn a_mode_on_the_command_line_excludes_the_rest() {
+    let mode = |mode: &str| Flags { mode: Some(mode.into()), ..Flags::default() };
+    assert!(compile(None, &mode("deny-all")).is_ok());
+    assert!(compile(None, &Flags { observe: true, ..mode("allow-all") }).is_ok());
+    assert!(compile(None, &mode("open")).is_err());
+    assert!(compiled("{}", &mode("allow-all")).is_err());
+    assert!(compile(None, &Flags { allow: vec!["a.test".into()], ..mode("allow-all") }).is_err());
+    assert!(compile(None, &Flags { deny_cidr: vec!["10.0.0.0/8".into()], ..mode("allow-all") }).is_err());
+    assert!(compiled("mode: deny-all", &Flags { allow: vec!["a.test".into()], ..Flags::default() }).is_err());
+    assert!(compiled("{}", &Flags { allow: vec!["a.test".into()], ..Flags::default() }).is_ok());
+}
+
+#[test]
+fn what_is_perhaps_not_meant_is_advised_against() {
+    assert_eq!(advice("allow: ['*']\ndeny: [a.test]").len(), 1);
+    assert_eq!(advice("mode: allow-all\ndeny: [a.test]").len(), 1);
+    assert_eq!(advice("mode: allow-all\ndeny: [a.test]\nstrict: true").len(), 0);
+    assert_eq!(advice("allow: [a.test]\ndeny: [b.test]").len(), 0);
+    assert_eq!(advice("deny: [b.test]\nsubnets: {allow: [10.0.0.0/8]}").len(), 1);
+    assert_eq!(advice("secrets: {KEY: {env: KEY}}"), ["no rule uses the secret `KEY`"]);
+}
+
+#[test]
+fn json_is_yaml() {
+    let text = "{\"version\": 1,\n\t\"allow\": {\"a.test\": [{\"match\": {\"path\": {\"exact\": \"\\/\\u0061\"}}}]}}";
+    let compiled = compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
+    let (_, entry) = compiled.policy.allow.iter().next().unwrap();
+    assert_eq!(entry.id.as_str(), "p.yaml:2");
+    assert!(entry.rules[0].when.path.as_ref().unwrap().matches(b"/a"));
+}
+
+#[test]
+fn a_document_has_bounds() {
+    let within = |text: &str| compiled(text, &Flags::default()).is_ok();
+    let nested = |depth| format!("name: x\ntests: {}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(report(&nested(limits::POLICY_DEPTH + 1)).contains("not valid YAML"));
+    assert!(report(&" ".repeat(limits::POLICY_BYTES + 1)).starts_with("error[limit]"));
+    let rules = |count| format!("allow: {{a.test: [{}]}}", "{},".repeat(count));
+    assert!(within(&rules(limits::POLICY_RULES)));
+    assert!(report(&rules(limits::POLICY_RULES + 1)).starts_with("error[limit]"));
+    let regexes = |count| rules(0).replace("[]", &format!("[{}]", "{match: {path: {regex: a}}},".repeat(count)));
+    assert!(within(&regexes(limits::POLICY_REGEXES)));
+    assert!(report(&regexes(limits::POLICY_REGEXES + 1)).starts_with("error[limit]"));
+    let body =
+        |size| with_rule(&format!("{{response: {{statusCode: 200, contentType: a/b, body: {}}}}}", "x".repeat(size)));
+    assert!(within(&body(limits::RESPONSE_BODY_BYTES)));
+    assert!(report(&body(limits::RESPONSE_BODY_BYTES + 1)).starts_with("error[limit]"));
+    let unknown: String = (0..=limits::POLICY_FAULTS).map(|index| format!("key{index}: x\n")).collect();
+    assert!(report(&unknown).ends_with("\nand 1 more\n"));
+}
+
+#[test]
+fn a_document_has_bounds_that_take_a_while_to_meet() {
+    let entries = |count: usize| (0..count).map(|index| format!("a{index}.test,")).collect::<String>();
+    assert!(report(&format!("deny: [{}]", entries(limits::POLICY_ENTRIES + 1))).starts_with("error[limit]"));
+    assert!(report(&format!("tests: [{}]", "0,".repeat(limits::POLICY_NODES))).starts_with("error[limit]"));
+}
