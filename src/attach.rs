@@ -3,6 +3,8 @@
 //! A sandbox **is** the listener that its connection came in on (HOUSE §2): never a source address, a header or a
 //! token.
 
+pub mod netns;
+
 use std::future::Future;
 
 use tokio::io::{AsyncRead, AsyncWrite};
