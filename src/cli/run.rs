@@ -1,1 +1,4 @@
 //! A command inside a fresh sandbox.
+
+mod channel;
+pub mod init;

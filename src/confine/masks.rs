@@ -1,0 +1,143 @@
+//! What of the host's file system a sandbox does not get to see.
+//!
+//! exeat confines the network, not the disk; but a Unix socket walks past any IP firewall, and a credential that
+//! lies in a file would leave with the first allowed request. So every socket that is bound when the sandbox starts
+//! is masked, and so are the places where credentials are known to lie ([`CREDENTIALS`]).
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// Where credentials are known to lie, below a home directory. `--expose PATH` keeps one.
+pub const CREDENTIALS: [&str; 42] = [
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".boto",
+    ".s3cfg",
+    ".config/gcloud",
+    ".config/doctl",
+    ".config/hcloud",
+    ".config/rclone",
+    ".kube",
+    ".docker/config.json",
+    ".config/containers/auth.json",
+    ".netrc",
+    "_netrc",
+    ".authinfo",
+    ".git-credentials",
+    ".config/git/credentials",
+    ".config/gh",
+    ".config/hub",
+    ".config/glab-cli",
+    ".npmrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".gem/credentials",
+    ".m2/settings-security.xml",
+    ".m2/settings.xml",
+    ".terraform.d/credentials.tfrc.json",
+    ".vault-token",
+    ".pgpass",
+    ".my.cnf",
+    ".password-store",
+    ".local/share/keyrings",
+    ".config/op",
+    ".claude/.credentials.json",
+    ".codex/auth.json",
+    ".gemini/oauth_creds.json",
+    ".mozilla",
+    ".config/google-chrome",
+    ".config/chromium",
+];
+
+/// Directories that hold nothing but sockets: masked whole, so that one bound later is not reachable, either.
+const SOCKET_DIRECTORIES: [&str; 3] = ["/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/.font-unix"];
+
+/// The credential places below `homes` that are there, but for those that lie at or below an exposed path.
+#[must_use]
+pub fn credentials(homes: &[PathBuf], exposed: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<_> = homes
+        .iter()
+        .flat_map(|home| CREDENTIALS.iter().map(move |below| home.join(below)))
+        .filter(|path| path.symlink_metadata().is_ok())
+        .filter(|path| !exposed.iter().any(|exposed| path.starts_with(exposed)))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Every path that a Unix socket is bound to, as the host's `/proc/net/unix` tells it now, and the directories of
+/// sockets; without `shared`.
+///
+/// # Errors
+/// When `/proc/net/unix` cannot be read: what is not known cannot be masked.
+pub fn sockets(user: u32, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/net/unix")?;
+    let mut paths = bound_paths(&table);
+    paths.retain(|path| path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()));
+    let multiplexer = PathBuf::from(format!("/tmp/tmux-{user}"));
+    let directories = SOCKET_DIRECTORIES.iter().map(PathBuf::from).chain([multiplexer]);
+    paths.extend(directories.filter(|path| path.is_dir()));
+    paths.retain(|path| !shared.contains(path));
+    paths.sort();
+    paths.dedup();
+    Ok(paths)
+}
+
+/// The absolute paths in a table of `/proc/net/unix`: the eighth column, which may hold spaces.
+fn bound_paths(table: &[u8]) -> Vec<PathBuf> {
+    const COLUMNS_BEFORE: usize = 7;
+    let path = |line: &[u8]| -> Option<PathBuf> {
+        let mut rest = line;
+        for _ in 0..COLUMNS_BEFORE {
+            let start = rest.iter().position(|&byte| byte != b' ')?;
+            rest = rest.get(start..)?;
+            let end = rest.iter().position(|&byte| byte == b' ')?;
+            rest = rest.get(end..)?;
+        }
+        let path = rest.get(1..)?;
+        path.starts_with(b"/").then(|| Path::new(OsStr::from_bytes(path)).to_path_buf())
+    };
+    table.split(|&byte| byte == b'\n').filter_map(path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bound_paths_are_the_absolute_ones_spaces_included() {
+        let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17001 /run/docker.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 17002\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17003 @abstract\n\
+            0000000000000000: 00000002 00000000 00010000 0005 01 7 /tmp/with a space/s\n";
+        let expected = ["/run/docker.sock", "/tmp/with a space/s"].map(PathBuf::from);
+        assert_eq!(bound_paths(table), expected);
+    }
+
+    #[test]
+    fn a_socket_bound_now_is_found_unless_it_is_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let _bound = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(sockets(0, &[]).unwrap().contains(&path));
+        assert!(!sockets(0, std::slice::from_ref(&path)).unwrap().contains(&path));
+    }
+
+    #[test]
+    fn an_exposed_directory_keeps_what_is_below_it() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(home.path().join(".config/gh")).unwrap();
+        std::fs::create_dir_all(home.path().join(".ssh")).unwrap();
+        let homes = [home.path().to_path_buf()];
+        assert_eq!(credentials(&homes, &[]), [home.path().join(".config/gh"), home.path().join(".ssh")]);
+        assert_eq!(credentials(&homes, &[home.path().join(".config")]), [home.path().join(".ssh")]);
+    }
+}
