@@ -1,3 +1,88 @@
 //! Verbs, shared options, exit codes.
 
+mod doctor;
 pub mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nix::sys::signal::Signal;
+
+use crate::sys;
+
+/// exeat's own failure (as `env`, `timeout` and container engines have it): not the command's.
+const FAILED: u8 = 125;
+/// The command was found and could not be executed.
+const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+const NOT_FOUND: u8 = 127;
+/// The command line itself is wrong, for verbs whose code is not a command's.
+const USAGE: u8 = 2;
+
+/// An egress firewall and credential broker for untrusted programs.
+#[derive(Debug, Parser)]
+#[command(name = "exeat", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command that reaches what the policy allows, and nothing else.
+    Run(Box<run::RunArguments>),
+    /// See whether sandboxes can be made here, and what would mend it.
+    Doctor,
+}
+
+/// How a verb ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As it should.
+    Success,
+    /// exeat failed, and has said why.
+    Failed,
+    /// The command could not be executed, and exeat has said why.
+    NotExecutable,
+    /// The command was not found.
+    NotFound,
+    /// The command ended with this code.
+    Code(u8),
+    /// The command was ended by this signal.
+    Signal(i32),
+}
+
+/// Parses the command line and runs its verb.
+#[must_use]
+pub fn main() -> ExitCode {
+    let exit = match Arguments::try_parse() {
+        Ok(arguments) => match arguments.verb {
+            Verb::Run(arguments) => run::run(*arguments),
+            Verb::Doctor => doctor::doctor(),
+        },
+        Err(error) => {
+            let failed = error.use_stderr();
+            // If standard error is gone, the exit code still says it.
+            let _ = error.print();
+            let runs = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+            return ExitCode::from(match (failed, runs) {
+                (false, _) => 0,
+                (true, true) => FAILED,
+                (true, false) => USAGE,
+            });
+        }
+    };
+    ExitCode::from(match exit {
+        Exit::Success => 0,
+        Exit::Failed => FAILED,
+        Exit::NotExecutable => NOT_EXECUTABLE,
+        Exit::NotFound => NOT_FOUND,
+        Exit::Code(code) => code,
+        Exit::Signal(number) => {
+            if let Ok(signal) = Signal::try_from(number) {
+                sys::die_by(signal);
+            }
+            u8::try_from(128 + number).unwrap_or(FAILED)
+        }
+    })
+}

@@ -67,7 +67,7 @@ pub(super) enum Report {
 
 /// What could not be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Fault {
+pub(in crate::cli) struct Fault {
     /// The part of the sandbox.
     pub part: Part,
     /// What was being done.
@@ -78,7 +78,7 @@ pub(super) struct Fault {
 
 /// The parts of a sandbox, as far as remedies differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Part {
+pub(in crate::cli) enum Part {
     /// The user namespace and those made with it.
     Namespaces,
     /// The user id inside.
