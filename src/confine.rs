@@ -2,7 +2,7 @@
 //!
 //! | way out | closed by |
 //! |---|---|
-//! | Unix sockets (docker.sock, D-Bus, agents, resolvers) | private `/run` and `/dev/shm`, [`masks`], a network namespace of its own for abstract ones |
+//! | Unix sockets (docker.sock, D-Bus, agents) | private `/run`, [`masks`]; abstract ones by the network namespace |
 //! | VSOCK, packet, crypto … sockets; io_uring; keyrings | [`seccomp`] |
 //! | typing into the user's terminal | a new pseudo-terminal and session; [`seccomp`] for TIOCSTI and TIOCLINUX |
 //! | other processes | a PID namespace with its own `/proc` |

@@ -18,7 +18,6 @@ impl Netlink {
     pub(super) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self(socket))
     }
 
@@ -41,7 +40,7 @@ impl Netlink {
                 request.serialize(room);
             }
         }
-        self.0.send(&datagram, 0)?;
+        self.0.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
         let mut answers = Vec::new();
         while pending > 0 {
             let (received, _) = self.0.recv_from_full()?;

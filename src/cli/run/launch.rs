@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio as Standard};
 
 use nix::sys::prctl;
@@ -65,6 +66,7 @@ impl Launching {
         prctl::set_child_subreaper(true).map_err(|error| failed("become its parent")(error.into()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
         let stage = Command::new(init::EXECUTABLE)
+            .arg0("exeat")
             .arg(init::VERB)
             .env_clear()
             .stdin(OwnedFd::from(theirs))
