@@ -1,5 +1,6 @@
 //! Verbs, shared options, exit codes.
 
+mod demo;
 mod doctor;
 pub mod run;
 
@@ -31,6 +32,8 @@ struct Arguments {
 enum Verb {
     /// Run a command that reaches what the policy allows, and nothing else.
     Run(Box<run::RunArguments>),
+    /// See it work: six requests in real sandboxes, with no Internet and without root.
+    Demo,
     /// See whether sandboxes can be made here, and what would mend it.
     Doctor,
 }
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
     let exit = match Arguments::try_parse() {
         Ok(arguments) => match arguments.verb {
             Verb::Run(arguments) => run::run(*arguments),
+            Verb::Demo => demo::demo(),
             Verb::Doctor => doctor::doctor(),
         },
         Err(error) => {

@@ -12,7 +12,7 @@
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
 //! 7. [`intercept`]
 //! 8. (control plane: not yet)
-//! 9. [`cli`]: wiring
+//! 9. [`cli`], which wires all of it
 
 pub mod attach;
 pub mod audit;

@@ -4,6 +4,7 @@
 //! library must copy (a header value) is marked sensitive where it is made ([`inject`]).
 
 pub mod inject;
+pub mod source;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -12,7 +12,7 @@ use crate::confine::masks;
 
 /// Runs the verb.
 #[must_use]
-pub fn doctor() -> Exit {
+pub(super) fn doctor() -> Exit {
     let mut report = String::new();
     let outcome = run::probe();
     for part in PARTS {

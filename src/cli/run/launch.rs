@@ -1,6 +1,7 @@
 //! Making a sandbox from the outside: the first process, its identity, its sockets.
 
-use std::io::{self, Read};
+use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -23,7 +24,7 @@ pub(super) struct Launched {
     pub(super) sockets: Sockets,
     pub(super) terminal: Option<OwnedFd>,
     /// Process 1, as we see it; our child, for its parent has ended.
-    first: Pid,
+    pub(super) first: Pid,
 }
 
 /// A sandbox being made: the first process has its plan.
@@ -132,18 +133,17 @@ impl Launching {
 }
 
 /// Hangs up, and waits until process 1, and so everything inside, has ended.
-pub(super) fn end(channel: Channel, first: Pid) {
-    // The other handles of the channel may live on in threads: hang up for all.
-    let _ = channel.socket().shutdown(std::net::Shutdown::Write);
-    let mut rest = Vec::new();
-    let _ = channel.socket().read_to_end(&mut rest);
+pub(super) fn end(channel: &Channel, first: Pid) {
+    // Other handles of the channel may live on: hang up for all. If it is hung up already, so much the better.
+    let _ = channel.socket().shutdown(Shutdown::Both);
+    // It is our child; if somebody else has reaped it, it has ended all the same.
     let _ = waitpid(first, None);
 }
 
 impl Launched {
-    /// Process 1, as we see it.
-    pub(super) fn first(&self) -> Pid {
-        self.first
+    /// Ends a sandbox whose command was never started.
+    pub(super) fn end(self) {
+        end(&self.channel, self.first);
     }
 }
 

@@ -119,12 +119,10 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    /// Gives the new terminal the size of the user's.
-    pub(super) fn resize(&self) {
-        if let Some(terminal) = &self.terminal {
-            // A terminal without a size has none to give.
-            let _ = sys::copy_window_size(terminal.user.as_fd(), terminal.master.as_fd());
-        }
+    /// For passing changes of the terminal's size on; `None` where there is no terminal, or no descriptor for it.
+    pub(super) fn resize(&self) -> Option<Resize> {
+        let terminal = self.terminal.as_ref()?;
+        Some(Resize { user: terminal.user.try_clone().ok()?, master: terminal.master.try_clone().ok()? })
     }
 
     /// Waits until everything that the command wrote has arrived, and gives the user's terminal back. Call it when
@@ -134,6 +132,20 @@ impl Relays {
             // A relay that panicked has nothing more to bring.
             let _ = thread.join();
         }
+    }
+}
+
+/// The user's terminal and the command's.
+pub(super) struct Resize {
+    user: OwnedFd,
+    master: OwnedFd,
+}
+
+impl Resize {
+    /// Gives the command's terminal the size of the user's.
+    pub(super) fn apply(&self) {
+        // A terminal without a size has none to give.
+        let _ = sys::copy_window_size(self.user.as_fd(), self.master.as_fd());
     }
 }
 

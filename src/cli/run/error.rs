@@ -1,0 +1,105 @@
+//! Why `run` failed, as the user is told, and the exit code that says whose fault it was.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use super::channel::Fault;
+use crate::cli::{Exit, doctor};
+use crate::policy::diagnostic::Diagnostics;
+use crate::secret::source::SourceError;
+
+/// Why `run` failed.
+#[derive(Debug)]
+pub(in crate::cli) enum RunError {
+    /// A file of the operator's cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// There is no preset of this name.
+    NoPreset(String),
+    /// The policy, or the flags that stand for one, do not compile.
+    Policy(Box<Diagnostics>),
+    /// A secret that the policy names has no value.
+    Secret(SourceError),
+    /// A file of certificates holds none.
+    NoCertificate(PathBuf),
+    /// The sandbox could not be made.
+    Sandbox(Fault),
+    /// The command does not exist, or not for this user.
+    NotFound(String),
+    /// The command cannot be executed.
+    NotExecutable(String, Errno),
+    /// A path of --share or --expose is not there.
+    NotThere(&'static str, PathBuf, io::Error),
+    /// The audit file cannot be written.
+    Unwritable(PathBuf, io::Error),
+    /// The sandbox ended without telling how the command did.
+    Lost,
+    /// Something of exeat's own failed.
+    Own(&'static str, Box<dyn Error + Send + Sync>),
+}
+
+impl RunError {
+    /// For `map_err`: something of exeat's own that failed while doing `what`.
+    pub(in crate::cli) fn own<E: Into<Box<dyn Error + Send + Sync>>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Own(what, error.into())
+    }
+
+    /// Tells the user, and says how exeat ends.
+    pub(in crate::cli) fn report(&self) -> Exit {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        eprintln!("exeat: {text}");
+        match self {
+            Self::NotFound(_) => Exit::NotFound,
+            Self::NotExecutable(..) => Exit::NotExecutable,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(path, _) => write!(f, "cannot read {}", path.display()),
+            Self::NoPreset(name) => {
+                let names = crate::policy::presets().collect::<Vec<_>>().join(", ");
+                write!(f, "there is no preset `{name}`; there are: {names}")
+            }
+            Self::Policy(diagnostics) => write!(f, "the policy does not compile; nothing was run\n{diagnostics}"),
+            Self::Secret(error) => write!(f, "{error}"),
+            Self::NoCertificate(path) => write!(f, "{} holds no PEM certificate", path.display()),
+            Self::Sandbox(fault) => write!(f, "no sandbox can be made: {}", doctor::explain(fault)),
+            Self::NotFound(name) => write!(f, "{name}: not found inside the sandbox"),
+            Self::NotExecutable(name, errno) => write!(f, "{name}: {}", io::Error::from(*errno)),
+            Self::NotThere(option, path, _) => write!(f, "{option} {}", path.display()),
+            Self::Unwritable(path, _) => write!(f, "cannot write {}", path.display()),
+            Self::Lost => f.write_str("the sandbox is gone; how its command ended is not known"),
+            Self::Own(what, _) => write!(f, "cannot {what}"),
+        }
+    }
+}
+
+impl Error for RunError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unreadable(_, error) | Self::Unwritable(_, error) | Self::NotThere(_, _, error) => Some(error),
+            Self::Own(_, error) => Some(error.as_ref()),
+            Self::Secret(error) => error.source(),
+            Self::NoPreset(_)
+            | Self::Policy(_)
+            | Self::NoCertificate(_)
+            | Self::Sandbox(_)
+            | Self::Lost
+            | Self::NotFound(_)
+            | Self::NotExecutable(..) => None,
+        }
+    }
+}

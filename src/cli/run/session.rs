@@ -1,0 +1,288 @@
+//! One sandbox, from nothing to nothing: make it, serve it, run the command in it, end it.
+//!
+//! The main thread talks to the first process and waits for the command's end; the runtime's threads serve. When the
+//! command ends, so does everything inside; then what is still open outside is closed, so that the audit record is
+//! complete before exeat ends.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use rustls::RootCertStore;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::channel::{Channel, Order, Passed, Plan, Report as Word};
+use super::launch::{self, Launched, Launching};
+use super::terminal::{Resize, Streams};
+use super::{RunError, Settings, host};
+use crate::attach::netns::{LISTENER_PORT, NetnsDatagrams, NetnsListener, Sockets};
+use crate::audit::{Fanout, JsonLines, Record, Summary};
+use crate::ca::Authority;
+use crate::cli::Exit;
+use crate::confine::{environment, masks};
+use crate::dns::Dns;
+use crate::flow::SandboxId;
+use crate::intercept::{self, Context, upstream};
+use crate::resolve::HostResolver;
+use crate::sandbox::Sandbox;
+
+/// How long flows may take to end when the command has.
+const LAST_FLOWS: Duration = Duration::from_secs(2);
+/// Threads that serve: one sandbox needs no more.
+const WORKERS: usize = 2;
+
+/// Signals that are passed on to the command; to its whole process group, where a terminal would send them so.
+const PASSED: [(SignalKind, bool); 6] = [
+    (SignalKind::interrupt(), true),
+    (SignalKind::quit(), true),
+    (SignalKind::hangup(), false),
+    (SignalKind::terminate(), false),
+    (SignalKind::user_defined1(), false),
+    (SignalKind::user_defined2(), false),
+];
+
+/// Keeps this process's memory and environment from every other process of the user (`/proc`, ptrace, core dumps):
+/// it holds secrets.
+pub(in crate::cli) fn become_unreadable() -> Result<(), RunError> {
+    prctl::set_dumpable(false).map_err(RunError::own("become undumpable"))
+}
+
+/// Where the events of one run go.
+pub(in crate::cli) struct Report {
+    lines: Option<Arc<JsonLines>>,
+    summary: Arc<Summary>,
+}
+
+impl Report {
+    /// Opens the audit record, if one is asked for: `-` is standard output.
+    pub(in crate::cli) fn open(audit: Option<&Path>) -> Result<Self, RunError> {
+        let lines = match audit {
+            None => None,
+            Some(path) if path == Path::new("-") => Some(JsonLines::start(io::stdout())),
+            Some(path) => {
+                let file = File::options().create(true).append(true).open(path);
+                let file = file.map_err(|error| RunError::Unwritable(path.to_path_buf(), error))?;
+                Some(JsonLines::start(file))
+            }
+        };
+        let lines = lines.transpose().map_err(RunError::own("write the audit record"))?.map(Arc::new);
+        Ok(Self { lines, summary: Arc::default() })
+    }
+
+    /// What the data path records to.
+    pub(in crate::cli) fn sink(&self) -> Arc<dyn Record> {
+        let lines = self.lines.clone().map(|lines| lines as Arc<dyn Record>);
+        Arc::new(Fanout(lines.into_iter().chain([Arc::clone(&self.summary) as Arc<dyn Record>]).collect()))
+    }
+
+    /// Writes what is still to be written.
+    pub(in crate::cli) fn close(&self) -> Result<(), RunError> {
+        self.lines.as_ref().map_or(Ok(()), |lines| lines.close()).map_err(RunError::own("write the audit record"))
+    }
+
+    /// The table for the end.
+    pub(in crate::cli) fn summary(&self) -> String {
+        self.summary.render()
+    }
+}
+
+/// Runs one command in a sandbox of its own, and returns how it ended.
+pub(in crate::cli) fn run(
+    settings: Settings,
+    command: Vec<OsString>,
+    record: Arc<dyn Record>,
+) -> Result<Exit, RunError> {
+    let id = name()?;
+    let authority = Authority::generate(&id, SystemTime::now).map_err(RunError::own("make a root certificate"))?;
+    let streams = Streams::of_this_process().map_err(RunError::own("pass the standard streams on"))?;
+    let launching = launch(&settings, &authority, &streams, &command)?;
+    // While the sandbox is made: what takes longest outside.
+    let runtime = runtime()?;
+    let context = context(settings, id, authority, record, &runtime)?;
+    let launched = launching.finish().map_err(RunError::Sandbox)?;
+    let Launched { channel, sockets, terminal, first } = launched;
+    let relays = streams.start(terminal).map_err(RunError::own("relay the terminal"))?;
+    let serving = Serving::start(&runtime, context, sockets)?;
+    let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;
+    channel.send(&Order::Start, &[]).map_err(RunError::own("talk to the sandbox"))?;
+    runtime.spawn(pass_signals(passing, relays.resize()));
+    let end = channel.receive::<Word>();
+    launch::end(&channel, first);
+    relays.finish();
+    serving.stop(&runtime);
+    runtime.shutdown_background();
+    let name = command.first().map(OsString::as_os_str).unwrap_or_default();
+    how_it_ended(end.map_err(RunError::own("talk to the sandbox"))?.map(|(word, _)| word), name)
+}
+
+fn how_it_ended(word: Option<Word>, name: &OsStr) -> Result<Exit, RunError> {
+    let name = || name.to_string_lossy().into_owned();
+    match word {
+        Some(Word::Exited(code)) => Ok(Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+        Some(Word::Killed(signal)) => Ok(Exit::Signal(signal)),
+        Some(Word::NotExecuted { errno }) => Err(match Errno::from_raw(errno) {
+            Errno::ENOENT => RunError::NotFound(name()),
+            errno => RunError::NotExecutable(name(), errno),
+        }),
+        Some(Word::Failed(fault)) => Err(RunError::Sandbox(fault)),
+        Some(Word::Unshared | Word::First(_) | Word::Ready) | None => Err(RunError::Lost),
+    }
+}
+
+/// `run-` and 32 random bits: enough to tell the records of one host apart.
+fn name() -> Result<SandboxId, RunError> {
+    let mut random = [0_u8; 4];
+    aws_lc_rs::rand::fill(&mut random).map_err(RunError::own("draw a random number"))?;
+    let digits = random.map(|byte| format!("{byte:02x}")).concat();
+    SandboxId::new(&format!("run-{digits}")).ok_or(RunError::Lost)
+}
+
+fn launch(
+    settings: &Settings,
+    authority: &Authority,
+    streams: &Streams,
+    command: &[OsString],
+) -> Result<Launching, RunError> {
+    let overlays =
+        host::overlays(authority, &settings.trusted_inside).map_err(RunError::own("gather the trust bundle"))?;
+    let identity = launch::identity();
+    let sockets = masks::sockets(identity.uid, &settings.shared).map_err(RunError::own("read /proc/net/unix"))?;
+    let hidden = settings.hidden.iter().filter_map(|path| path.canonicalize().ok());
+    let mut masked = masks::credentials(&host::homes(), &settings.exposed);
+    masked.extend(sockets.into_iter().chain(hidden));
+    let variables: Vec<_> = settings.variables.iter().map(String::as_str).collect();
+    let mut env = environment::inside(std::env::vars_os(), &variables, &settings.secrets);
+    if identity.host_uid != identity.uid {
+        // Root's home is not for the user that root becomes; programs need one that they may write to.
+        env.retain(|(name, _)| name != "HOME");
+        env.push(("HOME".into(), format!("/run/user/{}", identity.uid).into()));
+    }
+    let plan = Plan {
+        identity,
+        argv: command.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+        env: env.into_iter().map(|(name, value)| pair(name, value)).collect(),
+        directory: std::env::current_dir().map_err(RunError::own("find the working directory"))?,
+        stdio: streams.becomes,
+        overlays: overlays.iter().map(|overlay| (overlay.name.to_owned(), overlay.over.clone())).collect(),
+        masks: masked,
+        kept: settings.shared.iter().chain(&settings.exposed).cloned().collect::<Vec<PathBuf>>(),
+    };
+    let contents: Vec<_> = overlays.into_iter().map(|overlay| overlay.content).collect();
+    Launching::start(plan, &contents, &streams.passed).map_err(RunError::Sandbox)
+}
+
+fn pair(name: OsString, value: OsString) -> Vec<u8> {
+    let mut pair = name.into_vec();
+    pair.push(b'=');
+    pair.extend(value.into_vec());
+    pair
+}
+
+fn runtime() -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(RunError::own("start the runtime"))
+}
+
+/// Wires the parts of the data path for one sandbox.
+fn context(
+    settings: Settings,
+    id: SandboxId,
+    authority: Authority,
+    record: Arc<dyn Record>,
+    runtime: &Runtime,
+) -> Result<Arc<Context>, RunError> {
+    // The resolver's sockets belong to the runtime.
+    let _inside = runtime.enter();
+    let mut system = RootCertStore::empty();
+    // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
+    system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut overridden = system.clone();
+    overridden.add_parsable_certificates(settings.upstream_ca);
+    let resolver = Arc::new(HostResolver::system(settings.overrides, host::has_ipv6_route()));
+    let resolve = Arc::new(resolver.for_sandbox());
+    let allowed = settings.allow_protected;
+    let protected = host::protected(&allowed).map_err(RunError::own("list the host's addresses"))?;
+    let protected = Arc::new(ArcSwap::from_pointee(protected));
+    let watched = Arc::clone(&protected);
+    // Without news of changes, the addresses that the host had at the start stay protected.
+    runtime.spawn(async move { host::watch_addresses(&watched, &allowed).await });
+    let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
+    let dns = Dns::new(Arc::clone(&sandbox), resolve.clone(), Arc::clone(&protected), Arc::clone(&record));
+    let upstream = upstream::Upstream::new(resolve, system, overridden);
+    Ok(Arc::new(Context {
+        sandbox,
+        host: protected,
+        upstream,
+        authority,
+        dns: Arc::new(dns),
+        record,
+        listener_port: LISTENER_PORT,
+    }))
+}
+
+/// The tasks that serve a sandbox.
+struct Serving {
+    stop: intercept::Stop,
+    flows: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    fn start(runtime: &Runtime, context: Arc<Context>, sockets: Sockets) -> Result<Self, RunError> {
+        let _inside = runtime.enter();
+        let listener = NetnsListener::new(sockets.tcp).map_err(RunError::own("watch the sandbox's listener"))?;
+        let datagrams = NetnsDatagrams::new(sockets.udp).map_err(RunError::own("watch the sandbox's resolver"))?;
+        let (stop, shutdown) = intercept::shutdown();
+        let mut questions = shutdown.clone();
+        let dns = Arc::clone(&context.dns);
+        runtime.spawn(async move {
+            intercept::dns::serve_datagrams(Arc::new(datagrams), dns, questions.begun()).await;
+        });
+        let flows = runtime.spawn(intercept::serve(listener, context, shutdown));
+        Ok(Self { stop, flows })
+    }
+
+    /// Takes no more, and waits until what is open has been closed and recorded.
+    fn stop(self, runtime: &Runtime) {
+        self.stop.stop();
+        // Flows that do not end in time are cut by the runtime's own end.
+        let _ = runtime.block_on(async { tokio::time::timeout(LAST_FLOWS, self.flows).await });
+    }
+}
+
+/// Passes signals on to the command, and the size of the user's terminal to its own.
+async fn pass_signals(channel: Channel, resize: Option<Resize>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    // One at a time: two messages must not mix.
+    let channel = Arc::new(Mutex::new(channel));
+    for (kind, group) in PASSED {
+        let Ok(mut signals) = signal(kind) else { continue };
+        let channel = Arc::clone(&channel);
+        tasks.spawn(async move {
+            while signals.recv().await.is_some() {
+                let passed = Passed { signal: kind.as_raw_value(), group };
+                // When the first process is gone, so is the command.
+                let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = channel.send(&Order::Signal(passed), &[]);
+            }
+        });
+    }
+    if let (Some(resize), Ok(mut changes)) = (resize, signal(SignalKind::window_change())) {
+        tasks.spawn(async move {
+            while changes.recv().await.is_some() {
+                resize.apply();
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,123 @@
+//! From the arguments of `run` to what a session needs: policy compiled, secrets read, paths found.
+//!
+//! Everything that can be wrong with what the user gave is wrong here, before a sandbox is made.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::{RunArguments, RunError};
+use crate::policy::{self, Policy, SourceSpec};
+use crate::resolve::Overrides;
+use crate::secret::{Secrets, source};
+
+/// The prefix of `--policy` that names a built-in policy.
+const PRESET: &str = "preset:";
+
+/// What a session needs.
+pub(in crate::cli) struct Settings {
+    pub(in crate::cli) policy: Policy,
+    pub(in crate::cli) secrets: Secrets,
+    /// Taken out of the protected ranges.
+    pub(in crate::cli) allow_protected: Vec<IpNet>,
+    pub(in crate::cli) overrides: Overrides,
+    /// Certificates trusted for what `--resolve` names, beside the host's.
+    pub(in crate::cli) upstream_ca: Vec<CertificateDer<'static>>,
+    /// Certificates that the sandbox trusts, beside the host's and its own root; in PEM.
+    pub(in crate::cli) trusted_inside: String,
+    /// Variables that secrets come from.
+    pub(in crate::cli) variables: BTreeSet<String>,
+    /// Files that hold or describe secrets.
+    pub(in crate::cli) hidden: Vec<PathBuf>,
+    /// Paths that `--share` keeps.
+    pub(in crate::cli) shared: Vec<PathBuf>,
+    /// Paths that `--expose` keeps.
+    pub(in crate::cli) exposed: Vec<PathBuf>,
+}
+
+impl Settings {
+    /// Reads and checks all that the arguments name.
+    pub(in crate::cli) fn from_arguments(arguments: RunArguments) -> Result<Self, RunError> {
+        let flags = policy::Flags {
+            mode: arguments.mode,
+            allow: arguments.allow,
+            allow_cidr: arguments.allow_cidr,
+            deny_cidr: arguments.deny_cidr,
+            observe: arguments.observe,
+        };
+        let mut settings = Self::of_policy(arguments.policy.as_deref(), &flags, |variable| std::env::var_os(variable))?;
+        settings.allow_protected = arguments.allow_protected;
+        settings.overrides = arguments.resolve.into_iter().collect();
+        for path in arguments.upstream_ca {
+            settings.upstream_ca.extend(certificates(&path)?);
+        }
+        settings.hidden.extend(arguments.audit.filter(|path| path != Path::new("-")));
+        settings.shared = found("--share", arguments.share)?;
+        settings.exposed = found("--expose", arguments.expose)?;
+        Ok(settings)
+    }
+
+    /// The settings of one policy, and nothing else asked for. `environment` has the variables of its secrets.
+    pub(in crate::cli) fn of_policy(
+        policy: Option<&str>,
+        flags: &policy::Flags,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, RunError> {
+        let mut hidden = Vec::new();
+        let mut base = PathBuf::from(".");
+        let text;
+        let source = match policy.map(|named| (named, named.strip_prefix(PRESET))) {
+            None => None,
+            Some((_, Some(name))) => Some(policy::preset(name).ok_or_else(|| RunError::NoPreset(name.to_owned()))?),
+            Some((file, None)) => {
+                let path = PathBuf::from(file);
+                text = fs::read_to_string(&path).map_err(|error| RunError::Unreadable(path.clone(), error))?;
+                base = path.parent().map_or(base, Path::to_path_buf);
+                hidden.push(path);
+                Some(policy::Source { path: file, text: &text })
+            }
+        };
+        let compiled = Policy::compile(source, flags).map_err(|faults| RunError::Policy(Box::new(faults)))?;
+        let policy = compiled.policy;
+        let mut secrets = Secrets::default();
+        let mut variables = BTreeSet::new();
+        for (name, from) in policy.sources() {
+            let value = source::read(name, from, &base, &environment);
+            secrets.insert(name.clone(), value.map_err(RunError::Secret)?);
+            hidden.extend(source::file(from, &base));
+            if let SourceSpec::Env(variable) = from {
+                variables.insert(variable.clone());
+            }
+        }
+        Ok(Self {
+            policy,
+            secrets,
+            allow_protected: Vec::new(),
+            overrides: Overrides::default(),
+            upstream_ca: Vec::new(),
+            trusted_inside: String::new(),
+            variables,
+            hidden,
+            shared: Vec::new(),
+            exposed: Vec::new(),
+        })
+    }
+}
+
+/// Certificates of one PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RunError> {
+    let text = fs::read(path).map_err(|error| RunError::Unreadable(path.to_path_buf(), error))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text).flatten().collect();
+    if certificates.is_empty() { Err(RunError::NoCertificate(path.to_path_buf())) } else { Ok(certificates) }
+}
+
+/// The paths as the kernel knows them, links followed.
+fn found(option: &'static str, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, RunError> {
+    let find = |path: PathBuf| fs::canonicalize(&path).map_err(|error| RunError::NotThere(option, path, error));
+    paths.into_iter().map(find).collect()
+}
