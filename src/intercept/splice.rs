@@ -7,6 +7,9 @@
 //! - `INVARIANT`: a side that ends is ended on the other (half-close); a side that breaks, or a cut, resets both, so
 //!   that neither takes a broken stream for a whole one.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -50,7 +53,7 @@ where
     B: AsyncRead + AsyncWrite + Reset + Unpin,
     C: Future<Output = ()>,
 {
-    Relay { down, up, cut: Box::pin(cut), out: Direction::default(), inward: Direction::default(), over: false }
+    Relay::new(down, up, cut)
 }
 
 /// Both directions of a relay. One struct and no `async fn`, so that the task of an idle flow holds each connection
@@ -62,6 +65,12 @@ struct Relay<A: Reset, B: Reset, C> {
     out: Direction,
     inward: Direction,
     over: bool,
+}
+
+impl<A: Reset, B: Reset, C> Relay<A, B, C> {
+    fn new(down: A, up: B, cut: C) -> Self {
+        Self { down, up, cut: Box::pin(cut), out: Direction::default(), inward: Direction::default(), over: false }
+    }
 }
 
 impl<A, B, C> Future for Relay<A, B, C>
