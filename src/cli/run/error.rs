@@ -73,7 +73,9 @@ impl fmt::Display for RunError {
                 let names = crate::policy::presets().collect::<Vec<_>>().join(", ");
                 write!(f, "there is no preset `{name}`; there are: {names}")
             }
-            Self::Policy(diagnostics) => write!(f, "the policy does not compile; nothing was run\n{diagnostics}"),
+            Self::Policy(faults) => {
+                write!(f, "the policy does not compile; nothing was run\n{}", faults.to_string().trim_end())
+            }
             Self::Secret(error) => write!(f, "{error}"),
             Self::NoCertificate(path) => write!(f, "{} holds no PEM certificate", path.display()),
             Self::Sandbox(fault) => write!(f, "no sandbox can be made: {}", doctor::explain(fault)),
