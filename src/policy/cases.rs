@@ -286,7 +286,11 @@ fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
     for (key, value) in faults.map(node, "`headers`").unwrap_or_default() {
         let Some(text) = faults.text(value, "a header's value") else { continue };
         match (HeaderName::from_bytes(key.text.as_bytes()), HeaderValue::from_str(text)) {
-            (Ok(name), Ok(value)) => drop(headers.append(name, value)),
+            (Ok(name), Ok(_)) if headers.contains_key(&name) => {
+                let message = format!("the header `{name}` stands here twice");
+                faults.push(Fault::new(Code::Duplicate, message).place(key.span));
+            }
+            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
             _ => faults.push(Fault::new(Code::BadValue, "this cannot be a header").place(key.span)),
         }
     }

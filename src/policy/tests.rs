@@ -1,6 +1,8 @@
-//! The rows of POLICY §3, one by one and where they meet; §5's names; §8's `observe`.
+//! The rows of POLICY §3, one by one and where they meet; §5's names; §8's `observe`; what holds of every policy.
 
 use http::HeaderMap;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
 
 use super::*;
 use crate::flow::{ClientAddr, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, SandboxId};
@@ -377,16 +379,23 @@ fn every_address_is_vetted_before_it_is_dialled() {
         Verdict::Allow(dial) => dial.addr().to_string(),
         Verdict::Deny(denial) => denied(&denial),
     };
-    assert_eq!(vetted("93.184.216.34", &by_name), "93.184.216.34:8443");
-    assert_eq!(vetted("10.0.0.1", &by_name), "10.0.0.1:8443", "the policy opened it");
-    assert_eq!(vetted("10.9.0.1", &by_name), "deny denied-cidr by p.yaml:8");
-    assert_eq!(vetted("64:ff9b::109:1", &by_name), "deny denied-cidr by p.yaml:8");
-    assert_eq!(vetted("192.168.0.1", &by_name), "deny protected-range");
-    assert_eq!(vetted("203.0.113.9", &by_name), "deny protected-range");
-    assert_eq!(vetted("::ffff:127.0.0.1", &by_name), "deny protected-range");
+    for (answer, verdict) in [
+        ("93.184.216.34:8443", "93.184.216.34:8443"),
+        ("93.184.216.34:9", "93.184.216.34:9"), // as `--resolve` says
+        ("10.0.0.1:8443", "10.0.0.1:8443"),     // the policy opened it
+        ("10.9.0.1:8443", "deny denied-cidr by p.yaml:8"),
+        ("[64:ff9b::109:1]:8443", "deny denied-cidr by p.yaml:8"),
+        ("192.168.0.1:8443", "deny protected-range"),
+        ("203.0.113.9:8443", "deny protected-range"),
+        ("[::ffff:127.0.0.1]:8443", "deny protected-range"),
+    ] {
+        assert_eq!(vetted(answer, &by_name), verdict, "{answer}");
+    }
     let by_address = permit_for(&policy, "10.1.0.1:5432", Seen::Unread);
-    assert_eq!(vetted("10.1.0.1", &by_address), "10.1.0.1:5432");
-    assert_eq!(vetted("10.1.0.2", &by_address), "deny no-rule by p.yaml:7", "a permit by address is for that one");
+    assert_eq!(vetted("10.1.0.1:5432", &by_address), "10.1.0.1:5432");
+    for other in ["10.1.0.2:5432", "10.1.0.1:5433"] {
+        assert_eq!(vetted(other, &by_address), "deny no-rule by p.yaml:7", "a permit by address is for that one");
+    }
 }
 
 #[test]
@@ -452,8 +461,8 @@ fn observe_relaxes_six_reasons_and_injects_nothing() {
     assert_eq!(decided(&nothing, "1.1.1.1:443", tls("a.test")), "splice a.test:443 despite deny-all");
     assert_eq!(asked(&nothing, "GET http://a.test/"), "forward a.test:80 despite deny-all");
     let permit = permit_for(&lists, "1.1.1.1:443", tls("other.test"));
-    assert!(matches!(lists.vet("1.9.0.1".parse().unwrap(), &permit, &host()), Verdict::Allow(_)));
-    assert!(matches!(lists.vet("127.0.0.1".parse().unwrap(), &permit, &host()), Verdict::Deny(_)));
+    assert!(matches!(lists.vet("1.9.0.1:443".parse().unwrap(), &permit, &host()), Verdict::Allow(_)));
+    assert!(matches!(lists.vet("127.0.0.1:443".parse().unwrap(), &permit, &host()), Verdict::Deny(_)));
 }
 
 #[test]
@@ -518,4 +527,144 @@ fn a_hint_is_the_line_that_would_allow_it() {
         assert_eq!(denied(reason).hint(name_known.then_some(&known), to), hint, "{reason}");
     }
     assert!(DenyReason::ALL.iter().all(|reason| !denied(*reason).hint(None, address("1.1.1.1")).is_empty()));
+}
+
+/// Documents made of these lines, and whether each observes.
+fn any_policy() -> impl Strategy<Value = (Policy, bool)> {
+    let heads = select(vec!["", "mode: allow-all\n"]);
+    let allow = subsequence(vec!["a.test: []", "'*.a.test': [{}]", "b.*.test: []", "'*': []", "'*.test': []"], 0..=5);
+    let deny = subsequence(vec!["a.test", "'*.b.test'", "x.a.test"], 0..=3);
+    let opened = subsequence(vec!["10.0.0.0/8", "0.0.0.0/0", "'fd00::/8'", "127.0.0.0/8", "192.0.2.0/24"], 0..=5);
+    let closed = subsequence(vec!["10.9.0.0/16", "1.1.1.0/24"], 0..=2);
+    (heads, allow, deny, opened, closed, any::<(bool, bool)>()).prop_map(
+        |(head, allow, deny, opened, closed, (strict, observe))| {
+            let text = format!(
+                "{head}allow: {{{}}}\ndeny: [{}]\nsubnets: {{allow: [{}], deny: [{}]}}\n\
+                 strict: {strict}\nobserve: {observe}",
+                allow.join(", "),
+                deny.join(", "),
+                opened.join(", "),
+                closed.join(", "),
+            );
+            (policy(&text), observe)
+        },
+    )
+}
+
+const ADDRESSES: [&str; 12] = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "10.0.0.1",
+    "10.9.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "192.0.2.1",
+    "203.0.113.9",
+    "fd00::1",
+    "fd00:ec2::254",
+    "::ffff:10.0.0.1",
+    "64:ff9b::a9fe:a9fe",
+];
+
+fn any_flow() -> impl Strategy<Value = Flow> {
+    let seen = select(vec![
+        Seen::Unread,
+        Seen::Opaque,
+        Seen::Http(HttpVersion::Http1),
+        Seen::Unreadable(HelloFault::Malformed),
+        tls(""),
+        tls("a.test"),
+        tls("x.a.test"),
+        tls("b.c.test"),
+        tls("y.b.test"),
+        tls("other.example"),
+    ]);
+    (select(ADDRESSES.to_vec()), select(vec![22, 80, 443, 8443]), seen).prop_map(|(address, port, seen)| {
+        let dst = SocketAddr::new(address.parse().unwrap(), port);
+        flow(&dst.to_string(), seen)
+    })
+}
+
+/// What POLICY §3 says of a flow, row by row, as plainly as it can be written; `None` for "allow".
+fn naive(policy: &Policy, flow: &Flow) -> Option<DenyReason> {
+    let address = flow.dst.ip();
+    let within = |map: &CidrMap<RuleId>| {
+        let holds = |reading: IpAddr| map.iter().any(|(range, _)| range.contains(&reading));
+        (readings(address).any(holds), holds(unwrap(address)) || holds(address))
+    };
+    let name = match &flow.seen {
+        Seen::Tls(hello) => hello.sni.as_ref(),
+        _ => None,
+    };
+    let listed = |name| policy.allow.iter().any(|(pattern, _)| pattern.matches(name));
+    let open = matches!(policy.base, Base::AllowAll(_));
+    let empty = !open && policy.allow.is_empty() && policy.subnets_allow.is_empty();
+    let bare_star = policy.allow.iter().any(|(pattern, entry)| pattern.is_any() && entry.rules.is_empty());
+    if within(&policy.subnets_deny).0 {
+        return Some(DenyReason::DeniedCidr);
+    }
+    if host().covers(address, &policy.opened) {
+        return Some(DenyReason::ProtectedRange);
+    }
+    if empty {
+        return Some(DenyReason::DenyAll);
+    }
+    if within(&policy.subnets_allow).1 {
+        return None;
+    }
+    match (&flow.seen, name) {
+        (_, Some(name)) if policy.deny.iter().any(|(pattern, _)| pattern.matches(name)) => {
+            Some(DenyReason::DeniedDomain)
+        }
+        (_, Some(name)) if listed(name) || open => None,
+        (_, Some(_)) => Some(DenyReason::NoRule),
+        (Seen::Http(_), None) => None,
+        (Seen::Opaque, None) if matches!(flow.dst.port(), 80 | 443) => Some(DenyReason::NotHttp),
+        (Seen::Unreadable(_), None) => Some(DenyReason::UnreadableHello),
+        (Seen::Unread, None) => Some(DenyReason::NoName),
+        (_, None) if (open || bare_star) && policy.deny.is_empty() && !policy.strict => None,
+        (_, None) => Some(DenyReason::NoName),
+    }
+}
+
+proptest! {
+    #[test]
+    fn deciding_agrees_with_the_rows_as_they_are_written((policy, observe) in any_policy(), flow in any_flow()) {
+        prop_assume!(!observe && !is_block(flow.dst.ip()));
+        let reason = match policy.decide(&flow, &host()) {
+            Verdict::Allow(_) => None,
+            Verdict::Deny(denial) => Some(denial.reason),
+        };
+        prop_assert_eq!(reason, naive(&policy, &flow));
+    }
+
+    #[test]
+    fn what_the_address_settles_stays_settled((policy, _) in any_policy(), flow in any_flow()) {
+        if let Some(verdict) = policy.decide_address(&flow, &host()) {
+            prop_assert_eq!(said(verdict), said(policy.decide(&flow, &host())));
+        }
+    }
+
+    #[test]
+    fn no_policy_lets_a_protected_or_block_address_be_dialled((policy, _) in any_policy(), flow in any_flow()) {
+        let permit = match policy.decide(&flow, &host()) {
+            Verdict::Allow(Route::Relay(permit) | Route::Splice(permit)) => permit,
+            Verdict::Allow(Route::Terminate(_)) | Verdict::Deny(_) => return Ok(()),
+        };
+        if let (Target::Name(..), Seen::Tls(hello)) = (permit.target(), &flow.seen) {
+            prop_assert_eq!(permit.target(), &Target::Name(hello.sni.clone().unwrap(), flow.dst.port()));
+        }
+        for address in ADDRESSES {
+            let answer = SocketAddr::new(address.parse().unwrap(), flow.dst.port());
+            if let Verdict::Allow(dial) = policy.vet(answer, &permit, &host()) {
+                prop_assert!(!host().covers(dial.addr().ip(), &policy.opened));
+                prop_assert!(!is_block(dial.addr().ip()));
+                let covered = policy.subnets_deny.get_any_reading(dial.addr().ip()).is_some();
+                prop_assert!(policy.observe() || !covered);
+                if let Target::Address(only) = permit.target() {
+                    prop_assert_eq!(unwrap(only.ip()), unwrap(answer.ip()));
+                }
+            }
+        }
+    }
 }

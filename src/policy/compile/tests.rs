@@ -245,6 +245,10 @@ fn each_fault_of_a_test_is_found() {
             "bad-value: `connect` is a host, a colon and a port; \
             an IPv6 address stands in brackets",
         ),
+        (
+            "{request: GET http://a.test, verdict: deny, headers: {a: x, A: y}}",
+            "duplicate: the header `a` stands here twice",
+        ),
         ("{connect: 'a.test:1', verdict: maybe}", "bad-value: `verdict` cannot be `maybe`"),
         ("{connect: 'a.test:1', reason: never}", "bad-value: `reason` cannot be `never`"),
         ("{connect: 'a.test:1', verdict: deny, expect: x}", "unknown-key: a test has no key `expect`"),
