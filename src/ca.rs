@@ -10,6 +10,9 @@
 pub mod bundle;
 pub mod jks;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -273,9 +276,7 @@ impl Budget {
         // A clock that was set back owes the burst at most.
         let start = paid_at.unwrap_or(now).clamp(now, now + Self::PRICE * limits::MINT_BURST);
         let affordable = start <= now + Self::PRICE * (limits::MINT_BURST - 1);
-        if affordable {
-            *paid_at = Some(start + Self::PRICE);
-        }
+        *paid_at = Some(if affordable { start + Self::PRICE } else { start });
         affordable
     }
 }

@@ -14,3 +14,35 @@ pub fn trust_bundle(system: &[u8], authority: &Authority) -> Vec<u8> {
     bundle.extend_from_slice(root.as_bytes());
     bundle
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::flow::SandboxId;
+
+    fn authority() -> Authority {
+        Authority::generate(&SandboxId::new("run-7f3a").unwrap(), SystemTime::now).unwrap()
+    }
+
+    #[test]
+    fn the_root_stands_after_what_the_system_trusts() {
+        let (system, authority) = (authority(), authority());
+        for ending in ["", "\n"] {
+            let pem = format!("# a comment\n{}{ending}", system.certificate_pem().trim_end());
+            let bundle = trust_bundle(pem.as_bytes(), &authority);
+            let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bundle).map(Result::unwrap).collect();
+            assert_eq!(certificates, [system.certificate_der().clone(), authority.certificate_der().clone()]);
+        }
+    }
+
+    #[test]
+    fn without_a_system_bundle_the_root_stands_alone() {
+        let authority = authority();
+        assert_eq!(trust_bundle(b"", &authority), authority.certificate_pem().as_bytes());
+    }
+}

@@ -46,3 +46,39 @@ fn put_text(store: &mut Vec<u8>, text: &str) {
     store.extend((text.len() as u16).to_be_bytes());
     store.extend(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::ca::Authority;
+    use crate::flow::SandboxId;
+
+    #[test]
+    fn an_empty_store_is_header_and_digest() {
+        let store = trust_store(&[]);
+        assert_eq!(store[..12], [0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0, 0, 0, 0]);
+        assert_eq!(store.len(), 12 + 20);
+    }
+
+    #[test]
+    fn java_reads_every_certificate() {
+        let authority = || Authority::generate(&SandboxId::new("run-7f3a").unwrap(), SystemTime::now).unwrap();
+        let (one, other) = (authority(), authority());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let store = trust_store(&[one.certificate_der().as_ref(), other.certificate_der().as_ref()]);
+        std::fs::write(file.path(), store).unwrap();
+        let arguments = ["-list", "-v", "-storepass", PASSWORD, "-keystore"];
+        let Ok(listed) = Command::new("keytool").args(arguments).arg(file.path()).output() else {
+            eprintln!("skipped: no keytool here");
+            return;
+        };
+        let text = String::from_utf8_lossy(&listed.stdout);
+        assert!(listed.status.success(), "{text}");
+        assert!(text.contains("Your keystore contains 2 entries"), "{text}");
+        assert_eq!(text.matches("Entry type: trustedCertEntry").count(), 2, "{text}");
+        assert_eq!(text.matches("Owner: CN=exeat run-7f3a root").count(), 2, "{text}");
+    }
+}

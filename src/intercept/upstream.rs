@@ -9,6 +9,9 @@
 //!   the operator gave an address.
 //! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
