@@ -8,7 +8,7 @@
 //! - `INVARIANT`: a [`SandboxId`] is `[a-zA-Z0-9_-]{1,128}`, so it can stand unescaped in a record.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// A canonical DNS name (POLICY §2). Cheap to clone; equality is byte equality.
@@ -25,7 +25,8 @@ impl Domain {
         if text.len() > 4 * NAME_BYTES {
             return Err(DomainError::TooLong);
         }
-        if text.starts_with('[') || text.parse::<std::net::Ipv6Addr>().is_ok() {
+        let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if inside.parse::<Ipv6Addr>().is_ok() {
             return Err(DomainError::IpLiteral);
         }
         let ascii = idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
@@ -374,7 +375,6 @@ mod tests {
             "1.2.3.4.",
             "[::1]",
             "::1",
-            "[evil.test]",
             "fe80::1",
             "１２７.0.0.1",
             "0x",
@@ -401,7 +401,19 @@ mod tests {
         assert_eq!(canonical(&long_name), Err(DomainError::TooLong));
         assert_eq!(canonical(&"a".repeat(100_000)), Err(DomainError::TooLong));
         assert!(canonical(&fits).is_ok());
-        for text in ["a b", "evil.test\0.allowed.test", "a/b", "a@b", "a:443", "*.a", "a%2eb", "a,b", "xn--a-ecp"] {
+        for text in [
+            "a b",
+            "evil.test\0.allowed.test",
+            "a/b",
+            "a@b",
+            "a:443",
+            "*.a",
+            "a%2eb",
+            "a,b",
+            "xn--a-ecp",
+            "[evil.test]",
+            "[127.0.0.1]",
+        ] {
             assert_eq!(canonical(text), Err(DomainError::BadCharacter), "{text}");
         }
     }

@@ -262,11 +262,6 @@ impl<T> DomainMap<T> {
         self.entries.iter().map(|entry| (&entry.pattern, &entry.value))
     }
 
-    /// Values, to be completed after all patterns are known.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.entries.iter_mut().map(|entry| &mut entry.value)
-    }
-
     fn child(&mut self, at: usize, label: &Label) -> usize {
         let next = self.nodes.len();
         let Some(node) = self.nodes.get_mut(at) else { return at };

@@ -145,6 +145,7 @@ impl Compiler<'_> {
             let message = format!("the policy has more than {} expressions", limits::POLICY_REGEXES);
             self.faults.push(Fault::new(Code::Limit, message).place(node.span));
         }
+        // The fault is recorded, so no policy comes of this; the others are not compiled, which takes memory.
         if self.regexes > limits::POLICY_REGEXES { Ok(TextMatch::Exact(String::new())) } else { compile() }
     }
 
