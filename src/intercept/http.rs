@@ -107,7 +107,10 @@ impl Conversation {
 
     /// Answers one request. The error ends its stream, and with HTTP/1 its connection, without an answer.
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
-        let busy = self.watch.busy();
+        if self.version == HttpVersion::Http2 {
+            self.watch.begin();
+        }
+        let busy = self.watch.answering();
         let response = self.respond(request).await?;
         Ok(response.map(|body| payload::holding(body, busy)))
     }

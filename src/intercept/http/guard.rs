@@ -54,19 +54,23 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Marks a request as being answered until the value is dropped.
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
+    /// Marks that a request has begun; the guard does, when it lets a head through.
+    pub(super) fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::AcqRel);
         self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that has begun is being answered until the value is dropped.
+    pub(super) fn answering(self: &Arc<Self>) -> Busy {
         Busy(Arc::clone(self))
     }
 
-    /// Whether a request is being answered.
+    /// Whether a request has begun and is not yet answered.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0
     }
 
-    /// How many requests have begun to be answered.
+    /// How many requests have begun.
     pub(super) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }
@@ -183,6 +187,7 @@ impl<Io> Guard<Io> {
             Ok(None) => Ok(()),
             Ok(Some((length, head))) => {
                 self.cleared = length;
+                self.watch.begin();
                 self.scan = head::Scan::default();
                 self.first = false;
                 self.deadline = None;

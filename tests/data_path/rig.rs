@@ -1,0 +1,380 @@
+//! One sandbox's data path on loopback: a listener whose original destinations the test claims, names from a table,
+//! origins that record, and the record itself.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use exeat::attach::{Arrival, Listener};
+use exeat::audit::{Closed, Event, Judged, Kind, Record, RouteTaken};
+use exeat::ca::Authority;
+use exeat::dns::Dns;
+use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId, SecretName};
+use exeat::intercept::upstream::Upstream;
+use exeat::intercept::{Context, Stop, serve, shutdown};
+use exeat::policy::verdict::DenyReason;
+use exeat::policy::{Flags, Policy, Protected, Source};
+use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
+use exeat::sandbox::Sandbox;
+use exeat::secret::{Secret, Secrets};
+use hickory_proto::rr::RecordType;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use zeroize::Zeroizing;
+
+use super::super::support::origin::{Ca, Origin, Speaks};
+
+/// Where the sandbox dials unless a test says otherwise: nobody's address (RFC 5737).
+const ANYWHERE: &str = "203.0.113.9:443";
+
+pub(crate) struct Rig {
+    /// Signs for origins; the only root that the upstream side trusts.
+    pub(crate) ca: Ca,
+    /// Where connections of the sandbox arrive.
+    pub(crate) listener: SocketAddr,
+    sandbox: Arc<Sandbox>,
+    names: Arc<Names>,
+    log: Arc<Log>,
+    root_pem: String,
+    folder: tempfile::TempDir,
+    claims: mpsc::UnboundedSender<SocketAddr>,
+    stop: Stop,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Rig {
+    /// A sandbox under this policy, without secrets.
+    pub(crate) async fn new(policy: &str) -> Self {
+        Self::start(policy, Secrets::default()).await
+    }
+
+    /// A sandbox whose secret `KEY` has this value.
+    pub(crate) async fn with_secret(policy: &str, value: &str) -> Self {
+        let mut secrets = Secrets::default();
+        let name = SecretName::new("KEY").expect("a name");
+        secrets.insert(name, Secret::new(Zeroizing::new(value.as_bytes().to_vec())));
+        Self::start(policy, secrets).await
+    }
+
+    async fn start(policy: &str, secrets: Secrets) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = Ca::new(folder.path());
+        let id = SandboxId::new("test").expect("an id");
+        let authority = Authority::generate(&id, SystemTime::now).expect("a root");
+        let root_pem = authority.certificate_pem();
+        let sandbox = Arc::new(Sandbox::new(id, compile(policy), secrets));
+        let names = Arc::<Names>::default();
+        let resolve: Arc<dyn Resolve> = Arc::clone(&names) as _;
+        let loopback = "127.0.0.0/8".parse().expect("a range");
+        let host = Arc::new(ArcSwap::from_pointee(Protected::new([]).without(loopback)));
+        let log = Arc::<Log>::default();
+        let record: Arc<dyn Record> = Arc::clone(&log) as _;
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let listener = socket.local_addr().expect("a bound listener");
+        let (claims, claimed) = mpsc::unbounded_channel();
+        let ctx = Context {
+            sandbox: Arc::clone(&sandbox),
+            host: Arc::clone(&host),
+            upstream: Upstream::new(Arc::clone(&resolve), RootCertStore::empty(), roots(ca.pem())),
+            authority,
+            dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, host, Arc::clone(&record))),
+            record,
+            listener_port: listener.port(),
+        };
+        let (stop, end) = shutdown();
+        let serving = tokio::spawn(serve(Claimed { socket, claimed }, Arc::new(ctx), end));
+        let serving = Mutex::new(Some(serving));
+        Self { ca, listener, sandbox, names, log, root_pem, folder, claims, stop, serving }
+    }
+
+    /// An origin at loopback that owns `name`.
+    pub(crate) fn origin(&self, name: &str, speaks: Speaks) -> Origin {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let origin = Origin::serve(vec![socket], speaks, &tokio::runtime::Handle::current());
+        self.resolve(name, origin.address);
+        origin
+    }
+
+    /// Says where `name` is.
+    pub(crate) fn resolve(&self, name: &str, address: SocketAddr) {
+        self.names.0.lock().expect("no panic").insert(name.to_owned(), address);
+    }
+
+    /// Replaces the policy.
+    pub(crate) fn replace(&self, policy: &str) {
+        self.sandbox.replace(compile(policy));
+    }
+
+    /// The next connection to the listener was going to `dst`.
+    pub(crate) fn claim(&self, dst: &str) {
+        self.claims.send(dst.parse().expect("an address")).expect("the listener listens");
+    }
+
+    /// A connection of the sandbox to `dst`.
+    pub(crate) async fn connect(&self, dst: &str) -> TcpStream {
+        self.claim(dst);
+        TcpStream::connect(self.listener).await.expect("the listener listens")
+    }
+
+    /// TLS of a client that trusts our root, to `name` at nobody's address.
+    pub(crate) async fn tls(&self, name: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
+        self.tls_trusting(&self.root_pem, name, 443, alpn).await
+    }
+
+    /// TLS of a client that trusts one root.
+    pub(crate) async fn tls_trusting(&self, root: &str, name: &str, port: u16, alpn: &[&str]) -> TlsStream<TcpStream> {
+        let dst = ANYWHERE.replace("443", &port.to_string());
+        self.tls_to(&dst, root, name, alpn).await.expect("a handshake")
+    }
+
+    /// TLS to `dst`, which may fail.
+    pub(crate) async fn tls_to(
+        &self,
+        dst: &str,
+        root: &str,
+        name: &str,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider speaks TLS")
+            .with_root_certificates(roots(root))
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let name = match name.parse::<IpAddr>() {
+            Ok(address) => ServerName::from(address),
+            Err(_) => ServerName::try_from(name.to_owned()).expect("a name"),
+        };
+        let io = self.connect(dst).await;
+        TlsConnector::from(Arc::new(config)).connect(name, io).await
+    }
+
+    /// An HTTP/2 client inside TLS.
+    pub(crate) async fn http2(&self, name: &str) -> http2::SendRequest<Full<Bytes>> {
+        let tls = self.tls(name, &["h2"]).await;
+        let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Our root, for clients that read a file.
+    pub(crate) fn root_file(&self) -> PathBuf {
+        let file = self.folder.path().join("our-root.pem");
+        std::fs::write(&file, &self.root_pem).expect("a file");
+        file
+    }
+
+    /// Our root.
+    pub(crate) fn root_pem(&self) -> String {
+        self.root_pem.clone()
+    }
+
+    /// Everything recorded so far.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.log.events.lock().expect("no panic").clone()
+    }
+
+    /// The routes of flows that were allowed.
+    pub(crate) fn allowed(&self) -> Vec<RouteTaken> {
+        self.verdicts().filter(|judged| judged.request.is_none()).filter_map(|judged| judged.outcome.ok()).collect()
+    }
+
+    /// The reasons for every denial, of flows and of requests.
+    pub(crate) fn denied(&self) -> Vec<DenyReason> {
+        self.verdicts().filter_map(|judged| judged.outcome.err()).collect()
+    }
+
+    /// What was recorded of requests.
+    pub(crate) fn requests(&self) -> Vec<Judged> {
+        self.verdicts().filter(|judged| judged.request.is_some()).collect()
+    }
+
+    /// The ends of flows.
+    pub(crate) fn closes(&self) -> Vec<Closed> {
+        let events = self.events().into_iter();
+        events.filter_map(|event| if let Kind::Close(close) = event.kind { Some(close) } else { None }).collect()
+    }
+
+    /// Waits for the first end of a flow.
+    pub(crate) async fn closed(&self) -> Closed {
+        loop {
+            let more = self.log.more.notified();
+            if let Some(close) = self.closes().into_iter().next() {
+                return close;
+            }
+            more.await;
+        }
+    }
+
+    /// Ends everything, and waits for it.
+    pub(crate) async fn stop(&self) {
+        self.stop.stop();
+        let serving = self.serving.lock().expect("no panic").take().expect("stopped once");
+        serving.await.expect("no panic");
+    }
+
+    fn verdicts(&self) -> impl Iterator<Item = Judged> {
+        let events = self.events().into_iter();
+        events.filter_map(|event| if let Kind::Verdict(judged) = event.kind { Some(judged) } else { None })
+    }
+}
+
+fn compile(policy: &str) -> Policy {
+    let text = if policy.contains("version:") { policy.to_owned() } else { format!("version: 1\n{policy}\n") };
+    let source = Source { path: "policy.yaml", text: &text };
+    match Policy::compile(Some(source), &Flags::default()) {
+        Ok(compiled) => compiled.policy,
+        Err(faults) => panic!("{faults}"),
+    }
+}
+
+fn roots(pem: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")).expect("a root");
+    roots
+}
+
+/// Names under the test's control.
+#[derive(Default)]
+struct Names(Mutex<HashMap<String, SocketAddr>>);
+
+impl Resolve for Names {
+    fn dial_addrs<'a>(&'a self, name: &'a Domain, _: u16) -> Resolving<'a, Vec<SocketAddr>> {
+        let found = self.0.lock().expect("no panic").get(name.as_str()).copied();
+        Box::pin(async move { found.map(|address| vec![address]).ok_or(ResolveError::NotFound) })
+    }
+
+    fn lookup<'a>(&'a self, _: &'a Domain, _: RecordType) -> Resolving<'a, Answer> {
+        Box::pin(async { Err(ResolveError::NotFound) })
+    }
+
+    fn overrides(&self, _: &Domain) -> bool {
+        true
+    }
+}
+
+/// Keeps every event.
+#[derive(Default)]
+struct Log {
+    events: Mutex<Vec<Event>>,
+    more: Notify,
+}
+
+impl Record for Log {
+    fn record(&self, event: &Event) {
+        self.events.lock().expect("no panic").push(event.clone());
+        self.more.notify_waiters();
+    }
+}
+
+/// A listener whose connections go where the test claims, in order.
+struct Claimed {
+    socket: TcpListener,
+    claimed: mpsc::UnboundedReceiver<SocketAddr>,
+}
+
+impl Listener for Claimed {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> Arrival<TcpStream> {
+        let (io, client) = self.socket.accept().await.expect("a connection");
+        let dst = self.claimed.try_recv().expect("every connection is claimed before it is made");
+        Arrival { io, client: ClientAddr(client), dst: OriginalDst(dst) }
+    }
+}
+
+/// An origin inside TLS that answers the first head with fixed bytes, and every byte after it with itself.
+pub(crate) struct Scripted {
+    received: Arc<Mutex<Vec<u8>>>,
+    serving: JoinHandle<()>,
+}
+
+impl Scripted {
+    pub(crate) async fn serve(rig: &Rig, name: &str, answer: &str) -> Self {
+        let (acceptor, answer) = (rig.ca.tls(&[name]), answer.to_owned());
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        rig.resolve(name, socket.local_addr().expect("a bound listener"));
+        let received = Arc::<Mutex<Vec<u8>>>::default();
+        let record = Arc::clone(&received);
+        let serving = tokio::spawn(async move {
+            while let Ok((io, _)) = socket.accept().await {
+                let Ok(mut tls) = acceptor.accept(io).await else { continue };
+                let (answer, record) = (answer.clone(), Arc::clone(&record));
+                tokio::spawn(async move {
+                    let head = read_head(&mut tls).await;
+                    record.lock().expect("no panic").extend_from_slice(head.as_bytes());
+                    tls.write_all(answer.as_bytes()).await.expect("a client that listens");
+                    let (mut from, mut to) = tokio::io::split(tls);
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        Self { received, serving }
+    }
+
+    /// The heads that arrived.
+    pub(crate) fn received(&self) -> String {
+        String::from_utf8_lossy(&self.received.lock().expect("no panic")).into_owned()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The same TLS, for an origin that knows no HTTP/2.
+pub(crate) fn http1_only(tls: &TlsAcceptor) -> TlsAcceptor {
+    let mut config = rustls::ServerConfig::clone(tls.config());
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An address where nobody listens.
+pub(crate) async fn nobody_listens() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    socket.local_addr().expect("a bound listener")
+}
+
+/// Sends, and reads until the other side ends.
+pub(crate) async fn exchange(io: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
+    io.write_all(request.as_bytes()).await.expect("a listener that reads");
+    let mut answer = Vec::new();
+    // A peer that closes without close_notify has still said what it said.
+    let _ = io.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads one HTTP/1 head.
+pub(crate) async fn read_head(io: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(io.read_u8().await.unwrap_or_else(|error| panic!("{error} after {}", head.escape_ascii())));
+    }
+    String::from_utf8(head).expect("a head in ASCII")
+}
+
+/// Reads one HTTP/1 answer with a length.
+pub(crate) async fn read_answer(io: &mut (impl AsyncRead + Unpin)) -> String {
+    let head = read_head(io).await;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let mut body = vec![0; length.parse().expect("a number")];
+    io.read_exact(&mut body).await.expect("the body");
+    head + &String::from_utf8_lossy(&body)
+}
