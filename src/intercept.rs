@@ -157,7 +157,6 @@ impl Intercept {
 
     /// The stages, in order.
     async fn carry<Io: Connection>(mut self, io: Io) {
-        // Subscribed before the first judgement, so that no change falls between the two.
         let changes = self.ctx.sandbox.changes();
         if self.is_loop() {
             reset(io);
@@ -167,6 +166,7 @@ impl Intercept {
         if self.flow.dst.port() == DNS_PORT {
             return self.answer_dns(io).await;
         }
+        // A refusal by address stands before a byte is read; what is read then can only word it.
         let refusal = match self.judge_address() {
             Some(Verdict::Allow(_)) => return self.travel(Prefixed::new(Vec::new(), io), changes).await,
             Some(Verdict::Deny(denial)) => Some(denial),
@@ -177,22 +177,20 @@ impl Intercept {
             () = shutdown.begun() => return,
             peeked = peek::peek(io, self.flow.dst.port()) => peeked,
         };
-        let io = match peeked {
+        match peeked {
             Ok((seen, io)) => {
                 self.flow.seen = seen;
-                io
+                self.travel(io, changes).await;
             }
-            Err(error) => return self.leave_early(refusal, &error),
-        };
-        match refusal {
-            Some(denial) => self.refuse(io, denial, changes).await,
-            None => self.travel(io, changes).await,
+            Err(error) => self.leave_early(refusal, &error),
         }
     }
 
     /// Judges on all that is known, and takes the way that the verdict allows.
-    async fn travel<Io: Connection>(self, io: Prefixed<Io>, changes: watch::Receiver<u64>) {
+    async fn travel<Io: Connection>(self, io: Prefixed<Io>, mut changes: watch::Receiver<u64>) {
         loop {
+            // What changed until here counts in this judgement; what changes from here on is raced.
+            changes.borrow_and_update();
             let snapshot = self.ctx.sandbox.snapshot();
             let (route, permit) = match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
                 Verdict::Allow(Route::Relay(permit)) => (RouteTaken::Relay, permit),

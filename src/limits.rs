@@ -18,6 +18,8 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 pub const HEAD_FIELDS: usize = 128;
 /// From the first byte of a request head to its last.
 pub const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a connection is still read after its last answer, so that a client that is sending gets to read it.
+pub const LINGER: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that a sandbox may have open in one connection.
 pub const STREAMS: u32 = 128;
 /// Idle time after which a keep-alive connection of the sandbox is closed.

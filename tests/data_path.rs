@@ -4,7 +4,7 @@
 //! origins are on loopback and record every byte. Attacks are named as in the list of attacks (A1, E46, …); the pass
 //! criterion is that the evil origin gets nothing, and that the record says why.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -48,7 +48,7 @@ async fn a_splice_is_untouched() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
     // The client trusts the origin's root and not ours: that it connects shows whose handshake it was.
-    let mut tls = rig.tls_trusting(&rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
+    let mut tls = rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
     let answer = exchange(&mut tls, GET).await;
     assert_eq!(status(&answer), 200);
     drop(tls);
@@ -252,7 +252,7 @@ async fn a2_a_forged_sni_reaches_the_owner_of_the_name_or_nobody() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let allowed = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
     let evil = rig.origin("evil.test", Speaks::Https(rig.ca.tls(&["evil.test"]), echo()));
-    let mut tls = rig.tls_to(&evil.address.to_string(), &rig.ca.pem(), "allowed.test", &["http/1.1"]).await.unwrap();
+    let mut tls = rig.tls_to(&evil.address.to_string(), rig.ca.pem(), "allowed.test", &["http/1.1"]).await.unwrap();
     assert_eq!(status(&exchange(&mut tls, GET).await), 200);
     evil.assert_untouched();
     assert_eq!(allowed.connections(), 1);
@@ -443,7 +443,8 @@ async fn e51_http2_in_clear_is_judged_like_any_other() {
 }
 
 const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: allowed.test\r\nConnection: keep-alive, Upgrade\r\n\
-                         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+                         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n";
 
@@ -646,7 +647,7 @@ async fn ends_with_a_reset(mut io: impl AsyncRead + Unpin) {
 async fn g70_revocation_cuts_a_splice() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
-    let mut tls = rig.tls_trusting(&rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
+    let mut tls = rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
     tls.write_all(b"GET /1 HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
     data_path::rig::read_answer(&mut tls).await;
     // A change that still permits it leaves it alone.
@@ -683,6 +684,74 @@ async fn g70_revocation_ends_an_idle_terminated_flow_and_a_websocket() {
     rig.replace("mode: deny-all");
     ends_with_a_reset(socket).await;
     ends_with_a_reset(idle).await;
+}
+
+#[tokio::test]
+async fn g70_revocation_ends_one_http2_stream_and_leaves_the_others() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let _origin = Scripted::serve(&rig, "allowed.test", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await;
+    let client = rig.http2("allowed.test").await;
+    let ask = async |path: &str| {
+        let request = Request::get(format!("https://allowed.test/{path}")).body(Full::default()).unwrap();
+        client.clone().send_request(request).await.unwrap()
+    };
+    let (mut cut, mut kept) = (ask("cut").await.into_body(), ask("kept").await.into_body());
+    let rule = "- { match: { path: { exact: /cut } }, response: { statusCode: 403 } }";
+    rig.replace(&INJECTING.replace("- transform", &format!("{rule}\n    - transform")));
+    assert_eq!(cut.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    assert!(cut.frame().await.unwrap().is_err());
+    assert_eq!(kept.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    assert_eq!(ask("cut").await.status(), 403);
+    assert_eq!(rig.denied(), [DenyReason::Revoked]);
+}
+
+#[tokio::test]
+async fn g73_a_change_while_dialling_is_judged_before_the_first_byte() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let gate = rig.gate();
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    tls.write_all(GET.as_bytes()).await.unwrap();
+    gate.asked.notified().await;
+    rig.replace(&INJECTING.replace("'key ", "'other "));
+    gate.open.notify_one();
+    assert_eq!(status(&exchange(&mut tls, "").await), 200);
+    assert_eq!(origin.requests()[0].header("x-api-key"), ["other c4n4ry-s3cret"]);
+    assert_eq!((origin.requests().len(), rig.requests().len()), (1, 1));
+
+    // A splice, too: here the change refuses it, and the client is told why inside TLS.
+    rig.replace("allow: { allowed.test: [] }");
+    let gate = rig.gate();
+    let refused = async {
+        gate.asked.notified().await;
+        rig.replace("allow: { other.test: [] }");
+        gate.open.notify_one();
+    };
+    let (tls, ()) = tokio::join!(rig.tls("allowed.test", &["http/1.1"]), refused);
+    let answer = exchange(&mut { tls }, GET).await;
+    assert!(answer.contains("exeat-denied: no-rule"), "{answer}");
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_is_still_sending_gets_to_read_its_denial() {
+    let rig = Rig::new("allow: { allowed.test: [] }").await;
+    let mut io = rig.connect("203.0.113.9:80").await;
+    let body = "x".repeat(2_000_000);
+    let request = format!("POST / HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 2000000\r\n\r\n{body}");
+    let answer = exchange(&mut io, &request).await;
+    assert!(status(&answer) == 403 && answer.contains("exeat-denied: no-rule"), "{answer}");
+}
+
+#[tokio::test]
+async fn flows_have_a_limit() {
+    let rig = Rig::new("mode: allow-all").await;
+    let slots = rig.take_all_slots();
+    let mut io = rig.connect("203.0.113.9:80").await;
+    assert_eq!(io.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    rig.closed().await;
+    assert_eq!(rig.denied(), [DenyReason::Limit]);
+    drop(slots);
 }
 
 #[tokio::test]

@@ -252,6 +252,7 @@ impl Conversation {
             Err(SendError::Unsent(request)) => request,
         };
         const GONE: &str = "the upstream closed the connection before it answered";
+        self.upstreams.forget_shared().await;
         let snapshot = self.ctx.sandbox.snapshot();
         let again = self.lease(permit, &snapshot).await.map_err(|_| GONE)?;
         if snapshot.generation != generation || again.version() != lease.version() {

@@ -111,7 +111,21 @@ impl Rig {
 
     /// Says where `name` is.
     pub(crate) fn resolve(&self, name: &str, address: SocketAddr) {
-        self.names.0.lock().expect("no panic").insert(name.to_owned(), address);
+        self.names.addresses.lock().expect("no panic").insert(name.to_owned(), address);
+    }
+
+    /// Leaves no room for a flow.
+    pub(crate) fn take_all_slots(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let slots = self.sandbox.flow_slots();
+        let all = slots.available_permits().try_into().expect("a number of flows");
+        slots.try_acquire_many_owned(all).expect("no flow yet")
+    }
+
+    /// Holds the next resolution until the gate is opened.
+    pub(crate) fn gate(&self) -> Gate {
+        let gate = Gate::default();
+        *self.names.gate.lock().expect("no panic") = Some(gate.clone());
+        gate
     }
 
     /// Replaces the policy.
@@ -251,12 +265,29 @@ fn roots(pem: &str) -> RootCertStore {
 
 /// Names under the test's control.
 #[derive(Default)]
-struct Names(Mutex<HashMap<String, SocketAddr>>);
+struct Names {
+    addresses: Mutex<HashMap<String, SocketAddr>>,
+    /// Where a gate is set, an answer says that it was asked for and waits to be let through.
+    gate: Mutex<Option<Gate>>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    pub(crate) asked: Arc<Notify>,
+    pub(crate) open: Arc<Notify>,
+}
 
 impl Resolve for Names {
     fn dial_addrs<'a>(&'a self, name: &'a Domain, _: u16) -> Resolving<'a, Vec<SocketAddr>> {
-        let found = self.0.lock().expect("no panic").get(name.as_str()).copied();
-        Box::pin(async move { found.map(|address| vec![address]).ok_or(ResolveError::NotFound) })
+        let found = self.addresses.lock().expect("no panic").get(name.as_str()).copied();
+        let gate = self.gate.lock().expect("no panic").take();
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.asked.notify_one();
+                gate.open.notified().await;
+            }
+            found.map(|address| vec![address]).ok_or(ResolveError::NotFound)
+        })
     }
 
     fn lookup<'a>(&'a self, _: &'a Domain, _: RecordType) -> Resolving<'a, Answer> {
@@ -306,7 +337,7 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) async fn serve(rig: &Rig, name: &str, answer: &str) -> Self {
-        let (acceptor, answer) = (rig.ca.tls(&[name]), answer.to_owned());
+        let (acceptor, answer) = (http1_only(&rig.ca.tls(&[name])), answer.to_owned());
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         rig.resolve(name, socket.local_addr().expect("a bound listener"));
         let received = Arc::<Mutex<Vec<u8>>>::default();

@@ -126,6 +126,9 @@ pub(super) struct Guard<Io> {
     first: bool,
     deadline: Option<Pin<Box<Sleep>>>,
     last_words: Bytes,
+    lingering: Option<Pin<Box<Sleep>>>,
+    /// Whether the sandbox has ended its side.
+    ended: bool,
 }
 
 /// What the next byte belongs to.
@@ -152,6 +155,8 @@ impl<Io> Guard<Io> {
             first: true,
             deadline: None,
             last_words: Bytes::new(),
+            lingering: None,
+            ended: false,
         }
     }
 
@@ -315,6 +320,24 @@ impl<Io: AsyncRead + Unpin> Guard<Io> {
     }
 }
 
+impl<Io: AsyncRead + Unpin> Guard<Io> {
+    /// Reads on for a moment, to no purpose but one: to close a connection with unread bytes resets it, and a client
+    /// that is still sending would lose the answer (RFC 9112 §9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0; STEP];
+        let allowed = Instant::now() + limits::LINGER;
+        let moment = self.lingering.get_or_insert_with(|| Box::pin(sleep_until(allowed)));
+        while !self.ended && moment.as_mut().poll(cx).is_pending() {
+            let mut step = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut step)) {
+                Ok(()) => self.ended = step.filled().is_empty(),
+                Err(_) => self.ended = true,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 /// What a step of reading brought.
 enum Progress {
     /// Look again: something was cleared, or a fault was found.
@@ -355,13 +378,17 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
             };
             match progress {
                 Progress::More => {}
-                Progress::Filled | Progress::End => return Poll::Ready(Ok(())),
+                Progress::Filled => return Poll::Ready(Ok(())),
+                Progress::End => {
+                    this.ended = true;
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
@@ -391,7 +418,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
             }
             this.last_words.advance(count);
         }
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        this.poll_linger(cx).map(Ok)
     }
 }
 

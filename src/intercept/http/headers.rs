@@ -4,7 +4,7 @@
 //! never what a rule set.
 
 use http::header::{
-    ALT_SVC, CONNECTION, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
@@ -43,6 +43,10 @@ pub(super) fn sanitise_request(headers: &mut HeaderMap) {
 
 /// Takes from a response what ends here, and `Alt-Svc`, which would steer the client to where nothing is read.
 pub(super) fn sanitise_response(headers: &mut HeaderMap) {
+    // Framed by chunks, a length beside it says nothing (RFC 9112 §6.3), and must not frame what we send on.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
     headers.remove(ALT_SVC);
 }

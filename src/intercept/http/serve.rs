@@ -129,12 +129,13 @@ where
 const HEAD_LIST: u32 = limits::HEAD_BYTES as u32;
 
 /// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
-/// the flow is refused.
+/// the flow has to end.
 async fn govern(conversation: &Conversation, mut changes: watch::Receiver<u64>) {
     let Conversation { ctx, flow, ledger, .. } = conversation;
     while changes.changed().await.is_ok() {
         if conversation.refusal.is_some() {
-            continue;
+            // The reason may no longer hold; the client finds out by asking anew.
+            return;
         }
         let snapshot = ctx.sandbox.snapshot();
         let host = ctx.host.load_full();

@@ -125,6 +125,11 @@ impl Upstreams {
         Ok(lease)
     }
 
+    /// Uses a shared connection no more: it takes no new streams.
+    pub(super) async fn forget_shared(&self) {
+        self.open.lock().await.shared = None;
+    }
+
     /// Gives a connection back for the next request. It is used again once its exchange is complete.
     pub(super) async fn give_back(&self, lease: Lease, permit: &Permit, generation: u64) {
         let mut open = self.open.lock().await;
