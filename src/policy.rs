@@ -252,32 +252,27 @@ impl Policy {
         if is_block(address) {
             return None;
         }
-        let first = self.row_1(address).filter(|_| !self.observe);
-        if let Some(denial) = first.or_else(|| self.row_2(address, host)) {
-            return Some(Verdict::Deny(denial));
+        match self.rows_1_to_3(address, host) {
+            Err(denial) => Some(Verdict::Deny(denial)),
+            // `decide` lets it through and says so, once it knows by what name.
+            Ok(Some(_)) => None,
+            Ok(None) => Some(Verdict::Allow(Route::Relay(self.row_4(flow.dst.0)?))),
         }
-        // Under `observe` what rows 1 and 3 say is known to `decide`, which lets the flow through and says so.
-        if self.observe && (self.row_1(address).is_some() || self.row_3().is_some()) {
-            return None;
-        }
-        if let Some(denial) = self.row_3() {
-            return Some(Verdict::Deny(denial));
-        }
-        let rule = self.subnets_allow.get_unwrapped(address)?;
-        Some(Verdict::Allow(Route::Relay(self.permit(Target::Address(flow.dst.0), Some(rule)))))
     }
 
     /// All rows of POLICY §3, on everything that is known.
     pub fn decide(&self, flow: &Flow, host: &Protected) -> Verdict<Route> {
-        let address = flow.dst.ip();
-        if let Some(verdict) = self.decide_address(flow, host) {
-            return verdict;
+        if is_block(flow.dst.ip()) {
+            return self.refuse_block(self.decide_seen(flow), flow);
         }
-        let verdict = self.decide_seen(flow);
-        if is_block(address) {
-            return self.refuse_block(verdict, flow);
+        let relaxed = match self.rows_1_to_3(flow.dst.ip(), host) {
+            Err(denial) => return Verdict::Deny(denial),
+            Ok(relaxed) => relaxed,
+        };
+        if let (None, Some(permit)) = (&relaxed, self.row_4(flow.dst.0)) {
+            return Verdict::Allow(Route::Relay(permit));
         }
-        let denial = match (self.row_1(address).or_else(|| self.row_3()), verdict) {
+        let denial = match (relaxed, self.decide_seen(flow)) {
             (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
             (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
             (None, verdict) => return verdict,
@@ -309,11 +304,11 @@ impl Policy {
             };
             return self.deny(reason, None);
         }
-        if let Some(denial) = self.row_2(address, host) {
-            return Verdict::Deny(denial);
-        }
-        let denial = match (self.row_1(address).or_else(|| self.row_3()), self.decide_head(head)) {
-            (Some(denial), _) if !self.observe => return Verdict::Deny(denial),
+        let relaxed = match self.rows_1_to_3(address, host) {
+            Err(denial) => return Verdict::Deny(denial),
+            Ok(relaxed) => relaxed,
+        };
+        let denial = match (relaxed, self.decide_head(head)) {
             (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
             (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
             // Under `observe` the answer is withheld and the request let through; of the closed reasons, "no rule lets
@@ -396,6 +391,28 @@ impl Policy {
         }
     }
 
+    /// Rows 1–3. `Err` stands; `Ok` with a denial is one that `observe` lets through, once the rest has been asked.
+    fn rows_1_to_3(&self, address: IpAddr, host: &Protected) -> Result<Option<Denial>, Denial> {
+        let first = self.row_1(address);
+        if !self.observe
+            && let Some(denial) = first
+        {
+            return Err(denial);
+        }
+        if let Some(denial) = self.row_2(address, host) {
+            return Err(denial);
+        }
+        match first.or_else(|| self.row_3()) {
+            Some(denial) if !self.observe => Err(denial),
+            relaxed => Ok(relaxed),
+        }
+    }
+
+    fn row_4(&self, address: SocketAddr) -> Option<Permit> {
+        let rule = self.subnets_allow.get_unwrapped(address.ip())?;
+        Some(self.permit(Target::Address(address), Some(rule)))
+    }
+
     fn rows_5_and_6(&self, name: &Domain) -> Verdict<Permitted<'_>> {
         if let Some(rule) = self.deny.get(name) {
             return self.deny(DenyReason::DeniedDomain, Some(rule));
@@ -463,9 +480,8 @@ impl Policy {
         if let Some(denial) = self.row_3() {
             return Verdict::Deny(denial);
         }
-        let cleartext = head.scheme == Scheme::Http;
-        if let Some(rule) = self.subnets_allow.get_unwrapped(head.dst.ip()).filter(|_| cleartext) {
-            return Verdict::Allow(Action::Forward(self.permit(Target::Address(head.dst.0), Some(rule))));
+        if let (Scheme::Http, Some(permit)) = (head.scheme, self.row_4(head.dst.0)) {
+            return Verdict::Allow(Action::Forward(permit));
         }
         let Some(name) = head.authority else {
             return match head.scheme {

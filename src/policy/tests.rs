@@ -105,7 +105,7 @@ allow:
 deny: [both.test, denied.test]
 subnets:
   allow: [10.0.0.0/8, 198.51.100.0/24]
-  deny: [10.9.0.0/16, 1.9.0.0/16]
+  deny: [10.9.0.0/16, 1.9.0.0/16, 192.168.9.0/24]
 ";
 
 #[test]
@@ -114,6 +114,7 @@ fn rows_are_asked_in_order() {
     for (dst, seen, verdict) in [
         // Row 1 beats the protected range it lies in, row 4 and an allowed name.
         ("10.9.0.1:443", tls("allowed.test"), "deny denied-cidr by p.yaml:8"),
+        ("192.168.9.1:443", tls("allowed.test"), "deny denied-cidr by p.yaml:8"),
         ("1.9.0.1:443", tls("allowed.test"), "deny denied-cidr by p.yaml:8"),
         ("[64:ff9b::109:1]:443", tls("allowed.test"), "deny denied-cidr by p.yaml:8"),
         // Row 2 beats an allowed name.
@@ -358,6 +359,7 @@ fn a_request_is_judged_by_its_address_too() {
     let asked = |request, dst| asked_at(&policy, request, Some(dst));
     assert_eq!(asked("GET https://allowed.test/", "1.9.0.1:443"), "deny denied-cidr by p.yaml:8");
     assert_eq!(asked("GET https://other.test/", "1.9.0.1:443"), "deny denied-cidr by p.yaml:8");
+    assert_eq!(asked("GET https://other.test/", "192.168.9.1:443"), "deny denied-cidr by p.yaml:8");
     assert_eq!(asked("GET https://allowed.test/", "127.0.0.1:443"), "deny protected-range");
     assert_eq!(asked("GET http://denied.test/", "198.51.100.1:80"), "forward 198.51.100.1:80 by p.yaml:7");
     assert_eq!(asked("GET https://denied.test/", "198.51.100.1:443"), "deny denied-domain by p.yaml:5");
