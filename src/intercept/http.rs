@@ -351,7 +351,7 @@ impl Conversation {
     }
 
     fn word(&self, denial: &Denial, host: Option<&str>) -> Answer {
-        refuse::denied(denial, host, self.style())
+        refuse::denied(denial, host, self.flow.dst.ip(), self.style())
     }
 
     fn style(&self) -> crate::policy::Denials {

@@ -104,6 +104,7 @@ impl Denial {
             DenyReason::DenyAll | DenyReason::NoRule | DenyReason::NoName => {
                 name.map_or_else(|| by_address("--allow-cidr"), |name| format!("--allow {name}"))
             }
+            DenyReason::NotHttp if address.is_none() => "speak HTTP here".into(),
             DenyReason::NotHttp => by_address("--allow-cidr"),
             DenyReason::AuthorityMismatch => "send requests to the name that the connection was made for".into(),
             DenyReason::AmbiguousPath => "send the path in its plain form, without encoded or dot segments".into(),

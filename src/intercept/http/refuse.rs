@@ -3,13 +3,16 @@
 //! It words what was judged elsewhere; it never shows another rule. Text from the sandbox is bounded, and escaped by
 //! the JSON form.
 
+use std::net::IpAddr;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use crate::flow::Domain;
 use crate::policy::Denials;
-use crate::policy::verdict::{Denial, DenyReason};
+use crate::policy::verdict::Denial;
 
 use super::guard::Fault;
 use super::payload::{Payload, whole};
@@ -26,10 +29,11 @@ pub(super) struct Answer {
     body: Bytes,
 }
 
-/// The answer to a request that was denied. `host` is what it named.
-pub(super) fn denied(denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+/// The answer to a request that was denied. `host` is what it named, `address` where it was going.
+pub(super) fn denied(denial: &Denial, host: Option<&str>, address: IpAddr, style: Denials) -> Answer {
     let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
-    explain(status, denial, host, hint(denial.reason), style)
+    let name = host.and_then(|host| Domain::parse(host).ok());
+    explain(status, denial, host, &denial.hint(name.as_ref(), Some(address)), style)
 }
 
 /// The answer to bytes that the guard stopped.
@@ -41,11 +45,11 @@ pub(super) fn faulty(fault: Fault, denial: &Denial, style: Denials) -> Answer {
         Fault::TooSlow => StatusCode::TOO_MANY_REQUESTS,
     };
     let hint = match fault {
-        Fault::Malformed | Fault::NotHttp => hint(denial.reason),
-        Fault::TooLarge => "the head of the request is larger than 64 KiB or has more than 128 fields",
-        Fault::TooSlow => "the head of the request took longer than 30 s",
+        Fault::Malformed | Fault::NotHttp => denial.hint(None, None),
+        Fault::TooLarge => "the head of the request is larger than 64 KiB or has more than 128 fields".to_owned(),
+        Fault::TooSlow => "the head of the request took longer than 30 s".to_owned(),
     };
-    let mut answer = explain(status, denial, None, hint, style);
+    let mut answer = explain(status, denial, None, &hint, style);
     answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
@@ -140,33 +144,13 @@ fn json(value: &impl Serialize) -> Bytes {
     text.into()
 }
 
-/// What the user may do about it.
-fn hint(reason: DenyReason) -> &'static str {
-    match reason {
-        DenyReason::DeniedCidr => "the policy denies this address by name of its range",
-        DenyReason::ProtectedRange => "this address belongs to the host or to its network; only the operator opens it",
-        DenyReason::DenyAll => "the policy of this sandbox allows nothing",
-        DenyReason::DeniedDomain => "the policy denies this name",
-        DenyReason::NoRule => "no rule allows this name; to permit it, add it to `allow`",
-        DenyReason::NoName => "the request names no host, and no rule allows the address; use the host's name",
-        DenyReason::AuthorityMismatch => "TLS server name, request target, Host and port must name one origin",
-        DenyReason::AmbiguousPath => "the path reads differently when decoded; send it in its plain form",
-        DenyReason::PlaintextInjection => "a credential is never sent in clear; use https",
-        DenyReason::NotHttp => "only HTTP is permitted here",
-        DenyReason::PlaceholderMisdirected => "the placeholder of a secret may not go to this host",
-        DenyReason::MalformedRequest => "the request cannot be read without doubt, or is meant for a proxy",
-        DenyReason::SecretUnavailable => "the credential for this host has no usable value; ask the operator",
-        DenyReason::MintBudget => "too many new hosts at once; try again in a moment",
-        DenyReason::Limit => "a limit of this sandbox is reached",
-        DenyReason::UnreadableHello | DenyReason::Loop | DenyReason::Revoked => "the connection is not permitted",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::policy::verdict::Basis;
+    use crate::policy::verdict::{Basis, DenyReason};
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
 
     fn denial() -> Denial {
         let revision = Policy::deny_all().revision();
@@ -175,17 +159,17 @@ mod tests {
 
     #[test]
     fn text_from_the_sandbox_is_escaped_and_bounded() {
-        let answer = denied(&denial(), Some("a\"\r\n\u{7f}<b>"), Denials::Explain);
+        let answer = denied(&denial(), Some("a\"\r\n\u{7f}<b>"), ADDRESS, Denials::Explain);
         let body = String::from_utf8(answer.body.to_vec()).unwrap();
         assert!(body.contains(r#""host":"a\"\r\n"#), "{body}");
         assert_eq!(body.lines().count(), 1, "{body}");
         let long = "a".repeat(10_000);
-        assert!(denied(&denial(), Some(&long), Denials::Explain).body.len() < 1000);
+        assert!(denied(&denial(), Some(&long), ADDRESS, Denials::Explain).body.len() < 1000);
     }
 
     #[test]
     fn terse_is_a_status_alone() {
-        let answer = denied(&denial(), Some("a.test"), Denials::Terse);
+        let answer = denied(&denial(), Some("a.test"), ADDRESS, Denials::Terse);
         assert_eq!((answer.status, answer.headers.len(), answer.body.len()), (StatusCode::FORBIDDEN, 0, 0));
     }
 
