@@ -1,6 +1,9 @@
 //! Documents and flags, the faults that they have, and how those are shown.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::policy::{preset, presets};
 
 fn compiled(text: &str, flags: &Flags) -> Result<Compiled, Diagnostics> {
     compile(Some(Source { path: "p.yaml", text }), flags)
@@ -69,6 +72,19 @@ error[wrong-type]: `strict` must be `true` or `false`, and this is text
   --> p.yaml:7:9
 7 | strict: yes
   |         ^^^
+";
+    assert_eq!(report(text), expected);
+}
+
+#[test]
+fn places_are_counted_in_characters() {
+    let text = "name: ü\r\nallow: { bücher.test: [], ü*.test: [] }\r\n";
+    let expected = "\
+error[bad-value]: `ü*.test`: a `*` stands beside other characters of its label
+  --> p.yaml:2:27
+2 | allow: { bücher.test: [], ü*.test: [] }\x20
+  |                           ^^^^^^^
+  help: `*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone
 ";
     assert_eq!(report(text), expected);
 }
@@ -363,4 +379,30 @@ fn a_document_has_bounds_that_take_a_while_to_meet() {
     let entries = |count: usize| (0..count).map(|index| format!("a{index}.test,")).collect::<String>();
     assert!(report(&format!("deny: [{}]", entries(limits::POLICY_ENTRIES + 1))).starts_with("error[limit]"));
     assert!(report(&format!("tests: [{}]", "0,".repeat(limits::POLICY_NODES))).starts_with("error[limit]"));
+}
+
+/// A preset with a few characters taken out, doubled or replaced.
+fn any_document() -> impl Strategy<Value = String> {
+    let texts: Vec<&str> = presets().filter_map(preset).map(|source| source.text).collect();
+    let edit =
+        (any::<prop::sample::Index>(), 0usize..3, prop::sample::select(vec!["", "-", ": ", "\n", "ü", "{", "'"]));
+    (prop::sample::select(texts), prop::collection::vec(edit, 0..6)).prop_map(|(text, edits)| {
+        edits.iter().fold(text.to_owned(), |text, (at, cut, insert)| {
+            let mut characters: Vec<char> = text.chars().collect();
+            let at = at.index(characters.len());
+            let end = (at + cut).min(characters.len());
+            characters.splice(at..end, insert.chars());
+            characters.into_iter().collect()
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_compiles_or_says_why(text in any_document()) {
+        if let Err(faults) = compiled(&text, &Flags::default()) {
+            prop_assert!(!faults.is_empty());
+            prop_assert!(faults.to_string().starts_with("error["));
+        }
+    }
 }
