@@ -37,6 +37,34 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By the signal of this number: any, real-time ones included.
+    Killed(i32),
+}
+
+/// Reaps one child that has ended; `None` when none has, or there is none.
+///
+/// # Errors
+/// The kernel's.
+pub fn reap() -> io::Result<Option<(Pid, End)>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer, which outlives the call.
+    // JUSTIFICATION: nix has no name for a real-time signal, and fails after it has reaped whom one has killed.
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+            error => Err(error),
+        },
+        pid if libc::WIFSIGNALED(status) => Ok(Some((Pid::from_raw(pid), End::Killed(libc::WTERMSIG(status))))),
+        pid => Ok(Some((Pid::from_raw(pid), End::Exited(libc::WEXITSTATUS(status))))),
+    }
+}
+
 /// Takes ownership of descriptors that a control message brought.
 #[must_use]
 pub fn adopt(received: &[RawFd]) -> Vec<OwnedFd> {

@@ -26,13 +26,12 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setresgid, setresuid, setsid};
 
 use super::channel::{Channel, Fault, Identity, Order, Part, Plan, Report, Stdio};
 use crate::attach::netns::{self, AttachStep};
 use crate::confine::{mounts, seccomp};
-use crate::sys::{self, Fork};
+use crate::sys::{self, End, Fork};
 
 /// The first argument that makes exeat this process. Not a verb for people, so not in the help.
 pub const VERB: &str = "__first-process";
@@ -166,14 +165,16 @@ fn start_and_watch(
     let command = match sys::fork().map_err(fault(Part::Namespaces, "fork"))? {
         Fork::Child => {
             drop(verdict);
-            let failure = become_command(plan, stdio, slave, filter);
+            let failure = become_command(plan, stdio, slave.as_ref(), filter);
             // The pipe is read by process 1; if that is gone, so are we.
             drop((&tell).write_all(&serde_json::to_vec(&failure).unwrap_or_default()));
             std::process::exit(1);
         }
         Fork::Parent(command) => command,
     };
-    drop((tell, stdio, slave));
+    // The terminal's slave side stays open here: while nobody has it open, its master reads as ended, and whatever is
+    // written to `/dev/tty` later would be lost.
+    drop((tell, stdio));
     let mut failure = Vec::new();
     verdict.read_to_end(&mut failure).map_err(fault(Part::Talk, "read a pipe"))?;
     if !failure.is_empty() {
@@ -219,22 +220,22 @@ fn watch(channel: &Channel, command: Pid, deaths: &SignalFd) -> Done {
 /// Reaps all that have ended; the command's end, if it is among them.
 fn reap(command: Pid) -> Done<Option<Report>> {
     let mut end = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == command => end = Some(Report::Exited(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => end = Some(Report::Killed(signal as i32)),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(end),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(fault(Part::Talk, "wait")(error)),
+    while let Some((pid, how)) = sys::reap().map_err(fault(Part::Talk, "wait"))? {
+        if pid == command {
+            end = Some(match how {
+                End::Exited(code) => Report::Exited(code),
+                End::Killed(signal) => Report::Killed(signal),
+            });
         }
     }
+    Ok(end)
 }
 
 /// Becomes the command. Returns only what kept it from it.
 fn become_command(
     plan: &Plan,
     stdio: Vec<OwnedFd>,
-    slave: Option<OwnedFd>,
+    slave: Option<&OwnedFd>,
     filter: &[seccompiler::BpfProgram],
 ) -> Report {
     match give_up_everything(plan, stdio, slave, filter) {
@@ -246,12 +247,12 @@ fn become_command(
 fn give_up_everything(
     plan: &Plan,
     stdio: Vec<OwnedFd>,
-    slave: Option<OwnedFd>,
+    slave: Option<&OwnedFd>,
     filter: &[seccompiler::BpfProgram],
 ) -> Done {
     let identity = |what| fault::<Errno>(Part::Identity, what);
     setsid().map_err(fault(Part::Terminal, "start a session"))?;
-    if let Some(slave) = &slave {
+    if let Some(slave) = slave {
         sys::set_controlling_terminal(slave.as_fd()).map_err(fault(Part::Terminal, "take the terminal"))?;
     }
     take_stdio(plan, stdio, slave)?;
@@ -269,12 +270,12 @@ fn give_up_everything(
     seccomp::install(filter).map_err(|what| Fault { part: Part::Seccomp, what, errno: 0 })
 }
 
-fn take_stdio(plan: &Plan, stdio: Vec<OwnedFd>, slave: Option<OwnedFd>) -> Done {
+fn take_stdio(plan: &Plan, stdio: Vec<OwnedFd>, slave: Option<&OwnedFd>) -> Done {
     let failed = || fault::<Errno>(Part::Terminal, "take standard input and output");
     let mut passed = stdio.into_iter();
     let mut next = |becomes: Stdio| match becomes {
         Stdio::Passed => passed.next(),
-        Stdio::Terminal => slave.as_ref().and_then(|slave| slave.try_clone().ok()),
+        Stdio::Terminal => slave.and_then(|slave| slave.try_clone().ok()),
     };
     let [stdin, stdout, stderr] = plan.stdio.map(&mut next);
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else { return Err(misunderstood()) };
@@ -288,6 +289,9 @@ fn execute(plan: &Plan) -> Errno {
     let strings = |list: &[Vec<u8>]| list.iter().map(|text| CString::new(text.clone())).collect::<Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&plan.argv), strings(&plan.env)) else { return Errno::EINVAL };
     let Some(name) = plan.argv.first() else { return Errno::EINVAL };
+    if name.is_empty() {
+        return Errno::ENOENT;
+    }
     if name.contains(&b'/') {
         return try_execute(Path::new(OsStr::from_bytes(name)), &argv, &env);
     }
