@@ -8,7 +8,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
@@ -18,6 +21,8 @@ use crate::sys;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 * 1024;
+/// How long the keyboard's relay rests in the background: nobody says when the shell brings us to the front.
+const BACKGROUND_REST: Duration = Duration::from_millis(200);
 
 /// What exeat's own standard descriptors are, and what the command gets instead.
 pub(super) struct Streams {
@@ -103,11 +108,12 @@ impl Streams {
         };
         let terminal = if stdin { io::stdin().as_fd().try_clone_to_owned()? } else { screen.try_clone()? };
         let shown = if stdout || stderr { screen } else { terminal.try_clone()? };
+        do_not_stop()?;
         outward.push(copy(master.try_clone()?.into(), shown.into())?);
-        if stdin {
-            copy(terminal.try_clone()?.into(), master.try_clone()?.into())?;
-        }
         let terminal = Terminal::borrow(terminal, master, stdin)?;
+        if stdin {
+            terminal.type_in()?;
+        }
         Ok(Relays { outward, terminal: Some(terminal) })
     }
 }
@@ -149,10 +155,11 @@ impl Resize {
     }
 }
 
-/// The user's terminal, in raw mode while the command has one of its own.
+/// The user's terminal, in raw mode while the command has one of its own and we are in the foreground.
 struct Terminal {
     user: OwnedFd,
     master: OwnedFd,
+    /// Its modes before; `None` where nothing is typed to us.
     before: Option<Termios>,
 }
 
@@ -161,41 +168,78 @@ impl Terminal {
         let modes = tcgetattr(&user)?;
         tcsetattr(&master, SetArg::TCSANOW, &modes)?;
         sys::copy_window_size(user.as_fd(), master.as_fd())?;
-        // In the background, changing the modes would stop us; and nothing is typed to us there.
-        let foreground = tcgetpgrp(&user).is_ok_and(|group| group == getpgrp());
-        let before = (reads && foreground).then(|| modes.clone());
-        if before.is_some() {
-            let mut raw = modes;
-            cfmakeraw(&mut raw);
-            tcsetattr(&user, SetArg::TCSANOW, &raw)?;
+        let before = reads.then_some(modes);
+        if let Some(before) = before.as_ref().filter(|_| in_foreground(&user)) {
+            make_raw(&user, before)?;
         }
         Ok(Self { user, master, before })
+    }
+
+    /// Relays what is typed, on a thread of its own. In the background nothing is read, as the shell's other jobs
+    /// have the keyboard then; the command runs on.
+    fn type_in(&self) -> io::Result<()> {
+        let Some(before) = self.before.clone() else { return Ok(()) };
+        let (mut keyboard, mut to) = (File::from(self.user.try_clone()?), File::from(self.master.try_clone()?));
+        std::thread::Builder::new().name("keyboard".to_owned()).spawn(move || {
+            let mut waited = false;
+            loop {
+                if !in_foreground(&keyboard) {
+                    waited = true;
+                    std::thread::sleep(BACKGROUND_REST);
+                } else if std::mem::take(&mut waited) {
+                    // A terminal that went away meanwhile ends the relay below.
+                    let _ = make_raw(&keyboard, &before);
+                    let _ = sys::copy_window_size(keyboard.as_fd(), to.as_fd());
+                } else if !pass_on(&mut keyboard, &mut to) && in_foreground(&keyboard) {
+                    return;
+                }
+            }
+        })?;
+        Ok(())
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            // If the terminal is gone, there is nothing to give back.
+        // In the background its modes are the shell's own again. If it is gone, there is nothing to give back.
+        if let Some(before) = self.before.as_ref().filter(|_| in_foreground(&self.user)) {
             let _ = tcsetattr(&self.user, SetArg::TCSADRAIN, before);
         }
     }
 }
 
+/// Whether we may read this terminal and set its modes: one that is not our controlling terminal does not care who
+/// does.
+fn in_foreground(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or_else(|error| error == Errno::ENOTTY, |group| group == getpgrp())
+}
+
+fn make_raw(terminal: impl AsFd, before: &Termios) -> io::Result<()> {
+    let mut raw = before.clone();
+    cfmakeraw(&mut raw);
+    Ok(tcsetattr(terminal, SetArg::TCSANOW, &raw)?)
+}
+
+/// In the background, a terminal's answer to being read or set is to stop the whole process group; the relays would
+/// take the sandbox down with them. For this thread and those that it starts, the answer is an error instead.
+fn do_not_stop() -> io::Result<()> {
+    let mut stops = SigSet::empty();
+    stops.add(Signal::SIGTTIN);
+    stops.add(Signal::SIGTTOU);
+    Ok(stops.thread_block()?)
+}
+
 /// Copies on a thread of its own until either side ends. (A master whose slaves are all closed reads as an error.)
 fn copy(mut from: File, mut to: File) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("relay".to_owned()).spawn(move || {
-        let mut chunk = [0_u8; CHUNK];
-        loop {
-            match from.read(&mut chunk) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => return,
-                Ok(read) => {
-                    if to.write_all(chunk.get(..read).unwrap_or_default()).is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    })
+    std::thread::Builder::new().name("relay".to_owned()).spawn(move || while pass_on(&mut from, &mut to) {})
+}
+
+/// Moves what there is; false when either side has ended.
+fn pass_on(from: &mut File, to: &mut File) -> bool {
+    let mut chunk = [0_u8; CHUNK];
+    match from.read(&mut chunk) {
+        Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        Ok(0) => false,
+        Ok(read) => to.write_all(chunk.get(..read).unwrap_or_default()).is_ok(),
+    }
 }
