@@ -11,6 +11,7 @@
 //!
 //! It never confines the disk: what the user may read and write, the sandbox may, but for what is masked.
 
+mod aliases;
 pub mod environment;
 pub mod masks;
 pub mod mounts;

@@ -4,6 +4,7 @@
 //! lies in a file would leave with the first allowed request. So every socket that is bound when the sandbox starts
 //! is masked, and so are the places where credentials are known to lie ([`CREDENTIALS`]).
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
@@ -73,13 +74,18 @@ pub fn credentials(homes: &[PathBuf], exposed: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Every path that a Unix socket is bound to, as the host's `/proc/net/unix` tells it now, and the directories of
-/// sockets; without `shared`.
+/// sockets; without `shared`. A path that was bound relative to a working directory is looked for in those of all
+/// processes that we may ask.
 ///
 /// # Errors
 /// When `/proc/net/unix` cannot be read: what is not known cannot be masked.
 pub fn sockets(user: u32, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
     let table = std::fs::read("/proc/net/unix")?;
-    let mut paths = bound_paths(&table);
+    let (mut paths, relative): (Vec<_>, Vec<_>) = bound_paths(&table).into_iter().partition(|path| path.is_absolute());
+    if !relative.is_empty() {
+        let directories = working_directories()?;
+        paths.extend(directories.iter().flat_map(|directory| relative.iter().map(|path| directory.join(path))));
+    }
     paths.retain(|path| path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()));
     let multiplexer = PathBuf::from(format!("/tmp/tmux-{user}"));
     let directories = SOCKET_DIRECTORIES.iter().map(PathBuf::from).chain([multiplexer]);
@@ -90,7 +96,13 @@ pub fn sockets(user: u32, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The absolute paths in a table of `/proc/net/unix`: the eighth column, which may hold spaces.
+/// The working directories of the processes that we may ask for theirs.
+fn working_directories() -> std::io::Result<BTreeSet<PathBuf>> {
+    // What is no process, ended meanwhile, or is another user's, has none to tell.
+    Ok(std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.path().join("cwd").read_link().ok()).collect())
+}
+
+/// The paths in a table of `/proc/net/unix`: the eighth column, which may hold spaces. Abstract names begin with `@`.
 fn bound_paths(table: &[u8]) -> Vec<PathBuf> {
     const COLUMNS_BEFORE: usize = 7;
     let path = |line: &[u8]| -> Option<PathBuf> {
@@ -102,9 +114,9 @@ fn bound_paths(table: &[u8]) -> Vec<PathBuf> {
             rest = rest.get(end..)?;
         }
         let path = rest.get(1..)?;
-        path.starts_with(b"/").then(|| Path::new(OsStr::from_bytes(path)).to_path_buf())
+        (!path.is_empty() && !path.starts_with(b"@")).then(|| Path::new(OsStr::from_bytes(path)).to_path_buf())
     };
-    table.split(|&byte| byte == b'\n').filter_map(path).collect()
+    table.split(|&byte| byte == b'\n').skip(1).filter_map(path).collect()
 }
 
 #[cfg(test)]
@@ -112,13 +124,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bound_paths_are_the_absolute_ones_spaces_included() {
+    fn bound_paths_are_all_but_the_abstract_names_spaces_included() {
         let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 17001 /run/docker.sock\n\
             0000000000000000: 00000003 00000000 00000000 0001 03 17002\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 17003 @abstract\n\
-            0000000000000000: 00000002 00000000 00010000 0005 01 7 /tmp/with a space/s\n";
-        let expected = ["/run/docker.sock", "/tmp/with a space/s"].map(PathBuf::from);
+            0000000000000000: 00000002 00000000 00010000 0005 01 7 /tmp/with a space/s\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17004 relative.sock\n";
+        let expected = ["/run/docker.sock", "/tmp/with a space/s", "relative.sock"].map(PathBuf::from);
         assert_eq!(bound_paths(table), expected);
     }
 

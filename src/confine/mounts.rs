@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 
 use super::DIRECTORY;
+use super::aliases::Mounts;
 use crate::sys;
 
 /// What to make.
@@ -68,6 +69,9 @@ type Made<T = ()> = Result<T, MountError>;
 /// Directories of `/run` that hold programs and drivers on some systems, and no socket.
 const RUN_KEPT: [&str; 3] = ["/run/current-system", "/run/booted-system", "/run/opengl-driver"];
 
+/// Directories that get a file system of the sandbox's own.
+const REPLACED: [&str; 3] = ["/run", "/var/run", "/dev/shm"];
+
 /// What stays writable to nobody below the sandbox's own `/proc`.
 const PROC_READ_ONLY: [&str; 6] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi"];
@@ -81,6 +85,7 @@ pub fn make(view: &View) -> Made {
     // Nothing that is mounted later on the host appears inside, and nothing of ours appears there.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(failed("make the mounts private"))?;
+    let hidden = everywhere(&view.masks)?;
     let kept = hold(&view.kept)?;
     let programs = hold(&RUN_KEPT.map(PathBuf::from))?;
     private_run(view.user)?;
@@ -88,7 +93,7 @@ pub fn make(view: &View) -> Made {
     private_proc()?;
     read_only(Path::new("/sys"))?;
     view.overlays.iter().try_for_each(put_over)?;
-    let masked = hide(&view.masks)?;
+    let masked = hide(&hidden)?;
     kept.iter().chain(&programs).try_for_each(bring_back)?;
     masked.iter().try_for_each(|path| read_only(path))?;
     bind(Path::new(DIRECTORY), Path::new(DIRECTORY))?;
@@ -178,6 +183,19 @@ fn put_over(overlay: &Overlay) -> Made {
         }
     }
     Ok(())
+}
+
+/// The paths to hide, and the other paths by which they or what we replace ([`REPLACED`]) can be reached.
+fn everywhere(masks: &[PathBuf]) -> Made<Vec<PathBuf>> {
+    let mounts = Mounts::read().map_err(failed("read /proc/self/mountinfo"))?;
+    let mut all = masks.to_vec();
+    for path in masks.iter().map(PathBuf::as_path).chain(REPLACED.map(Path::new)) {
+        all.extend(mounts.aliases(path).map_err(failed_at("look at", path))?);
+    }
+    all.retain(|path| !REPLACED.iter().any(|replaced| path == Path::new(replaced)));
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 /// Hides paths; returns those that were there, still writable, so that what is kept below them can be brought back.
