@@ -36,6 +36,12 @@ impl Reset for TcpStream {
     }
 }
 
+impl<Io: Reset + ?Sized> Reset for Box<Io> {
+    fn reset_on_drop(&mut self) {
+        (**self).reset_on_drop();
+    }
+}
+
 /// One connection as it arrived.
 #[derive(Debug)]
 pub struct Arrival<Io> {

@@ -277,7 +277,7 @@ impl Intercept {
             return self.refuse(io, denial, changes).await;
         }
         self.ledger.verdict(ledger::allowed(RouteTaken::Terminate, &basis, None, &self.flow.seen));
-        self.converse(io, None, changes).await;
+        Box::pin(self.converse(io, None, changes)).await;
     }
 
     /// Tells the client why, where it can be told (POLICY §7). Nobody upstream is contacted.
@@ -286,7 +286,7 @@ impl Intercept {
         let explain = self.ctx.sandbox.snapshot().policy.denials() == Denials::Explain;
         match &self.flow.seen {
             Seen::Tls(_) if !explain => tls::refuse(io).await,
-            _ => self.converse(io, Some(denial), changes).await,
+            _ => Box::pin(self.converse(io, Some(denial), changes)).await,
         }
     }
 

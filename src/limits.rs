@@ -24,6 +24,8 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const STREAMS: u32 = 128;
 /// Idle time after which a keep-alive connection of the sandbox is closed.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// How long an upstream connection is kept for the next request of the same connection of the sandbox.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(15);
 /// From first resolving a name to a connection, over all its addresses.
 pub const DIAL_TIME: Duration = Duration::from_secs(15);
 /// How long one address may be tried alone before the next starts (RFC 8305 §5).

@@ -181,6 +181,19 @@ async fn connections_are_kept_and_used_again() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_its_origin_closed_is_replaced() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = Scripted::serve(&rig, "allowed.test", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    for answered in 1..4 {
+        tls.write_all(b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+        assert_eq!(status(&data_path::rig::read_answer(&mut tls).await), 200);
+        origin.hang_up();
+        assert_eq!(origin.received().matches("GET /").count(), answered);
+    }
+}
+
+#[tokio::test]
 async fn bodies_stream_with_trailers_and_expectations() {
     let rig = Rig::with_secret(INJECTING, SECRET).await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));

@@ -16,11 +16,16 @@ use crate::attach::Reset;
 use crate::flow::{Domain, HttpVersion};
 use crate::limits;
 
-/// Does the handshake for `name`, whose hello is the next that `io` reads.
+/// Does the handshake for `name`, whose hello is the next that `io` reads. Boxed, so that a connection's state is not
+/// held once more by every future that it passes through.
 ///
 /// # Errors
 /// See [`HandshakeError`].
-pub async fn terminate<Io>(io: Io, config: Arc<ServerConfig>, name: &Domain) -> Result<TlsStream<Io>, HandshakeError>
+pub async fn terminate<Io>(
+    io: Io,
+    config: Arc<ServerConfig>,
+    name: &Domain,
+) -> Result<Box<TlsStream<Io>>, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
@@ -28,7 +33,7 @@ where
     let tls = timeout(limits::HANDSHAKE_TIME, handshake).await.map_err(|_| HandshakeError::TimedOut)??;
     // The name was judged on our reading of the hello; the library's reading has to be the same.
     let same = tls.get_ref().1.server_name().is_some_and(|text| Domain::parse(text).as_ref() == Ok(name));
-    if same { Ok(tls) } else { Err(HandshakeError::OtherName) }
+    if same { Ok(Box::new(tls)) } else { Err(HandshakeError::OtherName) }
 }
 
 /// What was agreed on: HTTP/2 only if the client chose it.

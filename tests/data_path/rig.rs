@@ -332,6 +332,7 @@ impl Listener for Claimed {
 /// An origin inside TLS that answers the first head with fixed bytes, and every byte after it with itself.
 pub(crate) struct Scripted {
     received: Arc<Mutex<Vec<u8>>>,
+    hang_up: Arc<Notify>,
     serving: JoinHandle<()>,
 }
 
@@ -341,21 +342,30 @@ impl Scripted {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         rig.resolve(name, socket.local_addr().expect("a bound listener"));
         let received = Arc::<Mutex<Vec<u8>>>::default();
-        let record = Arc::clone(&received);
+        let hang_up = Arc::<Notify>::default();
+        let (record, ends) = (Arc::clone(&received), Arc::clone(&hang_up));
         let serving = tokio::spawn(async move {
             while let Ok((io, _)) = socket.accept().await {
                 let Ok(mut tls) = acceptor.accept(io).await else { continue };
-                let (answer, record) = (answer.clone(), Arc::clone(&record));
+                let (answer, record, hang_up) = (answer.clone(), Arc::clone(&record), Arc::clone(&ends));
                 tokio::spawn(async move {
                     let head = read_head(&mut tls).await;
                     record.lock().expect("no panic").extend_from_slice(head.as_bytes());
                     tls.write_all(answer.as_bytes()).await.expect("a client that listens");
                     let (mut from, mut to) = tokio::io::split(tls);
-                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                    tokio::select! {
+                        _ = tokio::io::copy(&mut from, &mut to) => {}
+                        () = hang_up.notified() => {}
+                    }
                 });
             }
         });
-        Self { received, serving }
+        Self { received, hang_up, serving }
+    }
+
+    /// Closes the connections that are open.
+    pub(crate) fn hang_up(&self) {
+        self.hang_up.notify_waiters();
     }
 
     /// The heads that arrived.

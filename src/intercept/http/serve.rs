@@ -10,7 +10,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::attach::Reset;
 use crate::flow::HttpVersion;
@@ -44,6 +44,7 @@ where
     tokio::select! {
         biased;
         () = govern(&conversation, changes) => {}
+        () = tend(&conversation) => {}
         () = served => {}
     }
 }
@@ -127,6 +128,20 @@ where
 
 /// [`limits::HEAD_BYTES`] in the library's type.
 const HEAD_LIST: u32 = limits::HEAD_BYTES as u32;
+
+/// Closes upstream connections that nobody has used for [`limits::UPSTREAM_IDLE`] or a little more: they cost more than
+/// the sandbox's own. Never ready.
+async fn tend(conversation: &Conversation) {
+    let mut seen = 0;
+    loop {
+        sleep(limits::UPSTREAM_IDLE).await;
+        let begun = conversation.watch.begun();
+        if begun == seen && !conversation.watch.is_busy() {
+            conversation.upstreams.close().await;
+        }
+        seen = begun;
+    }
+}
 
 /// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
 /// the flow has to end.

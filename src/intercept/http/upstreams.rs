@@ -125,6 +125,11 @@ impl Upstreams {
         Ok(lease)
     }
 
+    /// Closes every connection that no request is using.
+    pub(super) async fn close(&self) {
+        *self.open.lock().await = Open::default();
+    }
+
     /// Uses a shared connection no more: it takes no new streams.
     pub(super) async fn forget_shared(&self) {
         self.open.lock().await.shared = None;
@@ -171,7 +176,7 @@ impl Lease {
             }
             Scheme::Https => {
                 let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
-                let io = ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?;
+                let io = Box::new(ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?);
                 let chosen = io.get_ref().1.alpn_protocol() == Some(b"h2");
                 Self::handshake(io, multiplexed && chosen).await
             }
@@ -202,7 +207,8 @@ impl Lease {
             .handshake(io)
             .await
             .map_err(broken)?;
-        let driver = tokio::spawn(async { drop(connection.with_upgrades().await) });
+        let connection = connection.with_upgrades();
+        let driver = tokio::spawn(async { drop(connection.await) });
         Ok(Self { sender: Sender::Http1(sender), driver: Arc::new(Driver(driver)) })
     }
 
