@@ -72,6 +72,12 @@ impl DomainPattern {
         !self.labels.contains(&Label::Any)
     }
 
+    /// Whether it is every name below one top-level label, such as `*.com`.
+    #[must_use]
+    pub fn is_top_level(&self) -> bool {
+        matches!(self.labels.as_slice(), [Label::Any, Label::Literal(_)])
+    }
+
     /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &Domain) -> bool {

@@ -329,6 +329,10 @@ impl<'a> Compiler<'a> {
 
     fn entry(&mut self, text: &str, span: Span, rules: Vec<super::Rule>) {
         let Some(pattern) = self.pattern(text, span) else { return };
+        if pattern.is_top_level() {
+            let message = format!("`{text}` allows every name below a top-level domain");
+            self.advice.push(Fault::new(Code::Advice, message).place(span));
+        }
         let reads_path = rules.iter().any(|rule| rule.when.path.is_some());
         let entry = Entry { id: self.id(span), rules, reads_path };
         if let Err(first) = self.allow.insert(pattern, entry) {

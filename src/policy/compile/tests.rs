@@ -342,6 +342,8 @@ fn what_is_perhaps_not_meant_is_advised_against() {
     assert_eq!(advice("mode: allow-all\ndeny: [a.test]\nstrict: true").len(), 0);
     assert_eq!(advice("allow: [a.test]\ndeny: [b.test]").len(), 0);
     assert_eq!(advice("deny: [b.test]\nsubnets: {allow: [10.0.0.0/8]}").len(), 1);
+    assert_eq!(advice("allow: ['*.com']"), ["`*.com` allows every name below a top-level domain"]);
+    assert_eq!(advice("allow: ['*.co.uk', 'a.*']"), [""; 0]);
     assert_eq!(advice("secrets: {KEY: {env: KEY}}"), ["no rule uses the secret `KEY`"]);
 }
 
