@@ -87,6 +87,9 @@ fn try_run(arguments: RunArguments, command: Vec<OsString>) -> Result<Exit, RunE
     let quiet = arguments.quiet;
     let audit = arguments.audit.clone();
     let settings = Settings::from_arguments(arguments)?;
+    if !quiet && !settings.advice.is_empty() {
+        eprintln!("{}", settings.advice.to_string().trim_end());
+    }
     let report = session::Report::open(audit.as_deref())?;
     let exit = session(settings, command, report.sink());
     report.close()?;

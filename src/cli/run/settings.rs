@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::{RunArguments, RunError};
+use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{self, Policy, SourceSpec};
 use crate::resolve::Overrides;
 use crate::secret::{Secrets, source};
@@ -22,6 +23,8 @@ const PRESET: &str = "preset:";
 /// What a session needs.
 pub(in crate::cli) struct Settings {
     pub(in crate::cli) policy: Policy,
+    /// What of the policy is legal and perhaps not meant.
+    pub(in crate::cli) advice: Diagnostics,
     pub(in crate::cli) secrets: Secrets,
     /// Taken out of the protected ranges.
     pub(in crate::cli) allow_protected: Vec<IpNet>,
@@ -83,7 +86,7 @@ impl Settings {
             }
         };
         let compiled = Policy::compile(source, flags).map_err(|faults| RunError::Policy(Box::new(faults)))?;
-        let policy = compiled.policy;
+        let (policy, advice) = (compiled.policy, compiled.advice);
         let mut secrets = Secrets::default();
         let mut variables = BTreeSet::new();
         for (name, from) in policy.sources() {
@@ -96,6 +99,7 @@ impl Settings {
         }
         Ok(Self {
             policy,
+            advice,
             secrets,
             allow_protected: Vec::new(),
             overrides: Overrides::default(),
