@@ -101,11 +101,10 @@ impl Shutdown {
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
     let slots = ctx.sandbox.flow_slots();
     let mut flows = JoinSet::new();
-    let mut end = shutdown.clone();
     loop {
         let arrival = tokio::select! {
             biased;
-            () = end.begun() => break,
+            () = shutdown.begun() => break,
             Some(_) = flows.join_next() => continue,
             arrival = listener.accept() => arrival,
         };
@@ -115,7 +114,6 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
             Err(_) => intercept.turn_away(arrival.io),
         }
     }
-    shutdown.begun().await;
     while flows.join_next().await.is_some() {}
 }
 
@@ -142,17 +140,17 @@ impl Intercept {
 
     /// Carries the flow to its end; the slot is free only then.
     async fn run<Io: Connection>(self, io: Io, slot: OwnedSemaphorePermit) {
-        let ledger = Arc::clone(&self.ledger);
+        let closing = self.ledger.closing();
         self.carry(io).await;
-        ledger.close();
+        drop(closing);
         drop(slot);
     }
 
     /// A flow over [`crate::limits::FLOWS`]: refused at once, unread.
     fn turn_away<Io: Connection>(self, io: Io) {
+        let _closing = self.ledger.closing();
         reset(io);
         self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Limit), &self.flow.seen));
-        self.ledger.close();
     }
 
     /// The stages, in order.

@@ -16,6 +16,7 @@ use std::process::Stdio;
 
 use bytes::Bytes;
 use exeat::audit::{Protocol, RouteTaken};
+use exeat::limits;
 use exeat::policy::verdict::DenyReason;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -190,6 +191,25 @@ async fn a_kept_connection_that_its_origin_closed_is_replaced() {
         assert_eq!(status(&data_path::rig::read_answer(&mut tls).await), 200);
         origin.hang_up();
         assert_eq!(origin.received().matches("GET /").count(), answered);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_connection_that_nobody_uses_is_closed() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = Scripted::serve(&rig, "allowed.test", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    for _ in 0..2 {
+        tls.write_all(b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+        assert_eq!(status(&data_path::rig::read_answer(&mut tls).await), 200);
+        tokio::time::pause();
+        // One time to see the connection used, one to see it unused, and one because nobody says when it was opened.
+        for _ in 0..3 {
+            tokio::time::advance(limits::UPSTREAM_IDLE).await;
+            tokio::task::yield_now().await;
+        }
+        tokio::time::resume();
+        origin.gone.notified().await;
     }
 }
 
@@ -453,6 +473,50 @@ async fn e51_http2_in_clear_is_judged_like_any_other() {
     assert_eq!((response.status().as_u16(), &response.headers()["exeat-denied"]), (403, &"no-rule".parse().unwrap()));
     evil.assert_untouched();
     allowed.assert_untouched();
+}
+
+#[tokio::test]
+async fn e51_what_http2_allows_and_http1_misreads_is_not_translated() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let tls = http1_only(&rig.ca.tls(&["allowed.test"]));
+    let origin = rig.origin("allowed.test", Speaks::Https(tls, echo()));
+    let mut client = rig.http2("allowed.test").await;
+    for lengths in [&["0", "5"][..], &["0, 5"], &["+0"], &["0", "0"]] {
+        let mut request = Request::get("https://allowed.test/").body(Full::default()).unwrap();
+        for length in lengths {
+            request.headers_mut().append("content-length", length.parse().unwrap());
+        }
+        // Some of it the library refuses by ending the stream.
+        if let Ok(response) = client.send_request(request).await {
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{lengths:?}");
+        }
+    }
+    origin.assert_untouched();
+}
+
+#[tokio::test]
+async fn the_block_address_tells_why_and_leads_nowhere() {
+    let rig = Rig::new("mode: allow-all\ndeny: [evil.test]").await;
+    let evil = rig.origin("evil.test", Speaks::Http(echo()));
+    let mut io = rig.connect("192.0.2.1:80").await;
+    let answer = exchange(&mut io, &GET.replace("allowed", "evil")).await;
+    assert!(status(&answer) == 403 && answer.contains("exeat-denied: denied-domain"), "{answer}");
+    evil.assert_untouched();
+}
+
+#[tokio::test]
+async fn port_53_is_answered_here_whoever_is_dialled() {
+    let rig = Rig::new("mode: allow-all").await;
+    let mut io = rig.connect("203.0.113.9:53").await;
+    let question = b"\0\x1b\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04evil\x04test\0\0\x01\0\x01";
+    io.write_all(question).await.unwrap();
+    let length = io.read_u16().await.unwrap();
+    let mut answer = vec![0; length.into()];
+    io.read_exact(&mut answer).await.unwrap();
+    assert_eq!((&answer[..2], answer[3] & 0xf), (&b"\x12\x34"[..], 3), "the table of names has none: NXDOMAIN");
+    drop(io);
+    rig.closed().await;
+    assert_eq!(rig.allowed(), [RouteTaken::Respond]);
 }
 
 const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: allowed.test\r\nConnection: keep-alive, Upgrade\r\n\

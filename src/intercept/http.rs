@@ -123,6 +123,9 @@ impl Conversation {
         }
         let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
+        if !headers::has_plain_length(&parts.headers) {
+            return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));
+        }
         let asked = match authority::read(&parts, self.expected()) {
             Ok(authority) => Arc::new(Asked::new(authority, &parts)),
             Err(reason) => return Ok(self.misdirected(reason, &parts)),
@@ -282,7 +285,8 @@ impl Conversation {
         answer.into_response()
     }
 
-    /// A request whose authority is doubtful. Its connection ends with HTTP/1: what follows is as doubtful.
+    /// A request whose authority or length is doubtful. With HTTP/1 its connection may end with it, for what follows is
+    /// as doubtful.
     fn misdirected(&self, reason: DenyReason, parts: &Parts) -> Response<Payload> {
         let denial = self.denial(reason);
         let answer = self.word(&denial, None);

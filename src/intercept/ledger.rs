@@ -75,8 +75,12 @@ impl Ledger {
         self.reset.store(true, Ordering::Release);
     }
 
-    /// Records the flow's end; once.
-    pub(super) fn close(&self) {
+    /// The flow's end: recorded when the value is dropped, however that comes.
+    pub(super) fn closing(self: &Arc<Self>) -> Closing {
+        Closing(Arc::clone(self))
+    }
+
+    fn close(&self) {
         self.event(Kind::Close(Closed {
             name: self.name.get().cloned(),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
@@ -93,6 +97,15 @@ impl Ledger {
             dst: Some(self.dst),
             kind,
         });
+    }
+}
+
+/// A flow that has not ended yet.
+pub(super) struct Closing(Arc<Ledger>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

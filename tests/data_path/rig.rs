@@ -333,6 +333,8 @@ impl Listener for Claimed {
 pub(crate) struct Scripted {
     received: Arc<Mutex<Vec<u8>>>,
     hang_up: Arc<Notify>,
+    /// Told when a connection has ended.
+    pub(crate) gone: Arc<Notify>,
     serving: JoinHandle<()>,
 }
 
@@ -342,12 +344,13 @@ impl Scripted {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         rig.resolve(name, socket.local_addr().expect("a bound listener"));
         let received = Arc::<Mutex<Vec<u8>>>::default();
-        let hang_up = Arc::<Notify>::default();
-        let (record, ends) = (Arc::clone(&received), Arc::clone(&hang_up));
+        let (hang_up, gone) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let (record, ends, left) = (Arc::clone(&received), Arc::clone(&hang_up), Arc::clone(&gone));
         let serving = tokio::spawn(async move {
             while let Ok((io, _)) = socket.accept().await {
                 let Ok(mut tls) = acceptor.accept(io).await else { continue };
-                let (answer, record, hang_up) = (answer.clone(), Arc::clone(&record), Arc::clone(&ends));
+                let (answer, record) = (answer.clone(), Arc::clone(&record));
+                let (hang_up, gone) = (Arc::clone(&ends), Arc::clone(&left));
                 tokio::spawn(async move {
                     let head = read_head(&mut tls).await;
                     record.lock().expect("no panic").extend_from_slice(head.as_bytes());
@@ -357,10 +360,11 @@ impl Scripted {
                         _ = tokio::io::copy(&mut from, &mut to) => {}
                         () = hang_up.notified() => {}
                     }
+                    gone.notify_one();
                 });
             }
         });
-        Self { received, hang_up, serving }
+        Self { received, hang_up, gone, serving }
     }
 
     /// Closes the connections that are open.

@@ -135,11 +135,14 @@ impl Upstreams {
         self.open.lock().await.shared = None;
     }
 
-    /// Gives a connection back for the next request. It is used again once its exchange is complete.
+    /// Gives a connection back for the next request, which may use it once its exchange is complete. One that is shared
+    /// was never taken away.
     pub(super) async fn give_back(&self, lease: Lease, permit: &Permit, generation: u64) {
+        if lease.version() == Version::HTTP_2 {
+            return;
+        }
         let mut open = self.open.lock().await;
-        let same = open.key.as_ref().is_some_and(|key| key.target == *permit.target() && key.generation == generation);
-        if same && matches!(lease.sender, Sender::Http1(_)) {
+        if open.key.as_ref().is_some_and(|key| key.target == *permit.target() && key.generation == generation) {
             open.idle.push(lease);
         }
     }
