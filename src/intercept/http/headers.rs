@@ -61,7 +61,8 @@ pub(super) fn sanitise_response(headers: &mut HeaderMap) {
 
 /// The elements of a comma-separated field, over all its lines.
 pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
