@@ -41,8 +41,8 @@ pub(super) fn sanitise_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether there is one `Content-Length` at most, and a number. HTTP/2 frames by itself, but an HTTP/1 upstream believes
-/// what stands here (RFC 9113 §8.1.1).
+/// Whether there is one `Content-Length` at most, and a number. HTTP/2 frames by itself, but an HTTP/1 upstream
+/// believes what stands here (RFC 9113 §8.1.1).
 pub(super) fn has_plain_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let plain = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
