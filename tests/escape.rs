@@ -1,6 +1,8 @@
 //! Ways out of the confinement that were tried by hand against it, kept as programs: each runs inside a real sandbox
 //! under deny-all, as every user that this machine allows, and is refused.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -145,7 +147,8 @@ attempt('unmount /run', lambda: call(166, path(b'/run'), 2))
 attempt('bind without what is mounted below', lambda: mounted(path(folder), path(other), 0, 4096, 0))
 attempt('clone without what is mounted below', lambda: call(OPEN_TREE, -100, path(folder), 1))
 attempt('move a mask away', lambda: call(MOVE_MOUNT, -100, path(mask), -100, path(other), 0))
-attempt('overlay', lambda: mounted(path(b'o'), path(other), path(b'overlay'), 0, path(b'lowerdir=' + folder + b':/usr')))
+lower = b'lowerdir=' + folder + b':/usr'
+attempt('overlay', lambda: mounted(path(b'o'), path(other), path(b'overlay'), 0, path(lower)))
 writable = struct.pack('4Q', 0, 1, 0, 0)
 for place in (b'/sys', b'/proc/sys', b'/run/exeat', mask):
     attempt(f'make {{place}} writable', lambda: call(SETATTR, -100, path(place), 0, path(writable), 32))

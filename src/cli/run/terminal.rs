@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -21,8 +21,8 @@ use crate::sys;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 * 1024;
-/// How long the keyboard's relay rests in the background: nobody says when the shell brings us to the front.
-const BACKGROUND_REST: Duration = Duration::from_millis(200);
+/// How often the keyboard's relay looks whether it is still in the background: milliseconds.
+const BACKGROUND_REST: u8 = 200;
 
 /// What exeat's own standard descriptors are, and what the command gets instead.
 pub(super) struct Streams {
@@ -185,7 +185,11 @@ impl Terminal {
             loop {
                 if !in_foreground(&keyboard) {
                     waited = true;
-                    std::thread::sleep(BACKGROUND_REST);
+                    // Nobody says when the shell brings us to the front; the master says when the command has gone.
+                    let mut gone = [PollFd::new(to.as_fd(), PollFlags::empty())];
+                    if poll(&mut gone, BACKGROUND_REST).is_ok_and(|ready| ready > 0) {
+                        return;
+                    }
                 } else if std::mem::take(&mut waited) {
                     // A terminal that went away meanwhile ends the relay below.
                     let _ = make_raw(&keyboard, &before);
