@@ -1,8 +1,8 @@
 //! A command inside a fresh sandbox.
 //!
-//! The life of one, in order: the arguments become [`settings::Settings`] (everything that can be wrong with them is
-//! told before anything is made); [`session`] makes the sandbox, serves it, starts the command, and ends it all;
-//! [`launch`] and [`init`] are the two sides of making it.
+//! The life of one, in order: the arguments become `settings` (everything that can be wrong with them is
+//! told before anything is made); `session` makes the sandbox, serves it, starts the command, and ends it all;
+//! `launch` and [`init`] are the two sides of making it.
 
 mod channel;
 mod error;

@@ -88,7 +88,7 @@ async fn relay_switched(switched: Switched, conversation: &Conversation) {
 }
 
 /// What HTTP has left cannot be reached below the library; the end of its connection is for the ledger to say, which
-/// [`Metered`] asks.
+/// `Metered` asks.
 impl Reset for TokioIo<Upgraded> {
     fn reset_on_drop(&mut self) {}
 }
