@@ -53,6 +53,7 @@ pub(crate) struct Run<'p> {
     folder: TempDir,
     place: &'p Place,
     identity: Identity,
+    wrapper: Vec<OsString>,
     verb: &'static str,
     options: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -72,6 +73,7 @@ impl<'p> Run<'p> {
             folder,
             place,
             identity,
+            wrapper: Vec::new(),
             verb: "run",
             options: Vec::new(),
             environment: Vec::new(),
@@ -101,9 +103,18 @@ impl<'p> Run<'p> {
     }
 
     /// Another verb, without the options of `run`.
-    pub(crate) fn verb(mut self, verb: &'static str) -> Self {
-        self.verb = verb;
-        self.options.clear();
+    pub(crate) fn verb(self, verb: &'static str) -> Self {
+        Self { verb, ..self.unaudited() }
+    }
+
+    /// Takes back every option, the rig's own `--audit` among them.
+    pub(crate) fn unaudited(self) -> Self {
+        Self { options: Vec::new(), ..self }
+    }
+
+    /// Starts this command instead, with `exeat` and its arguments after it.
+    pub(crate) fn under<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper = wrapper.into_iter().map(|word| word.as_ref().to_owned()).collect();
         self
     }
 
@@ -178,14 +189,15 @@ impl<'p> Run<'p> {
     /// Starts a command inside.
     pub(crate) fn start<S: AsRef<OsStr>>(self, command: impl IntoIterator<Item = S>) -> Running {
         let command: Vec<OsString> = command.into_iter().map(|word| word.as_ref().to_owned()).collect();
-        let mut arguments = vec![self.verb.into()];
+        let mut arguments = self.wrapper;
+        arguments.extend([binary().into(), self.verb.into()]);
         arguments.extend(self.options);
         if !command.is_empty() {
             arguments.push("--".into());
             arguments.extend(command);
         }
-        let mut started = Command::new(binary());
-        started.args(arguments).env_clear().envs(self.environment).current_dir(self.folder.path());
+        let mut started = Command::new(&arguments[0]);
+        started.args(&arguments[1..]).env_clear().envs(self.environment).current_dir(self.folder.path());
         started.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if self.identity == Identity::User {
             started.uid(USER).gid(USER);

@@ -97,6 +97,18 @@ pub(crate) fn echo() -> Handler {
     })
 }
 
+/// The handler that answers with a file below `files`, where the path names one, and with an [`echo`] otherwise.
+pub(crate) fn files_or_echo(files: PathBuf) -> Handler {
+    let echo = echo();
+    Arc::new(move |request: &Request| {
+        let path = request.uri.parse::<http::Uri>().expect("it was parsed before").path().to_owned();
+        match std::fs::read(files.join(path.trim_start_matches('/'))) {
+            Ok(content) => http::Response::new(Full::from(content)),
+            Err(_) => echo(request),
+        }
+    })
+}
+
 /// A request as an origin received it.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {

@@ -11,10 +11,10 @@ use tokio::runtime::Runtime;
 
 use super::exeat::{Identity, Run, is_root};
 use super::names::Names;
-use super::origin::{Ca, Origin, Speaks, echo};
+use super::origin::{Ca, Origin, Speaks, files_or_echo};
 use super::place::Place;
 
-/// A named server of the world: HTTPS on 443 and HTTP on 80, both echoing what they are sent.
+/// A named server of the world: HTTPS on 443 and HTTP on 80, both giving the world's files, and echoing.
 pub(crate) struct Site {
     /// Its name.
     pub(crate) name: &'static str,
@@ -117,13 +117,14 @@ impl World {
         let (folder, runtime) = (folder(), runtime());
         let ca = Ca::new(folder.path());
         let place = Place::here();
+        let echo = files_or_echo(folder.path().join("files"));
         let open = |speaks| Origin::serve(vec![place.listen(socket("127.0.0.1", 0))], speaks, runtime.handle());
         let site = |&(name, address, address6): &Named, certified: &[&str]| Site {
             name,
             address: address.parse().expect("an address"),
             address6: address6.parse().expect("an address"),
-            https: open(Speaks::Https(ca.tls(certified), echo())),
-            http: open(Speaks::Http(echo())),
+            https: open(Speaks::Https(ca.tls(certified), echo.clone())),
+            http: open(Speaks::Http(echo.clone())),
         };
         let allowed = site(&ALLOWED, &["allowed.rig", NEIGHBOUR]);
         let evil = site(&EVIL, &["evil.rig"]);
@@ -137,6 +138,7 @@ impl World {
         let (internet, host) = (Place::fresh(), Place::fresh());
         join(&internet, &host);
         dress(&host, folder.path(), &ca);
+        let echo = files_or_echo(folder.path().join("files"));
         let names = Names::serve(&internet, socket(RESOLVER, 53), runtime.handle());
         let open = |addresses: &[&str], port, speaks| {
             let listeners = addresses.iter().map(|address| internet.listen(socket(address, port))).collect();
@@ -145,18 +147,18 @@ impl World {
         let site = |&(name, address, address6): &Named, certified: &[&str]| {
             let (v4, v6) = (address.parse().expect("an address"), address6.parse().expect("an address"));
             names.set(name, &[IpAddr::V4(v4), IpAddr::V6(v6)]);
-            let https = open(&[address, address6], 443, Speaks::Https(ca.tls(certified), echo()));
-            let http = open(&[address, address6], 80, Speaks::Http(echo()));
+            let https = open(&[address, address6], 443, Speaks::Https(ca.tls(certified), echo.clone()));
+            let http = open(&[address, address6], 80, Speaks::Http(echo.clone()));
             Site { name, address: v4, address6: v6, https, http }
         };
         let allowed = site(&ALLOWED, &["allowed.rig", NEIGHBOUR]);
         let evil = site(&EVIL, &["evil.rig"]);
         names.set(NEIGHBOUR, &[allowed.address.into()]);
-        let metadata = open(&["169.254.169.254"], 80, Speaks::Http(echo()));
-        let private = open(&[PRIVATE], 80, Speaks::Http(echo()));
+        let metadata = open(&["169.254.169.254"], 80, Speaks::Http(echo.clone()));
+        let private = open(&[PRIVATE], 80, Speaks::Http(echo.clone()));
         let opaque = open(&[OPAQUE], 5432, Speaks::Opaque("hello\n"));
         let own = vec![host.listen(socket("127.0.0.1", 80)), host.listen(socket(HOST, 80))];
-        let own = Origin::serve(own, Speaks::Http(echo()), runtime.handle());
+        let own = Origin::serve(own, Speaks::Http(echo.clone()), runtime.handle());
         let wide = Some(Wide { names, host: own, metadata, private, opaque, internet });
         Self { identity, allowed, evil, wide, place: host, ca, folder, _runtime: runtime }
     }
@@ -192,6 +194,13 @@ impl World {
     /// Where this world's files stand; all may read it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Puts a file below what the sites give.
+    pub(crate) fn publish(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.folder().join("files").join(path);
+        std::fs::create_dir_all(path.parent().expect("below the files")).expect("a folder");
+        std::fs::write(path, content).expect("a file");
     }
 
     /// The root that certified its sites.
