@@ -172,7 +172,7 @@ impl Intercept {
         };
         let mut shutdown = self.shutdown.clone();
         let peeked = tokio::select! {
-            () = shutdown.begun() => return,
+            () = shutdown.begun() => return self.settle(refusal),
             peeked = peek::peek(io, self.flow.dst.port()) => peeked,
         };
         match peeked {
@@ -347,10 +347,15 @@ impl Intercept {
 
     /// The client went away, or said too little. A refusal that stood before still counts.
     fn leave_early(&self, refusal: Option<Denial>, error: &peek::PeekError) {
+        self.settle(refusal);
+        self.ledger.error(chain(error));
+    }
+
+    /// Records the refusal of a flow that ends before it could be told why.
+    fn settle(&self, refusal: Option<Denial>) {
         if let Some(denial) = refusal {
             self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
         }
-        self.ledger.error(chain(error));
     }
 
     fn judge_address(&self) -> Option<Verdict<Route>> {
