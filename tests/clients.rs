@@ -1,0 +1,140 @@
+//! Clients that nobody here wrote, doing what they are for: through spliced and terminated flows, over HTTP/1.1 and
+//! HTTP/2, in both worlds.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use support::exeat::Run;
+use support::world::World;
+
+/// The site as it stands; its TLS goes through unread.
+fn spliced(world: &World) -> Run<'_> {
+    let root = world.ca().file().to_owned();
+    // The sandbox has no reason to trust the rig's root in the loopback world.
+    world.run().allow("allowed.rig").env("RIG_ROOT", root.to_str().expect("UTF-8"))
+}
+
+/// The site terminated, every request with a header of ours.
+fn terminated(world: &World) -> Run<'_> {
+    let policy = "version: 1\nallow:\n  allowed.rig:\n    - transform: [{ headers: { x-rig: \"${secrets.KEY}\" } }]\n\
+                  secrets: { KEY: { env: RIG_KEY } }\n";
+    world.run().policy(policy).env("RIG_KEY", "canary-ohphie4eigoh")
+}
+
+/// What the origin received: HTTP version and our header of each request.
+fn received(world: &World) -> Vec<(String, String)> {
+    let requests = world.allowed.https.requests();
+    requests.iter().map(|request| (request.version.clone(), request.header("x-rig").join(","))).collect()
+}
+
+#[test]
+fn curl_over_both_versions() {
+    World::each(|world| {
+        for version in ["--http1.1", "--http2"] {
+            terminated(world).curl([version, "--fail", "https://allowed.rig/"]).succeeded();
+            spliced(world).curl([version, "--fail", "--insecure", "https://allowed.rig/"]).succeeded();
+        }
+        let received = received(world);
+        assert_eq!(received.len(), 4, "{received:?}");
+        assert!(received.iter().step_by(2).all(|(_, header)| header == "canary-ohphie4eigoh"), "{received:?}");
+        assert_eq!((&*received[1].0, &*received[3].0), ("HTTP/1.1", "HTTP/2.0"), "splicing changes nothing");
+    });
+}
+
+#[test]
+fn bodies_of_any_size_arrive_whole() {
+    World::each(|world| {
+        let body: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
+        world.publish("big", &body);
+        for (run, insecure) in [(terminated(world), "--fail"), (spliced(world), "--insecure")] {
+            let run = run.stdin(body.clone());
+            let upload =
+                "curl --silent --show-error --max-time 50 $1 --data-binary @- https://allowed.rig/echo > /dev/null";
+            let download = "curl --silent --show-error --max-time 50 $1 https://allowed.rig/big | sha256sum";
+            let outcome = run.command(["bash", "-ec", &format!("{upload}; {download}"), "bash", insecure]).succeeded();
+            let local = world.command(&["sha256sum", world.folder().join("files/big").to_str().expect("UTF-8")]);
+            assert_eq!(outcome.stdout.split(' ').next(), local.split(' ').next());
+        }
+        let uploads: Vec<_> = world.allowed.https.requests().into_iter().filter(|r| r.method == "POST").collect();
+        assert!(uploads.len() == 2 && uploads.iter().all(|upload| upload.body == body), "{} uploads", uploads.len());
+    });
+}
+
+#[test]
+fn python_urllib() {
+    World::each(|world| {
+        let program = "import urllib.request as u; print(u.urlopen('https://allowed.rig/', timeout=30).status)";
+        assert_eq!(terminated(world).python(program).succeeded().stdout, "200\n");
+        assert_eq!(received(world)[0].1, "canary-ohphie4eigoh");
+    });
+}
+
+#[test]
+fn node_fetch() {
+    World::each(|world| {
+        let program = "fetch('https://allowed.rig/').then(async (r) => console.log(r.status, (await r.json()).method))";
+        assert_eq!(terminated(world).command(["node", "-e", program]).succeeded().stdout, "200 GET\n");
+        assert_eq!(received(world)[0].1, "canary-ohphie4eigoh");
+    });
+}
+
+#[test]
+fn git_clones_over_https() {
+    World::each(|world| {
+        let files = world.folder().join("files");
+        std::fs::create_dir_all(&files).expect("a folder");
+        world.command(&[
+            "bash",
+            "-ec",
+            "cd $0; export GIT_CONFIG_GLOBAL=/dev/null
+             git init --quiet work; cd work; echo content > file; git add file
+             git -c user.name=rig -c user.email=rig@rig commit --quiet --message first
+             git clone --quiet --bare . ../repository.git; git -C ../repository.git update-server-info",
+            files.to_str().expect("UTF-8"),
+        ]);
+        let clone =
+            "target=$(mktemp -d); git clone --quiet https://allowed.rig/repository.git $target/r && cat $target/r/file";
+        assert_eq!(terminated(world).bash(clone).succeeded().stdout, "content\n");
+        assert!(received(world).iter().all(|(_, header)| header == "canary-ohphie4eigoh"));
+    });
+}
+
+#[test]
+fn openssl_verifies_our_leaf() {
+    World::each(|world| {
+        let connect = "openssl s_client -connect allowed.rig:443 -servername allowed.rig -verify_hostname allowed.rig \
+                       -verify_return_error -CAfile $SSL_CERT_FILE < /dev/null";
+        let outcome = terminated(world).bash(connect).succeeded();
+        assert!(outcome.stdout.contains("Verification: OK"), "{outcome:#?}");
+        let connect = connect.replace("$SSL_CERT_FILE", "$RIG_ROOT");
+        let outcome = spliced(world).bash(&connect).succeeded();
+        assert!(outcome.stdout.contains("the rig's root"), "spliced TLS shows the origin's own certificate");
+    });
+}
+
+#[test]
+fn bash_speaks_http_by_hand() {
+    World::each(|world| {
+        let script = "exec 3<> /dev/tcp/allowed.rig/80
+            printf 'GET /bash HTTP/1.1\\r\\nHost: allowed.rig\\r\\nConnection: close\\r\\n\\r\\n' >&3
+            read -r -t 30 status <&3; echo $status";
+        let outcome = world.run().allow("allowed.rig").bash(script).succeeded();
+        assert!(outcome.stdout.starts_with("HTTP/1.1 200"), "{outcome:#?}");
+        assert_eq!(world.allowed.http.requests()[0].uri, "/bash");
+    });
+}
+
+#[test]
+fn the_system_resolver_answers() {
+    World::each(|world| {
+        let script =
+            "getent ahosts allowed.rig | head -1 | cut -d' ' -f1; getent ahosts evil.rig | head -1 | cut -d' ' -f1";
+        let outcome = world.run().allow("allowed.rig").bash(script).succeeded();
+        let answers: Vec<&str> = outcome.stdout.lines().collect();
+        assert!(!answers.is_empty() && !answers[0].starts_with("127."), "{outcome:#?}");
+        if world.wide.is_some() {
+            assert!(answers[0] == "203.0.113.10" || answers[0] == "2a0e:5ca1:ab1e::10", "{answers:?}");
+        }
+    });
+}
