@@ -23,6 +23,7 @@ pub mod dns;
 pub mod flow;
 pub mod intercept;
 pub mod limits;
+pub mod manual;
 pub mod matcher;
 pub mod policy;
 pub mod resolve;

@@ -56,6 +56,13 @@ impl Source {
         Some(if inner == "lib" { Vec::new() } else { inner.split('/').collect() })
     }
 
+    /// The names of the functions marked `#[test]`.
+    pub(crate) fn tests(&self) -> Vec<String> {
+        const MARK: [&str; 5] = ["#", "[", "test", "]", "fn"];
+        let marked = |window: &&[Token]| window.iter().zip(MARK).all(|(token, word)| token.text == word);
+        self.tokens.windows(MARK.len() + 1).filter(marked).map(|window| window[MARK.len()].text.clone()).collect()
+    }
+
     /// Name, first and last line of every function that has a body.
     pub(crate) fn functions(&self) -> Vec<(String, Range<usize>)> {
         let mut found = Vec::new();

@@ -1,0 +1,154 @@
+//! The manual for whoever changes exeat: what is promised against whom, how a connection travels, why it is built
+//! this way, and which test pins each attack that is known. It holds no code.
+//!
+//! The user's side is in the README; the policy language explains itself in [`crate::policy`].
+
+/// Who is trusted with what, and where the promises end.
+///
+/// **The adversary** is the program inside: hostile, patient, as skilled as its user, free to run any binary and to
+/// speak any protocol. It chooses every byte that it sends and every address that it dials. It may control origins and
+/// name servers on the Internet; it does not control origins that the policy allows, beyond what their interfaces let
+/// any client do.
+///
+/// **Trusted** are the kernel, this program with its dependencies, the author of the policy, the host's resolver (for
+/// the addresses of names that the policy allows, which are judged all the same), and, for what is sent to them, the
+/// origins that the policy allows.
+///
+/// **What is protected:**
+///
+/// | asset | against | by |
+/// |---|---|---|
+/// | everything that the host can reach | being reached without a verdict that allows it | a network namespace without a way out; [`crate::intercept`] |
+/// | private networks, metadata services, the host itself | names that lead there, addresses in disguise | vetting at the dial, [`crate::policy::Policy::vet`] |
+/// | secrets that the policy names | being read inside, or sent where no rule sends them | [`crate::secret`], [`crate::confine`] |
+/// | credentials that lie about on the disk | being read by accident or design | masks, [`crate::confine`] |
+/// | the user's other programs | being asked, over sockets, terminal, keyring or trace, to act outside | [`crate::confine`] |
+/// | the truth of the record | a denial that leaves no trace, a trace that holds a secret | [`crate::audit`] |
+///
+/// **Residual risks**, each also told in the README:
+///
+/// - The disk is not confined: what the program writes may be run outside later.
+/// - What is allowed is allowed: data leaves in requests to allowed origins, and, within a budget, in names.
+/// - Fronting on spliced flows: without `strict` only the outer name is seen.
+/// - Unix sockets that are bound after the start, or renamed, hard-linked or bound by a relative path before it.
+/// - An origin may echo the credential that it was sent.
+/// - One kernel is shared; timing and volume of allowed traffic speak.
+pub mod threat_model {}
+
+/// One connection, from `connect` in the sandbox to its record.
+///
+/// 1. *Arrival.* Every address is local in the sandbox's network namespace; an nftables rule hands each TCP connection
+///    to a listener in that namespace, which `getsockname` tells the original destination ([`crate::attach`]). Which
+///    sandbox this is, is which listener accepted; nothing that the sandbox sends has a say in it.
+/// 2. *By address.* Rows 0 to 4 of the judgement need no byte: a denied CIDR, a protected range, a policy that allows
+///    nothing, an allowed CIDR.
+/// 3. *Peek.* Otherwise the first bytes are read, within bounds of size and time, and kept: a ClientHello over however
+///    many records and segments, an HTTP request line, the HTTP/2 preface, or neither. What is doubtful is refused,
+///    not guessed.
+/// 4. *Decide.* [`crate::policy::Policy::decide`] gives exactly one verdict, with reason and rule.
+/// 5. *Splice*: the name's own addresses are resolved on the host, each is vetted at the moment of dialling, and bytes
+///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
+///    permit, secrets are put into headers last, and only an upstream whose certificate was verified receives it.
+/// 6. *Record.* One event for the verdict, one for the end.
+///
+/// A DNS question goes a shorter way: name judged first, asked of the host's resolver if allowed, addresses vetted,
+/// and pinned to the name in this sandbox.
+pub mod data_path {}
+
+/// Why it is built this way: the choice, what else was possible, and what it costs.
+///
+/// **A sandbox is a listener.** The daemon's listening sockets stand inside the sandbox's network namespace, its
+/// outbound sockets in the host's. Identity by source address, header or token can be forged by whoever shares the
+/// wire; this cannot. When exeat is gone or the rules are flushed, the namespace still has no interface that leads
+/// out, so it fails closed by nature. It costs a thread that enters the namespace once, at the start.
+///
+/// **TPROXY, not a proxy variable, not a userspace stack.** Programs ignore proxy variables; a userspace TCP stack is
+/// a large parser for hostile bytes and slower by a copy. TPROXY works without privilege inside a user namespace. It
+/// costs nftables support in the kernel.
+///
+/// **Names are dialled, not addresses.** A permit by name never leads to the address that the sandbox dialled, only to
+/// what we resolved and vetted. This removes the whole family of "right name, wrong address" at the price of sometimes
+/// choosing another server of the same name than the client did.
+///
+/// **Terminate only where a rule needs it.** What needs no judgement of requests is relayed unread: fewer programs meet
+/// a certificate that they do not expect, and fewer secrets pass through us. The price is fronting on such flows, which
+/// `strict` refuses to pay.
+///
+/// **Permission is a value.** `upstream` dials nothing but a [`crate::policy::verdict::DialAddr`], which only the
+/// policy makes. A forgotten check does not compile; `tests/tidy.rs` holds the rest.
+///
+/// **The root lives in memory.** Made for one run, never written. No other run's sandbox can be deceived with it, and
+/// nobody has to install anything. The price: a trust bundle is mounted over the system's, and programs with trust
+/// stores of their own do not see it.
+///
+/// **Seccomp is a short list of refusals**, not a list of what is allowed. It takes away ways out that a network
+/// namespace leaves open, and breaks nothing else; it is not the wall between the program and the kernel.
+pub mod decisions {}
+
+/// Every attack that is known, and the test that pins it.
+///
+/// Numbers are those of the collection that the project began with (attacks on systems like this one, most of them
+/// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no test of `tests/bypass` or
+/// `tests/confinement.rs` is missing here.
+///
+/// | attack | test |
+/// |---|---|
+/// | A1 a plaintext `Host` that is allowed, at another's address | `a01_plaintext_host_spoofed_to_an_attackers_address` |
+/// | A2 an SNI that is allowed, at another's address | `a02_allowed_server_name_at_an_attackers_address` |
+/// | A3 SNI and `Host` differ inside terminated TLS | `a03_fronting_inside_terminated_tls` |
+/// | A4 `:authority` differs, on a later stream | `a04_another_authority_on_a_later_stream` |
+/// | A5 `CONNECT` | `a05_connect_is_no_way_through` |
+/// | A6 fronting on spliced flows | `a06_fronting_on_a_spliced_flow_is_closed_by_strict` |
+/// | A7 absolute form against `Host` | `a07_absolute_form_against_host` |
+/// | A8 several, listed, folded `Host` lines | `a08_doubtful_host_lines` |
+/// | A10 TLS without a server name | `a10_tls_without_a_server_name` |
+/// | A11 a server name that is an address, cut by NUL, too long, doubled | `a11_doubtful_server_names` |
+/// | A12 a neighbour on the same address | `a12_a_neighbour_on_the_same_address` |
+/// | A14 more hosts allowed than injected into | `a14_an_alias_gets_no_credential` |
+/// | A15 a broad rule shadows a narrow one | `a15_order_of_broad_and_narrow_rules` |
+/// | B16 trailing dot | `b16_trailing_dot` |
+/// | B17 case | `b17_case` |
+/// | B18 brackets | `b18_brackets` |
+/// | B19 NUL and other control bytes | `b19_control_bytes_in_a_name` |
+/// | B20 internationalised spellings | `b20_internationalised_spellings` |
+/// | B21 a suffix without a label boundary | `b21_suffix_without_a_label_boundary` |
+/// | B22 wildcard depth | `b22_wildcard_depth` |
+/// | B23 other ports | `b23_other_ports` |
+/// | C24 IPv4 in IPv6 | `c24_mapped_and_compatible_addresses` |
+/// | C25 NAT64, 6to4, Teredo | `c25_translated_and_tunnelled_addresses` |
+/// | C27 addresses spelled as names | `c27_addresses_spelled_as_names` |
+/// | C28 special ranges, metadata | `c28_special_ranges` |
+/// | C29 the host itself | `c29_the_hosts_own_addresses` |
+/// | C30 an allowed name that resolves to a private address | `c30_an_allowed_name_resolves_to_a_private_address` |
+/// | C31 a mixed answer | `c31_a_mixed_answer` |
+/// | C32 rebinding | `c32_rebinding` |
+/// | C34 an ambient proxy of our own process | `c34_an_ambient_proxy_is_ignored` |
+/// | C36 IPv6 unfiltered | `c36_the_same_over_ipv6` |
+/// | D37 DNS tunnelling | `d37_tunnelling_in_refused_names`, `d37_tunnelling_in_allowed_names_is_bounded` |
+/// | D38 our own look-up of a denied name | `d38_a_denied_name_never_reaches_a_resolver` |
+/// | D39 other resolvers | `d39_other_resolvers` |
+/// | D40 QUIC | `d40_quic_is_refused_at_once` |
+/// | D41 ECH | `d41_encrypted_client_hello`, `d41_service_records_carry_no_ech_and_no_quic` |
+/// | D42 fragmented hellos | `d42_fragmented_hellos` |
+/// | D43 stalled hellos | `d43_a_stalled_hello` |
+/// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too` |
+/// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing` |
+/// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
+/// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
+/// | H80 ignoring conventions | `h80_ignoring_conventions` |
+/// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
+/// | H81 other socket families, raw sockets | `socket_families_past_ip_are_refused`, `raw_sockets_are_refused` |
+/// | H82 flushing the rules, nesting namespaces | `the_rules_cannot_be_flushed_from_inside`, `a_nested_user_namespace_gains_no_power_over_the_network` |
+/// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
+/// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
+/// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |
+/// | a terminal multiplexer outside | `a_terminal_multiplexer_outside_takes_no_orders` |
+/// | agents and proxies in the environment | `the_environment_names_no_agent_bus_or_proxy` |
+/// | a search list, another name service | `the_resolver_configuration_is_ours` |
+/// | typing into the user's terminal | `typing_for_the_user_is_refused` |
+/// | `io_uring`, keyrings | `io_uring_and_keyrings_are_refused` |
+/// | kernel settings | `kernel_settings_cannot_be_written` |
+/// | other processes | `processes_outside_are_neither_seen_nor_traced` |
+/// | inherited descriptors | `no_descriptor_is_inherited`, `standard_input_is_no_socket_and_no_directory` |
+/// | root inside | `root_inside_is_nobody_outside` |
+pub mod attacks {}
