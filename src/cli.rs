@@ -4,9 +4,12 @@ mod demo;
 mod doctor;
 pub mod run;
 
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 
 use crate::sys;
@@ -53,6 +56,29 @@ pub enum Exit {
     Code(u8),
     /// The command was ended by this signal.
     Signal(i32),
+}
+
+/// How long standard error may be full before what is told there is given up.
+const FULL: u16 = 2_000;
+
+/// Tells the user something, after the command too: that one shares our standard error, and may have filled it or made
+/// it non-blocking. What cannot be told is not worth a failure.
+fn tell(text: &str) {
+    let mut rest = text.as_bytes();
+    let stderr = std::io::stderr();
+    while !rest.is_empty() {
+        match stderr.lock().write(rest) {
+            Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                if !poll(&mut room, FULL).is_ok_and(|ready| ready > 0) {
+                    return;
+                }
+            }
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 /// Parses the command line and runs its verb.

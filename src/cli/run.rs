@@ -22,7 +22,7 @@ pub(super) use error::RunError;
 pub(super) use session::{become_unreadable, run as session};
 pub(super) use settings::Settings;
 
-use super::Exit;
+use super::{Exit, tell};
 use crate::resolve::Override;
 
 /// Options of `exeat run`.
@@ -61,7 +61,7 @@ pub struct RunArguments {
     /// Record what would be denied by name or CIDR, and let it through.
     #[arg(long)]
     observe: bool,
-    /// Write the audit record, one JSON object a line, to FILE; `-` is standard output.
+    /// Write the audit record, one JSON object a line, to FILE; `-` is standard output, where the command writes, too.
     #[arg(long, value_name = "FILE|-")]
     audit: Option<PathBuf>,
     /// No summary at the end.
@@ -88,13 +88,13 @@ fn try_run(arguments: RunArguments, command: Vec<OsString>) -> Result<Exit, RunE
     let audit = arguments.audit.clone();
     let settings = Settings::from_arguments(arguments)?;
     if !quiet && !settings.advice.is_empty() {
-        eprintln!("{}", settings.advice.to_string().trim_end());
+        tell(&format!("{}\n", settings.advice.to_string().trim_end()));
     }
     let report = session::Report::open(audit.as_deref())?;
     let exit = session(settings, command, report.sink());
     report.close()?;
     if !quiet {
-        eprint!("{}", report.summary());
+        tell(&report.summary());
     }
     exit
 }

@@ -59,6 +59,24 @@ pub const CREDENTIALS: [&str; 42] = [
 /// Directories that hold nothing but sockets: masked whole, so that one bound later is not reachable, either.
 const SOCKET_DIRECTORIES: [&str; 3] = ["/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/.font-unix"];
 
+/// How the names begin of device nodes that reach a network, a virtual machine, or a keyboard without any socket:
+/// serial lines and modems, consoles, VSOCK by vhost, InfiniBand, synthetic input. `/dev/tty` itself stays.
+const DEVICES: [&str; 13] = [
+    "cdc-wdm",
+    "hidraw",
+    "infiniband",
+    "input",
+    "ppp",
+    "rfcomm",
+    "tty",
+    "uhid",
+    "uinput",
+    "vcs",
+    "vhost-",
+    "vsock",
+    "wwan",
+];
+
 /// The credential places below `homes` that are there, but for those that lie at or below an exposed path.
 #[must_use]
 pub fn credentials(homes: &[PathBuf], exposed: &[PathBuf]) -> Vec<PathBuf> {
@@ -73,15 +91,16 @@ pub fn credentials(homes: &[PathBuf], exposed: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// Every path that a Unix socket is bound to, as the host's `/proc/net/unix` tells it now, and the directories of
-/// sockets; without `shared`. A path that was bound relative to a working directory is looked for in those of all
-/// processes that we may ask.
+/// Every path that a Unix socket is bound to, as `/proc/net/unix` tells it now for the host's network namespace and for
+/// those of all processes that we may ask, and the directories of sockets; without `shared`. A path that was bound
+/// relative to a working directory is looked for in those of the same processes.
 ///
 /// # Errors
-/// When `/proc/net/unix` cannot be read: what is not known cannot be masked.
+/// When `/proc` or its table of sockets cannot be read: what is not known cannot be masked.
 pub fn sockets(user: u32, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/net/unix")?;
-    let (mut paths, relative): (Vec<_>, Vec<_>) = bound_paths(&table).into_iter().partition(|path| path.is_absolute());
+    let mut bound = bound_paths(&std::fs::read("/proc/net/unix")?);
+    bound.extend(other_namespaces()?.iter().flat_map(|table| bound_paths(table)));
+    let (mut paths, relative): (Vec<_>, Vec<_>) = bound.into_iter().partition(|path| path.is_absolute());
     if !relative.is_empty() {
         let directories = working_directories()?;
         paths.extend(directories.iter().flat_map(|directory| relative.iter().map(|path| directory.join(path))));
@@ -94,6 +113,29 @@ pub fn sockets(user: u32, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
     paths.sort();
     paths.dedup();
     Ok(paths)
+}
+
+/// Device nodes that lead past the firewall, and that `reachable` says the sandbox's user may open; without `shared`.
+///
+/// # Errors
+/// When `/dev` cannot be read.
+pub fn devices(reachable: impl Fn(&Path) -> bool, shared: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
+    let leads_out = |name: &OsStr| {
+        let name = name.as_bytes();
+        name != b"tty" && DEVICES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+    };
+    let entries = std::fs::read_dir("/dev")?.flatten().filter(|entry| leads_out(&entry.file_name()));
+    Ok(entries.map(|entry| entry.path()).filter(|path| reachable(path) && !shared.contains(path)).collect())
+}
+
+/// The tables of sockets of the other network namespaces that processes we may ask live in, each once.
+fn other_namespaces() -> std::io::Result<Vec<Vec<u8>>> {
+    let own = std::fs::read_link("/proc/self/ns/net")?;
+    let mut seen = BTreeSet::from([own]);
+    let processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+    // What is no process, ended meanwhile, or is another user's, has nothing to tell.
+    let others = processes.filter(|process| process.join("ns/net").read_link().is_ok_and(|net| seen.insert(net)));
+    Ok(others.filter_map(|process| std::fs::read(process.join("net/unix")).ok()).collect())
 }
 
 /// The working directories of the processes that we may ask for theirs.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::channel::Fault;
-use crate::cli::{Exit, doctor};
+use crate::cli::{Exit, doctor, tell};
 use crate::policy::diagnostic::Diagnostics;
 use crate::secret::source::SourceError;
 
@@ -56,7 +56,7 @@ impl RunError {
             text.push_str(&error.to_string());
             cause = error.source();
         }
-        eprintln!("exeat: {text}");
+        tell(&format!("exeat: {text}\n"));
         match self {
             Self::NotFound(_) => Exit::NotFound,
             Self::NotExecutable(..) => Exit::NotExecutable,

@@ -3,13 +3,15 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio as Standard};
 
 use nix::sys::prctl;
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, getegid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 
 use super::channel::{Channel, Fault, Identity, Order, Part, Plan, Report};
 use super::init;
@@ -43,6 +45,15 @@ pub(super) fn identity() -> Identity {
     } else {
         Identity { uid, gid, host_uid: uid, host_gid: gid }
     }
+}
+
+/// Whether the sandbox's user may open a file: what its mode gives everybody counts for the user that root becomes.
+pub(super) fn may_open(identity: &Identity, path: &Path) -> bool {
+    const OTHERS_READ_OR_WRITE: u32 = 0o006;
+    if identity.host_uid == identity.uid {
+        return [AccessFlags::R_OK, AccessFlags::W_OK].into_iter().any(|mode| access(path, mode).is_ok());
+    }
+    path.metadata().is_ok_and(|found| found.mode() & OTHERS_READ_OR_WRITE != 0)
 }
 
 /// Whether an id stands in a map of `user_namespaces(7)`: lines of first id inside, first outside, count.

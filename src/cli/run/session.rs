@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use rustls::RootCertStore;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::channel::{Channel, Order, Passed, Plan, Report as Word};
 use super::launch::{self, Launched, Launching};
@@ -109,11 +109,12 @@ pub(in crate::cli) fn run(
     let context = context(settings, id, authority, record, &runtime)?;
     let launched = launching.finish().map_err(RunError::Sandbox)?;
     let Launched { channel, sockets, terminal, first } = launched;
+    let signals = Signals::catch(&runtime).map_err(RunError::own("catch signals"))?;
     let relays = streams.start(terminal).map_err(RunError::own("relay the terminal"))?;
     let serving = Serving::start(&runtime, context, sockets)?;
     let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;
     channel.send(&Order::Start, &[]).map_err(RunError::own("talk to the sandbox"))?;
-    runtime.spawn(pass_signals(passing, relays.resize()));
+    runtime.spawn(signals.pass_on(passing, relays.resize()));
     let end = channel.receive::<Word>();
     launch::end(&channel, first);
     relays.finish();
@@ -157,7 +158,9 @@ fn launch(
     let sockets = masks::sockets(identity.uid, &settings.shared).map_err(RunError::own("read /proc/net/unix"))?;
     let hidden = settings.hidden.iter().filter_map(|path| path.canonicalize().ok());
     let mut masked = masks::credentials(&host::homes(), &settings.exposed);
-    masked.extend(sockets.into_iter().chain(hidden));
+    let reachable = |path: &Path| launch::may_open(&identity, path);
+    let devices = masks::devices(reachable, &settings.shared).map_err(RunError::own("read /dev"))?;
+    masked.extend(sockets.into_iter().chain(devices).chain(hidden));
     let variables: Vec<_> = settings.variables.iter().map(String::as_str).collect();
     let mut env = environment::inside(std::env::vars_os(), &variables, &settings.secrets);
     if identity.host_uid != identity.uid {
@@ -260,29 +263,54 @@ impl Serving {
     }
 }
 
-/// Passes signals on to the command, and the size of the user's terminal to its own.
-async fn pass_signals(channel: Channel, resize: Option<Resize>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    // One at a time: two messages must not mix.
-    let channel = Arc::new(Mutex::new(channel));
-    for (kind, group) in PASSED {
-        let Ok(mut signals) = signal(kind) else { continue };
-        let channel = Arc::clone(&channel);
+/// The signals that exeat passes on, caught from before the terminal is borrowed: none ends it without giving that
+/// back.
+struct Signals {
+    passed: Vec<(Signal, SignalKind, bool)>,
+    resized: Signal,
+}
+
+impl Signals {
+    fn catch(runtime: &Runtime) -> io::Result<Self> {
+        let _inside = runtime.enter();
+        let ignored = ignored_signals();
+        // What whoever started us wanted ignored (`nohup`, a job in the background) stays ignored.
+        let wanted = PASSED.into_iter().filter(|(kind, _)| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
+        let passed = wanted.map(|(kind, group)| Ok((signal(kind)?, kind, group))).collect::<io::Result<_>>()?;
+        Ok(Self { passed, resized: signal(SignalKind::window_change())? })
+    }
+
+    /// Passes signals on to the command, and the size of the user's terminal to its own.
+    async fn pass_on(self, channel: Channel, resize: Option<Resize>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        // One at a time: two messages must not mix.
+        let channel = Arc::new(Mutex::new(channel));
+        for (mut signals, kind, group) in self.passed {
+            let channel = Arc::clone(&channel);
+            tasks.spawn(async move {
+                while signals.recv().await.is_some() {
+                    let passed = Passed { signal: kind.as_raw_value(), group };
+                    // When the first process is gone, so is the command.
+                    let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
+                    let _ = channel.send(&Order::Signal(passed), &[]);
+                }
+            });
+        }
+        let mut resized = self.resized;
         tasks.spawn(async move {
-            while signals.recv().await.is_some() {
-                let passed = Passed { signal: kind.as_raw_value(), group };
-                // When the first process is gone, so is the command.
-                let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = channel.send(&Order::Signal(passed), &[]);
+            while resized.recv().await.is_some() {
+                if let Some(resize) = &resize {
+                    resize.apply();
+                }
             }
         });
+        while tasks.join_next().await.is_some() {}
     }
-    if let (Some(resize), Ok(mut changes)) = (resize, signal(SignalKind::window_change())) {
-        tasks.spawn(async move {
-            while changes.recv().await.is_some() {
-                resize.apply();
-            }
-        });
-    }
-    while tasks.join_next().await.is_some() {}
+}
+
+/// The signals that this process ignores, as `/proc` tells it: bit 0 is signal 1. If it does not, none is.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
