@@ -30,7 +30,7 @@
 /// - The disk is not confined: what the program writes may be run outside later.
 /// - What is allowed is allowed: data leaves in requests to allowed origins, and, within a budget, in names.
 /// - Fronting on spliced flows: without `strict` only the outer name is seen.
-/// - Unix sockets that are bound after the start, or renamed, hard-linked or bound by a relative path before it.
+/// - Unix sockets that are bound after the start, or renamed or hard-linked before it.
 /// - An origin may echo the credential that it was sent.
 /// - One kernel is shared; timing and volume of allowed traffic speak.
 pub mod threat_model {}
@@ -88,8 +88,8 @@ pub mod decisions {}
 /// Every attack that is known, and the test that pins it.
 ///
 /// Numbers are those of the collection that the project began with (attacks on systems like this one, most of them
-/// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no test of `tests/bypass` or
-/// `tests/confinement.rs` is missing here.
+/// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no test of `tests/bypass`,
+/// `tests/confinement.rs` or `tests/escape.rs` is missing here.
 ///
 /// | attack | test |
 /// |---|---|
@@ -151,4 +151,10 @@ pub mod decisions {}
 /// | other processes | `processes_outside_are_neither_seen_nor_traced` |
 /// | inherited descriptors | `no_descriptor_is_inherited`, `standard_input_is_no_socket_and_no_directory` |
 /// | root inside | `root_inside_is_nobody_outside` |
+/// | a socket bound by a relative path, or seen at another mount | `a_host_socket_is_masked_whichever_way_its_path_was_bound`, `a_masked_path_is_masked_at_every_mount_of_its_tree` |
+/// | undoing masks in nested namespaces | `nested_namespaces_undo_no_mask` |
+/// | the first process inside | `process_1_is_neither_read_nor_traced_nor_ended` |
+/// | another ABI's system calls | `no_other_numbering_of_system_calls_reaches_a_socket` |
+/// | ending our process from inside | `a_real_time_signal_ends_its_process_and_nothing_else` |
+/// | losing or stealing a terminal | `a_terminal_that_nobody_holds_open_loses_nothing`, `in_the_background_of_a_terminal_the_command_runs_on` |
 pub mod attacks {}

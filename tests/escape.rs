@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use nix::mount::{MsFlags, mount};
 use support::exeat::{Identity, Run, binary, is_root};
 use support::place::Place;
+use support::{numbers_hold, skipped};
 
 fn each(test: impl Fn(Run<'_>, Identity)) {
     for identity in Identity::all() {
@@ -41,14 +42,6 @@ def attempt(name, act):
     except OSError: done = -1
     print(name, 'refused' if done == -1 else 'DONE', flush=True)
 ";
-
-/// The programs below name system calls by x86-64's numbers; elsewhere they are skipped, and say so.
-fn numbers_hold() -> bool {
-    if !cfg!(target_arch = "x86_64") {
-        eprintln!("SKIPPED: the program's system calls have x86-64's numbers");
-    }
-    cfg!(target_arch = "x86_64")
-}
 
 /// A process outside that serves Unix sockets: one bound by its whole path, one relative to its working directory.
 struct Outside(Child);
@@ -98,7 +91,7 @@ for path in ('whole.sock', 'relative.sock', os.getcwd() + '/relative.sock'):
 #[test]
 fn a_masked_path_is_masked_at_every_mount_of_its_tree() {
     if !is_root() {
-        eprintln!("SKIPPED: to mount a tree twice takes root");
+        skipped("a tree mounted twice: it takes root");
         return;
     }
     for identity in Identity::all() {

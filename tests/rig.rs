@@ -34,7 +34,7 @@ fn origins_record_what_arrives() {
 #[test]
 fn the_wide_world_has_names_and_addresses() {
     if !is_root() {
-        eprintln!("SKIPPED: the wide world takes root");
+        support::skipped("the wide world: it takes root");
         return;
     }
     let world = World::wide(support::exeat::Identity::Root);

@@ -18,10 +18,31 @@ pub(crate) mod origin;
 pub(crate) mod place;
 pub(crate) mod world;
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a loaded machine before the test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says, once for each reason, what is not tried on this machine. It is written past the test runner, which keeps what
+/// a passing test prints.
+pub(crate) fn skipped(why: &'static str) {
+    static SAID: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().expect("no panic").insert(why) {
+        writeln!(std::io::stderr(), "SKIPPED: {why}").expect("standard error is open");
+    }
+}
+
+/// Whether programs that name system calls by x86-64's numbers mean anything here; where not, it says so.
+pub(crate) fn numbers_hold() -> bool {
+    let hold = cfg!(target_arch = "x86_64");
+    if !hold {
+        skipped("programs that name system calls by x86-64's numbers");
+    }
+    hold
+}
 
 /// Asks until the answer is yes, for what gives no event (another process's state, bytes on their way); `false` after
 /// [`PATIENCE`]. The only sleep in the tests.

@@ -13,6 +13,7 @@ use super::exeat::{Identity, Run, is_root};
 use super::names::Names;
 use super::origin::{Ca, Origin, Speaks, files_or_echo};
 use super::place::Place;
+use super::skipped;
 
 /// A named server of the world: HTTPS on 443 and HTTP on 80, both giving the world's files, and echoing.
 pub(crate) struct Site {
@@ -98,7 +99,7 @@ impl World {
     /// Runs `test` in the wide world, as every identity; where that takes root and there is none, says so.
     pub(crate) fn each_wide(test: impl Fn(&World)) {
         if !is_root() {
-            eprintln!("SKIPPED in the wide world: it takes root");
+            skipped("the wide world: it takes root");
             return;
         }
         for identity in Identity::all() {
