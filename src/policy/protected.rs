@@ -35,7 +35,7 @@ impl Protected {
     pub(super) fn covers<T>(&self, address: IpAddr, opened: &CidrMap<T>) -> bool {
         readings(address).any(|reading| {
             let removed = self.removed.iter().any(|range| range.contains(&reading));
-            let closed = self.host.contains(&reading) || CLOSED.iter().any(|range| range.contains(&reading));
+            let closed = self.host.contains(&reading) || is_closed(reading);
             let openable = OPENABLE.iter().any(|range| range.contains(&reading));
             !removed && (closed || (openable && opened.get(reading).is_none()))
         })
@@ -52,8 +52,13 @@ pub(super) fn opens(entry: &IpNet) -> bool {
 /// Whether `address` lies in a range that a policy may open by naming it.
 #[must_use]
 pub(super) fn is_openable(address: IpAddr) -> bool {
-    let closed = CLOSED.iter().any(|range| range.contains(&address));
-    !closed && OPENABLE.iter().any(|range| range.contains(&address))
+    !is_closed(address) && OPENABLE.iter().any(|range| range.contains(&address))
+}
+
+/// Whether `address` lies in a range that the operator alone opens. (The host's own addresses are protected, too.)
+#[must_use]
+pub(super) fn is_closed(address: IpAddr) -> bool {
+    CLOSED.iter().any(|range| range.contains(&address))
 }
 
 /// RFC 1918, CGNAT (RFC 6598) and ULA (RFC 4193).

@@ -523,6 +523,12 @@ fn a_hint_is_the_line_that_would_allow_it() {
         (DenyReason::NoName, false, address("::ffff:1.1.1.1"), "--allow-cidr 1.1.1.1/32"),
         (DenyReason::ProtectedRange, true, address("10.0.0.5"), "--allow-cidr 10.0.0.5/32"),
         (DenyReason::ProtectedRange, false, address("169.254.169.254"), "--allow-protected 169.254.169.254/32"),
+        (
+            DenyReason::ProtectedRange,
+            true,
+            address("203.0.113.9"),
+            "open the address of a.test: --allow-cidr if it is private, --allow-protected if not",
+        ),
         (DenyReason::NotHttp, false, address("2001:db8::5"), "--allow-cidr 2001:db8::5/128"),
     ] {
         let known = name("a.test");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::protected::is_openable;
+use super::protected::{is_closed, is_openable};
 use crate::flow::{Domain, SecretName};
 use crate::matcher::cidr::unwrap;
 
@@ -97,10 +97,14 @@ impl Denial {
         match self.reason {
             DenyReason::DeniedCidr => format!("take {entry} out of the denied ranges"),
             DenyReason::DeniedDomain => format!("take {entry} out of `deny`"),
-            DenyReason::ProtectedRange if address.is_some_and(|address| is_openable(unwrap(address))) => {
-                by_address("--allow-cidr")
-            }
-            DenyReason::ProtectedRange => by_address("--allow-protected"),
+            DenyReason::ProtectedRange => match (name, address.map(unwrap)) {
+                (_, Some(address)) if is_openable(address) => by_address("--allow-cidr"),
+                // Not where the flow was going, but what the name resolves to, is protected.
+                (Some(name), to) if !to.is_some_and(is_closed) => {
+                    format!("open the address of {name}: --allow-cidr if it is private, --allow-protected if not")
+                }
+                _ => by_address("--allow-protected"),
+            },
             DenyReason::DenyAll | DenyReason::NoRule | DenyReason::NoName => {
                 name.map_or_else(|| by_address("--allow-cidr"), |name| format!("--allow {name}"))
             }

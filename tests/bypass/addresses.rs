@@ -120,6 +120,8 @@ fn c30_an_allowed_name_resolves_to_a_private_address() {
         assert_answer(&outcome, "dns", &["['192.0.2.1']"]);
         assert_answer(&outcome, "by name", &["HTTP/1.1 403", "HTTP/1.1 502"]);
         assert_answer(&outcome, "by address", &["HTTP/1.1 403", "refused"]);
+        outcome.assert_denied("protected-range", &[("name", "allowed.rig"), ("protocol", "http")]);
+        assert!(outcome.stderr.contains("open the address of allowed.rig"), "{}", outcome.stderr);
         wide.private.assert_untouched();
 
         let both = world.run().options(["--allow-cidr", "10.20.0.0/16", "--deny-cidr", "10.20.0.4/31"]);
