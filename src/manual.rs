@@ -118,7 +118,7 @@ pub mod decisions {}
 /// | C25 NAT64, 6to4, Teredo | `c25_translated_and_tunnelled_addresses` |
 /// | C27 addresses spelled as names | `c27_addresses_spelled_as_names` |
 /// | C28 special ranges, metadata | `c28_special_ranges` |
-/// | C29 the host itself | `c29_the_hosts_own_addresses` |
+/// | C29 the host itself, our own listener | `c29_the_hosts_own_addresses`, `c29_the_listeners_own_port_is_a_loop` |
 /// | C30 an allowed name that resolves to a private address | `c30_an_allowed_name_resolves_to_a_private_address` |
 /// | C31 a mixed answer | `c31_a_mixed_answer` |
 /// | C32 rebinding | `c32_rebinding` |
@@ -139,6 +139,7 @@ pub mod decisions {}
 /// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
 /// | H81 other socket families, raw sockets | `socket_families_past_ip_are_refused`, `raw_sockets_are_refused` |
 /// | H82 flushing the rules, nesting namespaces | `the_rules_cannot_be_flushed_from_inside`, `a_nested_user_namespace_gains_no_power_over_the_network` |
+/// | H82 the same with one socket's options, or by listening | `h82_socket_options_past_the_rules`, `h82_listening_in_our_place` |
 /// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
 /// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
 /// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |
@@ -150,6 +151,8 @@ pub mod decisions {}
 /// | kernel settings | `kernel_settings_cannot_be_written` |
 /// | other processes | `processes_outside_are_neither_seen_nor_traced` |
 /// | inherited descriptors | `no_descriptor_is_inherited`, `standard_input_is_no_socket_and_no_directory` |
+/// | System V memory, queues, semaphores | `shared_memory_and_queues_outside_are_not_seen` |
+/// | forging the record, escape sequences | `hostile_names_stay_text_in_the_record` |
 /// | root inside | `root_inside_is_nobody_outside` |
 /// | a socket bound by a relative path, or seen at another mount | `a_host_socket_is_masked_whichever_way_its_path_was_bound`, `a_masked_path_is_masked_at_every_mount_of_its_tree` |
 /// | undoing masks in nested namespaces | `nested_namespaces_undo_no_mask` |

@@ -161,6 +161,36 @@ fn an_abstract_socket_is_out_of_reach() {
 }
 
 #[test]
+fn shared_memory_and_queues_outside_are_not_seen() {
+    each(|run, identity| {
+        // System V objects have numbers, not paths: whoever knows the key opens them.
+        let key =
+            format!("0x{:x}", 0x6578_0000 + (std::process::id() & 0x7fff) * 2 + u32::from(identity == Identity::Root));
+        let program = format!(
+            "libc.shmget.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
+def get(f, *arguments):
+    if f(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), '')
+tried('memory', lambda: get(libc.shmget, {key}, 64, 0o666))
+tried('queue', lambda: get(libc.msgget, {key}, 0o666))
+tried('semaphore', lambda: get(libc.semget, {key}, 1, 0o666))"
+        );
+        let make = program.replace("0o666", "0o1666");
+        let outside = |program: &str| {
+            let done = Command::new("/usr/bin/python3").args(["-c", &format!("{PROBE}\n{program}")]).output();
+            String::from_utf8(done.expect("python3 is installed").stdout).expect("text")
+        };
+        let made = outside(&make);
+        let seen = probe(run(), &program);
+        for (option, _) in [("-M", "memory"), ("-Q", "queue"), ("-S", "semaphore")] {
+            Command::new("ipcrm").args([option, &key]).output().expect("util-linux is installed");
+        }
+        assert_eq!(made, "memory: ok\nqueue: ok\nsemaphore: ok\n", "the objects are there");
+        assert_all(&seen, 3, &["ENOENT"]);
+    });
+}
+
+#[test]
 fn a_terminal_multiplexer_outside_takes_no_orders() {
     each(|run, identity| {
         let folder = open_folder();
@@ -491,8 +521,10 @@ const CANARIES: [&str; 2] = ["canary-kae7ohr0aiw4", "canary-oow3quie8tha"];
 /// A run whose policy names two secrets.
 fn with_canaries(run: Run<'static>) -> Run<'static> {
     let run = run.env("CANARY_TOKEN", CANARIES[0]).env("ALSO", &format!("https://user:{}@host/", CANARIES[0]));
+    // The policy names the file by a link; what is masked is the file.
     let run = run.file("canary.txt", CANARIES[1]);
-    let path = run.folder().join("canary.txt");
+    let path = run.folder().join("link.txt");
+    std::os::unix::fs::symlink("canary.txt", &path).expect("a link in the run's folder");
     run.policy(&format!(
         "
 version: 1

@@ -106,6 +106,20 @@ for what, address in targets.items():
     });
 }
 
+/// C29: our own listener, by its port.
+#[test]
+fn c29_the_listeners_own_port_is_a_loop() {
+    World::each(|world| {
+        let script =
+            "for address in (EVIL, '198.18.0.1', EVIL6):\n    tcp(address, address, 65533, request('allowed.rig'))";
+        let outcome = attack(world, world.run().options(ALL), script);
+        assert_refusals(&outcome, 3);
+        assert!(!outcome.verdicts(&[("verdict", "deny"), ("reason", "loop")]).is_empty(), "{outcome:#?}");
+        assert_eq!(outcome.verdicts(&[("verdict", "allow")]).len(), 0, "{outcome:#?}");
+        world.evil.assert_untouched();
+    });
+}
+
 /// C30: an allowed name whose address is private; and CIDRs: a denied one beats an allowed one.
 #[test]
 fn c30_an_allowed_name_resolves_to_a_private_address() {

