@@ -148,6 +148,16 @@ fn every_fault_of_a_policy_is_told_at_once() {
 }
 
 #[test]
+fn the_readmes_policy_is_one() {
+    let readme = include_str!("../README.md");
+    let policy = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a policy");
+    each(|run| {
+        run().policy(policy).env("GITHUB_TOKEN", "token").command(["true"]).succeeded();
+        rejected(run().policy(policy), &["GITHUB_TOKEN"]);
+    });
+}
+
+#[test]
 fn no_command_is_an_error() {
     each(|run| {
         let outcome = run().start::<&str>([]).wait().exited(125);
