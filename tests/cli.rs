@@ -45,13 +45,16 @@ fn a_command_that_cannot_run_is_126_or_127() {
     });
 }
 
+/// Undoes what a background job of a shell inherits, and no program of the tests could: an ignored SIGINT.
+const UNIGNORED: [&str; 2] = ["env", "--default-signal"];
+
 #[test]
 fn signals_reach_the_command() {
     each(|run| {
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1] {
             let name = signal.as_str().trim_start_matches("SIG");
             let script = format!("trap 'echo caught; exit 7' {name}; echo up; while :; do sleep 0.1; done");
-            let running = run().start(["bash", "-c", &script]);
+            let running = run().under(UNIGNORED).start(["bash", "-c", &script]);
             running.says("up");
             running.signal(signal);
             let outcome = running.wait().exited(7);
@@ -319,7 +322,7 @@ def ended():
 
 fn on_a_terminal(run: Run<'static>, command: &[&str], script: &str) -> Outcome {
     let program = format!("{TERMINAL}\n{script}");
-    run.under(["/usr/bin/python3", "-c", &program]).env("TERM", "xterm").command(command)
+    run.under([&UNIGNORED[..], &["/usr/bin/python3", "-c", &program]].concat()).env("TERM", "xterm").command(command)
 }
 
 /// An interactive shell without anybody's configuration.
