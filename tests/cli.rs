@@ -214,6 +214,16 @@ deny: [evil.rig]
 }
 
 #[test]
+fn observing_lets_through_and_records() {
+    World::each(|world| {
+        let outcome =
+            world.run().allow("allowed.rig").options(["--observe"]).curl(["http://evil.rig/observed"]).succeeded();
+        assert_eq!(world.evil.http.requests().len(), 1);
+        outcome.assert_denied("no-rule", &[("observed", "true"), ("name", "evil.rig"), ("path", "/observed")]);
+    });
+}
+
+#[test]
 fn the_audit_goes_to_standard_output_where_asked() {
     each(|run| {
         let run = run().unaudited().options(["--audit", "-", "--quiet"]);

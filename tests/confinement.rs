@@ -549,7 +549,11 @@ import glob, re
 needles = [('canary-' + tail).encode() for tail in {tails:?}]
 own = str(os.getpid())
 
+control = False
+
 def look(where, data):
+    global control
+    control = control or b'what-may-be-found' in data
     for needle in needles:
         if needle in data:
             print(f'FOUND in {{where}}')
@@ -585,12 +589,13 @@ for folder, _, names in os.walk(os.getcwd()):
             pass
 for value in os.environ.values():
     look('environment', value.encode())
-print('searched')
+print('searched', control)
 ",
             tails = CANARIES.map(|canary| canary.trim_start_matches("canary-"))
         );
-        let outcome = with_canaries(run()).python(&format!("{PROBE}\n{program}")).succeeded();
-        assert_eq!(outcome.stdout, "searched\n");
+        let run_with_control = with_canaries(run()).env("CONTROL", "what-may-be-found");
+        let outcome = run_with_control.python(&format!("{PROBE}\n{program}")).succeeded();
+        assert_eq!(outcome.stdout, "searched True\n");
         let outcome = with_canaries(run()).bash("cat policy.yaml canary.txt audit.jsonl; env; cat /proc/1/environ");
         for text in [&outcome.stdout, &outcome.stderr, &outcome.audit] {
             assert!(!text.contains("canary-"), "{outcome:#?}");

@@ -181,6 +181,7 @@ fn c32_rebinding() {
         let script = "for turn in range(12):\n    tcp(f'turn {turn}', ALLOWED, 80, request('turning.rig'))";
         let outcome = attack(world, world.run().allow("turning.rig"), script);
         assert_eq!(outcome.stdout.lines().count(), 12, "{outcome:#?}");
+        assert_answer(&outcome, "turn 0", &["HTTP/1.1 200"]);
         wide.metadata.assert_untouched();
         wide.host.assert_untouched();
     });

@@ -40,7 +40,7 @@ fn d37_tunnelling_in_allowed_names_is_bounded() {
         assert_eq!(outcome.stdout.lines().count(), 400);
         let asked = world.wide.as_ref().expect("the wide world").names.asked().len();
         // A burst of 100 cache misses, and 20 a minute for as long as the test took.
-        assert!(asked <= 160, "{asked} questions went out");
+        assert!((100..=160).contains(&asked), "{asked} questions went out");
     });
 }
 
