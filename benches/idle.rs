@@ -2,8 +2,10 @@
 //!
 //! A process of its own runs the data path as `exeat run` wires it, on loopback; this one plays the sandbox's clients
 //! and their origin. Each connection does a TLS handshake and one GET, and is then left alone. Printed is by how much
-//! the data path's resident memory grew, for each connection: its task, its TLS, its heap, what the allocator keeps.
-//! The kernel's own sockets (two for each connection) are in no process's resident memory, and not in the figures.
+//! the data path's resident memory grew, for each connection: its task, its TLS, its heap, what the allocator keeps;
+//! right after the answer, and at rest, when the upstream side of an intercepted connection has been closed for want of
+//! use. The kernel's own sockets (two for each connection, one at rest) are in no process's resident memory, and not in
+//! the figures.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a measurement that fails says so")]
 
@@ -23,6 +25,7 @@ use exeat::dns::Dns;
 use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
 use exeat::intercept::upstream::Upstream;
 use exeat::intercept::{Context, serve, shutdown};
+use exeat::limits;
 use exeat::policy::{Flags, Policy, Protected, Source};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
@@ -41,9 +44,13 @@ use tokio_rustls::TlsConnector;
 
 /// Connections of each kind, unless the command line says otherwise.
 const CONNECTIONS: usize = 1000;
+/// How often the measured process is looked at.
+const POLLED: Duration = Duration::from_millis(300);
 /// How many of them are made at once.
 const AT_ONCE: usize = 16;
 
+const SPLICED: &str = "spliced.test";
+const INTERCEPTED: &str = "intercepted.test";
 /// One name is spliced; of the other, each request is judged.
 const POLICY: &str = "version: 1\nallow:\n  spliced.test: []\n  intercepted.test:\n    - match: { method: [GET] }\n";
 
@@ -52,13 +59,13 @@ struct Kind {
     what: &'static str,
     name: &'static str,
     alpn: &'static str,
-    kib: u64,
+    kib: f64,
 }
 
 const KINDS: [Kind; 3] = [
-    Kind { what: "spliced", name: "spliced.test", alpn: "http/1.1", kib: 17 },
-    Kind { what: "intercepted, HTTP/1.1", name: "intercepted.test", alpn: "http/1.1", kib: 64 },
-    Kind { what: "intercepted, HTTP/2", name: "intercepted.test", alpn: "h2", kib: 64 },
+    Kind { what: "spliced", name: SPLICED, alpn: "http/1.1", kib: 17.0 },
+    Kind { what: "intercepted, HTTP/1.1", name: INTERCEPTED, alpn: "http/1.1", kib: 64.0 },
+    Kind { what: "intercepted, HTTP/2", name: INTERCEPTED, alpn: "h2", kib: 64.0 },
 ];
 
 fn main() {
@@ -74,37 +81,30 @@ fn main() {
 }
 
 async fn measure_all(count: usize) {
-    println!("{count} idle connections of each kind; KiB of resident memory for each, kernel's sockets excluded");
+    println!("KiB of resident memory for each of {count} idle connections, the kernel's sockets excluded");
+    println!("{:24}{:>14}{:>10}{:>14}", "", "just answered", "at rest", "may cost");
     let id = SandboxId::new("origin").expect("an id");
     let authority = Arc::new(Authority::generate(&id, SystemTime::now).expect("a root"));
     let origin = serve_origin(Arc::clone(&authority)).await;
     for kind in &KINDS {
-        let measured = measure(kind, count, origin, &authority.certificate_pem()).await;
-        let Measured { before, after } = measured;
-        let each = after.saturating_sub(before) as f64 / count as f64;
-        let verdict = if each < kind.kib as f64 { "within" } else { "OVER" };
-        println!("{:24}{each:8.1}   ({before} KiB before, {after} after; {verdict} {} KiB)", kind.what, kind.kib);
+        let Grown { answered, resting } = measure(kind, count, origin, &authority.certificate_pem()).await;
+        let [answered, resting] = [answered, resting].map(|kib| kib as f64 / count as f64);
+        let verdict = if resting < kind.kib { "kept" } else { "NOT KEPT" };
+        println!("{:24}{answered:14.1}{resting:10.1}{:14.0}, {verdict}", kind.what, kind.kib);
     }
 }
 
-/// Resident memory in KiB.
-struct Measured {
-    before: u64,
-    after: u64,
+/// By how much resident memory grew, in KiB.
+struct Grown {
+    answered: u64,
+    resting: u64,
 }
 
 /// Starts a data path for one kind, so that no kind uses what another left in the heap.
-async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &str) -> Measured {
+async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &str) -> Grown {
     let path = DataPath::start(origin, origin_root);
-    let root = if kind.name == "spliced.test" { origin_root } else { &path.root };
-    let mut config =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider speaks TLS")
-            .with_root_certificates(roots(root))
-            .with_no_client_auth();
-    config.alpn_protocols = vec![kind.alpn.as_bytes().to_vec()];
-    let client = Client { tls: TlsConnector::from(Arc::new(config)), listener: path.listener, name: kind.name };
+    let is_spliced = kind.name == SPLICED;
+    let client = Client::new(kind, path.listener, if is_spliced { origin_root } else { &path.root });
     // What the first connection alone needs (tables, pages of code) is no cost of an idle one.
     let first = client.connect().await;
     let (before, sockets) = (path.settled().await, path.sockets());
@@ -119,12 +119,21 @@ async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &st
             opening.spawn(async move { client.connect().await });
         }
     }
-    assert_eq!(open.len(), count + 1);
-    let after = path.settled().await;
-    assert_eq!(path.sockets() - sockets, 2 * count, "not every connection is still open on both sides");
+    let answered = path.settled().await;
+    assert_eq!(path.sockets(), sockets + 2 * count, "not every connection is still open on both sides");
+    // The first one's upstream side is closed, too.
+    let at_rest = if is_spliced { sockets + 2 * count } else { sockets + count - 1 };
+    let settling = tokio::time::timeout(4 * limits::UPSTREAM_IDLE, async {
+        while path.sockets() > at_rest {
+            tokio::time::sleep(POLLED).await;
+        }
+        path.settled().await
+    });
+    let resting = settling.await.expect("unused upstream connections are closed");
+    assert_eq!(path.sockets(), at_rest, "not every connection of the sandbox is still open");
     drop(open);
     path.end();
-    Measured { before, after }
+    Grown { answered: answered.saturating_sub(before), resting: resting.saturating_sub(before) }
 }
 
 /// The process that is measured.
@@ -162,7 +171,7 @@ impl DataPath {
     async fn settled(&self) -> u64 {
         let mut last = (0, 0);
         loop {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(POLLED).await;
             let now = self.resident();
             if last == (now, now) {
                 return now;
@@ -200,6 +209,17 @@ enum Idle {
 }
 
 impl Client {
+    fn new(kind: &Kind, listener: SocketAddr, root: &str) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider speaks TLS")
+            .with_root_certificates(roots(root))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![kind.alpn.as_bytes().to_vec()];
+        Self { tls: TlsConnector::from(Arc::new(config)), listener, name: kind.name }
+    }
+
     async fn connect(&self) -> Idle {
         let io = TcpStream::connect(self.listener).await.expect("a listener");
         let name = ServerName::try_from(self.name).expect("a name");
