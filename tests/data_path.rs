@@ -491,6 +491,10 @@ async fn e51_what_http2_allows_and_http1_misreads_is_not_translated() {
             assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{lengths:?}");
         }
     }
+    for value in [" padded", "padded ", "\tpadded", "padded\t"] {
+        let request = Request::get("https://allowed.test/").header("x-role", value).body(Full::default()).unwrap();
+        assert_eq!(client.send_request(request).await.unwrap().status(), StatusCode::BAD_REQUEST, "{value:?}");
+    }
     origin.assert_untouched();
 }
 

@@ -123,7 +123,7 @@ impl Conversation {
         }
         let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
-        if !headers::has_plain_length(&parts.headers) {
+        if !headers::are_plain(&parts.headers) {
             return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));
         }
         let asked = match authority::read(&parts, self.expected()) {

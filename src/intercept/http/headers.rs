@@ -41,12 +41,14 @@ pub(super) fn sanitise_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether there is one `Content-Length` at most, and a number. HTTP/2 frames by itself, but an HTTP/1 upstream
-/// believes what stands here (RFC 9113 §8.1.1).
-pub(super) fn has_plain_length(headers: &HeaderMap) -> bool {
+/// Whether every field says over HTTP/1 what it says over HTTP/2. No blank stands around a value (RFC 9113 §8.2.1),
+/// for an HTTP/1 upstream would drop it after a rule has looked at it. There is one `Content-Length` at most, and it is
+/// a number: HTTP/2 frames by itself, but an HTTP/1 upstream believes what stands here (§8.1.1).
+pub(super) fn are_plain(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let plain = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-    lengths.next().is_none_or(plain) && lengths.next().is_none()
+    let trimmed = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
+    lengths.next().is_none_or(plain) && lengths.next().is_none() && headers.values().all(trimmed)
 }
 
 /// Takes from a response what ends here, and `Alt-Svc`, which would steer the client to where nothing is read.
