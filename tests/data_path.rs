@@ -581,6 +581,20 @@ async fn f56_connection_cannot_take_away_what_is_injected() {
 }
 
 #[tokio::test]
+async fn f57_no_trailer_repeats_what_is_injected() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let tls = http1_only(&rig.ca.tls(&["allowed.test"]));
+    let origin = rig.origin("allowed.test", Speaks::Https(tls, echo()));
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    let request = "POST / HTTP/1.1\r\nHost: allowed.test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\
+                   Trailer: x-api-key, x_api_key, x-sum\r\n\r\n1\r\na\r\n0\r\nX-Api-Key: theirs\r\nX_Api_Key: theirs\r\n\
+                   X-Sum: 1\r\n\r\n";
+    assert_eq!(status(&exchange(&mut tls, request).await), 200);
+    let inner = origin.inner();
+    assert!(inner.contains("x-sum: 1") && !inner.contains("theirs"), "{inner}");
+}
+
+#[tokio::test]
 async fn f57_exactly_one_injected_header_goes_out() {
     let rig = Rig::with_secret(INJECTING, SECRET).await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));

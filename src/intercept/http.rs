@@ -208,7 +208,7 @@ impl Conversation {
         let (mut head, body) = response.into_parts();
         headers::sanitise_response(&mut head.headers);
         head.extensions.clear();
-        let body = payload::passing(body, live.cut(), (live, lease.driver()));
+        let body = payload::passing(body, live.cut(), Vec::new(), (live, lease.driver()));
         self.upstreams.give_back(lease, &permit, generation).await;
         Ok(Response::from_parts(head, body))
     }
@@ -235,10 +235,11 @@ impl Conversation {
         } else if lease.version() == Version::HTTP_11 && parts.headers.contains_key(header::TE) {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
-        injections.apply(&mut parts.headers);
+        let injected = injections.apply(&mut parts.headers);
         parts.extensions.clear();
         authority::write(&mut parts, &asked.authority, self.scheme, lease.version())?;
-        Some(Request::from_parts(parts, payload::passing(body, live.cut(), (Arc::clone(live), lease.driver()))))
+        let held = (Arc::clone(live), lease.driver());
+        Some(Request::from_parts(parts, payload::passing(body, live.cut(), injected, held)))
     }
 
     /// Sends; once more over a new connection where the first was found closed before the request was on it.

@@ -32,9 +32,9 @@ impl Injections {
             .map(Self)
     }
 
-    /// Sets the headers. Every copy that is there goes, also one that differs from ours by `_` for `-`, which many
-    /// servers read as the same name.
-    pub fn apply(self, headers: &mut HeaderMap) {
+    /// Sets the headers, and says which. Every copy that is there goes, also one that is merely [alike](is_alike).
+    pub fn apply(self, headers: &mut HeaderMap) -> Vec<HeaderName> {
+        let names = self.0.iter().map(|(name, _)| name.clone()).collect();
         for (name, value) in self.0 {
             let alike: Vec<HeaderName> = headers.keys().filter(|other| is_alike(other, &name)).cloned().collect();
             for other in alike {
@@ -42,6 +42,7 @@ impl Injections {
             }
             headers.insert(name, value);
         }
+        names
     }
 
     /// The lower-case names, for the audit record.
@@ -99,7 +100,9 @@ fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, Inject
     Ok(value)
 }
 
-fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
+/// Whether the names are the same, or differ by `_` for `-`, which many servers read as the same.
+#[must_use]
+pub fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
     one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
 }

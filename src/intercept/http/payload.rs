@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+
+use crate::secret::inject::is_alike;
 
 use super::guard::may_trail;
 
@@ -54,9 +56,13 @@ pub(super) fn whole(bytes: Bytes) -> Payload {
 /// Whoever awaits this learns that the request is revoked.
 pub(super) type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end.
-pub(super) fn passing<T: Send + Unpin + 'static>(body: Incoming, cut: Cut, held: T) -> Payload {
-    Passing { body, cut, _held: held }.boxed_unsync()
+/// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end. What a rule
+/// `injected` into the head does not come a second time in the trailers, which some servers join to it.
+pub(super) fn passing<T>(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: T) -> Payload
+where
+    T: Send + Unpin + 'static,
+{
+    Passing { body, cut, injected, _held: held }.boxed_unsync()
 }
 
 /// A body that keeps `held` until its end.
@@ -89,6 +95,7 @@ impl<T: Unpin> Body for Holding<T> {
 struct Passing<T> {
     body: Incoming,
     cut: Cut,
+    injected: Vec<HeaderName>,
     _held: T,
 }
 
@@ -101,7 +108,9 @@ impl<T: Unpin> Body for Passing<T> {
             return Poll::Ready(Some(Err(PayloadError::Revoked)));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map(permitted).map_err(PayloadError::Broken)))
+        Poll::Ready(
+            frame.map(|frame| frame.map(|frame| permitted(frame, &self.injected)).map_err(PayloadError::Broken)),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
@@ -113,11 +122,12 @@ impl<T: Unpin> Body for Passing<T> {
     }
 }
 
-/// The frame without trailer fields that may not trail (RFC 9110 §6.5.1).
-fn permitted(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// The frame without trailer fields that may not trail (RFC 9110 §6.5.1), or that a server may take for an injected one.
+fn permitted(frame: Frame<Bytes>, injected: &[HeaderName]) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(trailers) => {
-            let kept = trailers.iter().filter(|(name, _)| may_trail(name));
+            let ours = |name: &HeaderName| injected.iter().any(|injected| is_alike(name, injected));
+            let kept = trailers.iter().filter(|(name, _)| may_trail(name) && !ours(name));
             Frame::trailers(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<HeaderMap>())
         }
         Err(data) => data,
