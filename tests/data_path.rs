@@ -581,6 +581,28 @@ async fn f56_connection_cannot_take_away_what_is_injected() {
 }
 
 #[tokio::test]
+async fn f56_connection_cannot_take_away_what_a_rule_looked_at() {
+    let rig = Rig::with_secret(
+        "
+version: 1
+allow:
+  allowed.test:
+    - match: { headers: [ { key: { exact: x-read-only }, value: { exact: 'yes' } } ] }
+      transform: [ { headers: { x-api-key: 'key ${secrets.KEY}' } } ]
+    - response: { statusCode: 418, contentType: text/plain, body: not without it }
+secrets: { KEY: { env: KEY } }
+",
+        SECRET,
+    )
+    .await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    let request = "GET / HTTP/1.1\r\nHost: allowed.test\r\nConnection: close, x-read-only\r\nX-Read-Only: yes\r\n\r\n";
+    assert_eq!(status(&exchange(&mut tls, request).await), 418);
+    origin.assert_untouched();
+}
+
+#[tokio::test]
 async fn f57_no_trailer_repeats_what_is_injected() {
     let rig = Rig::with_secret(INJECTING, SECRET).await;
     let tls = http1_only(&rig.ca.tls(&["allowed.test"]));

@@ -6,7 +6,8 @@
 //! - `INVARIANT`: nobody upstream is contacted before a request's permit, nor without every value it injects.
 //! - `INVARIANT`: a permit's generation is compared with the current one before the first upstream byte and before
 //!   injection (POLICY §8).
-//! - `INVARIANT`: hop-by-hop fields go before injection, never after.
+//! - `INVARIANT`: a request is judged by the fields that go out: hop-by-hop fields, and whatever `Connection` names, go
+//!   before it is judged, and so before injection, never after.
 
 mod authority;
 mod guard;
@@ -122,14 +123,19 @@ impl Conversation {
             return Ok(self.word(denial, claimed_host(&request).as_deref()).into_response());
         }
         let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         if !headers::are_plain(&parts.headers) {
             return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));
         }
-        let asked = match authority::read(&parts, self.expected()) {
-            Ok(authority) => Arc::new(Asked::new(authority, &parts)),
+        let authority = match authority::read(&parts, self.expected()) {
+            Ok(authority) => authority,
             Err(reason) => return Ok(self.misdirected(reason, &parts)),
         };
+        headers::sanitise_request(&mut parts.headers);
+        if switch.is_some() {
+            upgrade::restore(&mut parts.headers);
+        }
+        let asked = Arc::new(Asked::new(authority, &parts));
         loop {
             let snapshot = self.ctx.sandbox.snapshot();
             let host = self.ctx.host.load_full();
@@ -181,7 +187,7 @@ impl Conversation {
         switch: Option<OnUpgrade>,
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, injections, live } = permitted;
-        let Some(request) = self.outbound(request, asked, injections, &lease, &live, switch.is_some()) else {
+        let Some(request) = self.outbound(request, asked, injections, &lease, &live) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
         let mut cut = live.cut();
@@ -213,8 +219,7 @@ impl Conversation {
         Ok(Response::from_parts(head, body))
     }
 
-    /// The request as it goes out: what belongs to the sandbox's connection removed, the origin set, and only then
-    /// what the rule injects.
+    /// The request as it goes out: as it was judged, the origin set, and only then what the rule injects.
     fn outbound(
         &self,
         request: Request<Incoming>,
@@ -222,18 +227,14 @@ impl Conversation {
         injections: Injections,
         lease: &Lease,
         live: &Arc<Live>,
-        switch: bool,
     ) -> Option<Request<Payload>> {
         let (mut parts, body) = request.into_parts();
-        headers::sanitise_request(&mut parts.headers);
         match &asked.authority.host {
             Some(host) => parts.headers.insert(header::HOST, host.clone()),
             None => parts.headers.remove(header::HOST),
         };
-        if switch {
-            upgrade::restore(&mut parts.headers);
-        } else if lease.version() == Version::HTTP_11 && parts.headers.contains_key(header::TE) {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        if lease.version() == Version::HTTP_11 && parts.headers.contains_key(header::TE) {
+            parts.headers.append(header::CONNECTION, HeaderValue::from_static("te"));
         }
         let injected = injections.apply(&mut parts.headers);
         parts.extensions.clear();

@@ -1,7 +1,7 @@
 //! Fields that belong to one connection and not to the message: removed on the way through, in both directions.
 //!
-//! It runs before injection, never after, so that `Connection: authorization` takes away what the sandbox sent and
-//! never what a rule set.
+//! It runs before a request is judged and so before injection, never after: `Connection: authorization` takes away what
+//! the sandbox sent and never what a rule set, nor what a rule has looked at.
 
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
