@@ -356,6 +356,12 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
             if buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
+            if this.watch.fault().is_some() {
+                // Earlier requests are answered first; the end of the stream would cut them off. In a body, the
+                // request that is being answered is the one at fault, and has to learn of it.
+                let between_requests = matches!(this.expect, Expect::Head);
+                return if between_requests && this.watch.is_busy() { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
             if this.watch.through.load(Ordering::Acquire) {
                 this.cleared = this.held.len();
                 if this.cleared == 0 {
@@ -365,12 +371,6 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
             if this.cleared > 0 {
                 this.release(buf);
                 return Poll::Ready(Ok(()));
-            }
-            if this.watch.fault().is_some() {
-                // Earlier requests are answered first; the end of the stream would cut them off. In a body, the
-                // request that is being answered is the one at fault, and has to learn of it.
-                let between_requests = matches!(this.expect, Expect::Head);
-                return if between_requests && this.watch.is_busy() { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             let progress = match this.expect {
                 Expect::Head => ready!(this.poll_head(cx))?,

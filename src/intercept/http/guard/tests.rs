@@ -325,6 +325,20 @@ async fn after_a_switch_of_protocols_everything_passes() {
     assert_eq!(&frame, b"\x81\x05he");
 }
 
+#[tokio::test]
+async fn after_a_fault_a_switch_of_protocols_opens_nothing() {
+    let Slow { mut client, mut guard, watch } = slow();
+    watch.begin();
+    let busy = watch.answering();
+    client.write_all(b"\x81\x05too early").await.unwrap();
+    let mut bytes = [0; 16];
+    assert!(tokio_test_task(guard.read(&mut bytes)).poll_once().is_pending());
+    watch.switch_protocol();
+    drop(busy);
+    client.write_all(b"later").await.unwrap();
+    assert_eq!(guard.read(&mut bytes).await.unwrap(), 0);
+}
+
 /// A future that is polled by hand first.
 struct ByHand<F>(Pin<Box<F>>);
 
