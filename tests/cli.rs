@@ -161,6 +161,20 @@ fn the_readmes_policy_is_one() {
 }
 
 #[test]
+fn a_machine_without_user_namespaces_is_told_the_remedy() {
+    const FORBID: &str = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let forbidden =
+        |run: Run<'static>| run.under(["unshare", "--user", "--map-root-user", "bash", "-c", FORBID, "bash"]);
+    each(|run| {
+        rejected(forbidden(run()), &["namespace", "user.max_user_namespaces"]);
+        let doctor = forbidden(run().verb("doctor")).start::<&str>([]).wait();
+        assert_ne!(doctor.code(), 0, "{doctor:#?}");
+        let said = format!("{}{}", doctor.stdout, doctor.stderr);
+        assert!(said.contains("FAILS") && said.contains("user.max_user_namespaces"), "{doctor:#?}");
+    });
+}
+
+#[test]
 fn no_command_is_an_error() {
     each(|run| {
         let outcome = run().start::<&str>([]).wait().exited(125);

@@ -126,6 +126,20 @@ fn bash_speaks_http_by_hand() {
 }
 
 #[test]
+fn a_name_that_does_not_exist_is_no_denial() {
+    World::each_wide(|world| {
+        let script = "curl --silent --show-error --max-time 30 http://absent.rig/; echo code $?
+            curl --silent --show-error --max-time 30 -i --connect-to absent.rig:80:203.0.113.66:80 http://absent.rig/";
+        let outcome = world.run().allow("absent.rig").bash(script).succeeded();
+        assert!(outcome.stdout.contains("code 6\n"), "could not resolve: {outcome:#?}");
+        assert!(outcome.stdout.contains("HTTP/1.1 502"), "{outcome:#?}");
+        assert!(outcome.stdout.to_lowercase().contains("exeat-error:"), "{outcome:#?}");
+        assert!(outcome.verdicts(&[("verdict", "deny")]).is_empty(), "{outcome:#?}");
+        world.evil.assert_untouched();
+    });
+}
+
+#[test]
 fn the_system_resolver_answers() {
     World::each(|world| {
         let script =
