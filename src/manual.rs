@@ -88,19 +88,20 @@ pub mod decisions {}
 /// Every attack that is known, and the test that pins it.
 ///
 /// Numbers are those of the collection that the project began with (attacks on systems like this one, most of them
-/// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no test of `tests/bypass`,
-/// `tests/confinement.rs` or `tests/escape.rs` is missing here.
+/// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no attack that has a
+/// test is missing here. They stand in `tests/bypass`, `tests/confinement.rs` and `tests/escape.rs`, which use the
+/// binary, and in `tests/data_path.rs`, which uses the library.
 ///
 /// | attack | test |
 /// |---|---|
-/// | A1 a plaintext `Host` that is allowed, at another's address | `a01_plaintext_host_spoofed_to_an_attackers_address` |
-/// | A2 an SNI that is allowed, at another's address | `a02_allowed_server_name_at_an_attackers_address` |
-/// | A3 SNI and `Host` differ inside terminated TLS | `a03_fronting_inside_terminated_tls` |
-/// | A4 `:authority` differs, on a later stream | `a04_another_authority_on_a_later_stream` |
-/// | A5 `CONNECT` | `a05_connect_is_no_way_through` |
+/// | A1 a plaintext `Host` that is allowed, at another's address | `a01_plaintext_host_spoofed_to_an_attackers_address`, `a1_a_plaintext_host_spoof_does_not_reach_the_address_it_dialled`, `a1_a_credential_is_not_sent_in_clear` |
+/// | A2 an SNI that is allowed, at another's address | `a02_allowed_server_name_at_an_attackers_address`, `a2_a_forged_sni_reaches_the_owner_of_the_name_or_nobody` |
+/// | A3 SNI and `Host` differ inside terminated TLS | `a03_fronting_inside_terminated_tls`, `a3_a7_a_terminated_request_names_what_its_hello_named` |
+/// | A4 `:authority` differs, on a later stream | `a04_another_authority_on_a_later_stream`, `a4_every_http2_stream_is_judged_alone` |
+/// | A5 `CONNECT` | `a05_connect_is_no_way_through`, `a5_connect_is_refused` |
 /// | A6 fronting on spliced flows | `a06_fronting_on_a_spliced_flow_is_closed_by_strict` |
 /// | A7 absolute form against `Host` | `a07_absolute_form_against_host` |
-/// | A8 several, listed, folded `Host` lines | `a08_doubtful_host_lines` |
+/// | A8 several, listed, folded `Host` lines | `a08_doubtful_host_lines`, `a8_a_doubtful_host_is_refused` |
 /// | A10 TLS without a server name | `a10_tls_without_a_server_name` |
 /// | A11 a server name that is an address, cut by NUL, too long, doubled | `a11_doubtful_server_names` |
 /// | A12 a neighbour on the same address | `a12_a_neighbour_on_the_same_address` |
@@ -131,10 +132,19 @@ pub mod decisions {}
 /// | D41 ECH | `d41_encrypted_client_hello`, `d41_service_records_carry_no_ech_and_no_quic` |
 /// | D42 fragmented hellos | `d42_fragmented_hellos` |
 /// | D43 stalled hellos | `d43_a_stalled_hello` |
-/// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too` |
-/// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing` |
+/// | E46, E47 what can be framed in two ways | `e46_e47_what_can_be_framed_in_two_ways_goes_nowhere`, `e47_a_chunk_outside_the_grammar_ends_the_request` |
+/// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused` |
+/// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
+/// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated` |
+/// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out` |
+/// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected` |
+/// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out` |
+/// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |
+/// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
+/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others` |
+/// | G73 a change in the middle of a dial | `g73_a_change_while_dialling_is_judged_before_the_first_byte` |
 /// | H80 ignoring conventions | `h80_ignoring_conventions` |
 /// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
 /// | H81 other socket families, raw sockets | `socket_families_past_ip_are_refused`, `raw_sockets_are_refused` |

@@ -56,11 +56,12 @@ impl Source {
         Some(if inner == "lib" { Vec::new() } else { inner.split('/').collect() })
     }
 
-    /// The names of the functions marked `#[test]`.
+    /// The names of the functions marked `#[test]` or `#[tokio::test]`, which stand right before `fn` or `async fn`.
     pub(crate) fn tests(&self) -> Vec<String> {
-        const MARK: [&str; 5] = ["#", "[", "test", "]", "fn"];
-        let marked = |window: &&[Token]| window.iter().zip(MARK).all(|(token, word)| token.text == word);
-        self.tokens.windows(MARK.len() + 1).filter(marked).map(|window| window[MARK.len()].text.clone()).collect()
+        let words: Vec<&str> = self.tokens.iter().map(|token| token.text.as_str()).collect();
+        let test = |at: usize| matches!(words[..at], [.., "test", "]"] | [.., "test", "]", "async"]);
+        let named = words.iter().enumerate().filter(|(at, word)| **word == "fn" && test(*at));
+        named.filter_map(|(at, _)| words.get(at + 1).map(|&name| name.to_owned())).collect()
     }
 
     /// Name, first and last line of every function that has a body.
