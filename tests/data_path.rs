@@ -448,6 +448,22 @@ async fn e48_a_head_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
+async fn e48_a_head_of_too_many_fields_is_refused_over_http2_too() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let mut client = rig.http2("allowed.test").await;
+    let mut request = Request::get("https://allowed.test/").body(Full::default()).unwrap();
+    for field in 0..=limits::HEAD_FIELDS {
+        let name = http::HeaderName::try_from(format!("x-{field}")).unwrap();
+        request.headers_mut().insert(name, "1".parse().unwrap());
+    }
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(rig.denied(), [DenyReason::Limit]);
+    origin.assert_untouched();
+}
+
+#[tokio::test]
 async fn e50_an_upgrade_to_h2c_is_as_if_not_asked_for() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let origin = rig.origin("allowed.test", Speaks::Http(echo()));

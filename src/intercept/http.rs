@@ -31,6 +31,7 @@ use crate::flow::{Domain, Flow, HttpVersion, RequestHead, Scheme, Seen};
 use crate::intercept::Context;
 use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
+use crate::limits;
 use crate::policy::verdict::{Action, Basis, Denial, DenyReason, LocalResponse, Permit, Verdict};
 use crate::sandbox::Snapshot;
 use crate::secret::inject::Injections;
@@ -134,6 +135,10 @@ impl Conversation {
         headers::sanitise_request(&mut parts.headers);
         if switch.is_some() {
             upgrade::restore(&mut parts.headers);
+        }
+        // With HTTP/1 the guard has counted; HTTP/2 bounds bytes alone, and splits cookies, which are one field by now.
+        if parts.headers.len() > limits::HEAD_FIELDS {
+            return Ok(self.stop(Fault::TooLarge).into_response());
         }
         let asked = Arc::new(Asked::new(authority, &parts));
         loop {
@@ -304,8 +309,8 @@ impl Conversation {
         response
     }
 
-    /// Bytes that are no request, as the guard found. The answer's bytes, where the guard gives it.
-    fn stop(&self, fault: Fault) -> bytes::Bytes {
+    /// Bytes that are no request, or too many: the answer, where one can be given.
+    fn stop(&self, fault: Fault) -> Answer {
         let denial = match (&self.refusal, fault) {
             (Some(denial), _) => denial.clone(),
             (None, Fault::Malformed) => self.denial(DenyReason::MalformedRequest),
@@ -315,11 +320,14 @@ impl Conversation {
         let answer = refuse::faulty(fault, &denial, self.style());
         if self.refusal.is_none() {
             let mut judged = ledger::denied(&denial, &self.flow.seen);
-            judged.protocol = Protocol::Http;
+            judged.protocol = match self.version {
+                HttpVersion::Http1 => Protocol::Http,
+                HttpVersion::Http2 => Protocol::H2,
+            };
             judged.status = Some(answer.status().as_u16());
             self.ledger.verdict(judged);
         }
-        answer.into_bytes()
+        answer
     }
 
     fn answer_here(&self, local: &LocalResponse, basis: &Basis, asked: &Asked) -> Response<Payload> {

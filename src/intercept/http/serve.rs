@@ -54,7 +54,8 @@ where
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let stopped = Arc::clone(conversation);
-    let guard = Guard::new(io, Arc::clone(&conversation.watch), Box::new(move |fault| stopped.stop(fault)));
+    let guard =
+        Guard::new(io, Arc::clone(&conversation.watch), Box::new(move |fault| stopped.stop(fault).into_bytes()));
     let answering = Arc::clone(conversation);
     let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
     // Idle time and slow heads are the guard's; so is every bound on a head, which these only repeat.
