@@ -121,7 +121,9 @@ impl Conversation {
     /// of it again if the policy changed meanwhile.
     async fn respond(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
         if let Some(denial) = &self.refusal {
-            return Ok(self.word(denial, claimed_host(&request).as_deref()).into_response());
+            // By the name that was refused: inside TLS a request may claim another.
+            let host = self.expected().sni.map(ToString::to_string).or_else(|| claimed_host(&request));
+            return Ok(self.word(denial, host.as_deref()).into_response());
         }
         let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
