@@ -5,6 +5,7 @@
 
 mod support;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::exeat::Run;
 use support::world::World;
 
@@ -123,6 +124,28 @@ fn bash_speaks_http_by_hand() {
         assert!(outcome.stdout.starts_with("HTTP/1.1 200"), "{outcome:#?}");
         assert_eq!(world.allowed.http.requests()[0].uri, "/bash");
     });
+}
+
+#[test]
+fn more_connections_than_a_login_shell_has_descriptors() {
+    // The origins live in this process, and need as many.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("a limit may be raised to its ceiling");
+    let world = World::best();
+    // Each takes two descriptors of ours; the command keeps the limit that its user set.
+    let program = format!(
+        "import collections, resource, socket
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024
+ask = b'GET / HTTP/1.1\\r\\nHost: allowed.rig\\r\\n\\r\\n'
+held = [socket.create_connection(('{}', 80), timeout=50) for _ in range(900)]
+for client in held:
+    client.sendall(ask)
+print(dict(collections.Counter(client.recv(12).decode() for client in held)))",
+        world.allowed.address
+    );
+    let limited = ["bash", "-c", "ulimit -Sn 1024 && exec \"$@\"", "bash"];
+    let outcome = world.run().allow("allowed.rig").under(limited).python(&program).succeeded();
+    assert_eq!(outcome.stdout, "{'HTTP/1.1 200': 900}\n", "{}", outcome.stderr);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::RootCertStore;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,6 +109,7 @@ pub(in crate::cli) fn run(
     let runtime = runtime()?;
     let context = context(settings, id, authority, record, &runtime)?;
     let launched = launching.finish().map_err(RunError::Sandbox)?;
+    raise_descriptor_limit().map_err(RunError::own("raise the limit of descriptors"))?;
     let Launched { channel, sockets, terminal, first } = launched;
     let signals = Signals::catch(&runtime).map_err(RunError::own("catch signals"))?;
     let relays = streams.start(terminal).map_err(RunError::own("relay the terminal"))?;
@@ -122,6 +124,13 @@ pub(in crate::cli) fn run(
     runtime.shutdown_background();
     let name = command.first().map(OsString::as_os_str).unwrap_or_default();
     how_it_ended(end.map_err(RunError::own("talk to the sandbox"))?.map(|(word, _)| word), name)
+}
+
+/// A flow takes two descriptors, and a login shell allows 1024. Ours are raised as far as they may be, once the first
+/// process has inherited the limit that the user set for the command.
+fn raise_descriptor_limit() -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 fn how_it_ended(word: Option<Word>, name: &OsStr) -> Result<Exit, RunError> {
