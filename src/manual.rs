@@ -133,12 +133,12 @@ pub mod decisions {}
 /// | D42 fragmented hellos | `d42_fragmented_hellos` |
 /// | D43 stalled hellos | `d43_a_stalled_hello` |
 /// | E46, E47 what can be framed in two ways | `e46_e47_what_can_be_framed_in_two_ways_goes_nowhere`, `e47_a_chunk_outside_the_grammar_ends_the_request` |
-/// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused` |
+/// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused`, `e48_a_head_of_too_many_fields_is_refused_over_http2_too` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
 /// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated` |
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out` |
-/// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected` |
-/// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out` |
+/// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
+/// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |

@@ -11,6 +11,7 @@ mod tidy {
     pub(crate) mod source;
 }
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -33,7 +34,8 @@ fn the_manual_names_every_attack() {
     let manual = tree.iter().find(|source| source.path == "src/manual.rs").expect("the manual");
     let rows = manual.text.lines().filter_map(|line| line.strip_prefix("/// | "));
     let cells = rows.filter_map(|row| row.rsplit(" | ").next().filter(|cell| cell.starts_with('`')));
-    let mut named: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let named: BTreeSet<String> =
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
     let of_attacks = ["tests/bypass/", "tests/confinement.rs", "tests/escape.rs"];
     let attacks = |source: &Source| of_attacks.iter().any(|path| source.path.starts_with(path));
     // Elsewhere, a test of an attack begins with its number, such as `e46_`.
@@ -42,11 +44,10 @@ fn the_manual_names_every_attack() {
         true => source.tests(),
         false => source.tests().into_iter().filter(numbered).collect(),
     };
-    let mut tests: Vec<String> = tree.iter().flat_map(of_source).collect();
-    named.sort_unstable();
-    tests.sort_unstable();
+    let tests: BTreeSet<String> = tree.iter().flat_map(of_source).collect();
     assert!(!tests.is_empty(), "the search for tests found none");
-    assert_eq!(named, tests);
+    let (unnamed, absent): (Vec<_>, Vec<_>) = (tests.difference(&named).collect(), named.difference(&tests).collect());
+    assert!(unnamed.is_empty() && absent.is_empty(), "not in the manual: {unnamed:?}; no such test: {absent:?}");
 }
 
 /// What is wrong, and where.

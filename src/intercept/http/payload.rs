@@ -122,7 +122,8 @@ impl<T: Unpin> Body for Passing<T> {
     }
 }
 
-/// The frame without trailer fields that may not trail (RFC 9110 §6.5.1), or that a server may take for an injected one.
+/// The frame without trailer fields that may not trail (RFC 9110 §6.5.1), or that a server may take for an injected
+/// one.
 fn permitted(frame: Frame<Bytes>, injected: &[HeaderName]) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(trailers) => {
