@@ -9,6 +9,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+use super::refuse::{EXEAT_DENIED, EXEAT_ERROR};
+
 /// Hop-by-hop fields (RFC 9110 §7.6.1, RFC 9113 §8.2.2), those of a proxy, and the settings of an h2c upgrade.
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
@@ -51,14 +53,17 @@ pub(super) fn are_plain(headers: &HeaderMap) -> bool {
     lengths.next().is_none_or(plain) && lengths.next().is_none() && headers.values().all(trimmed)
 }
 
-/// Takes from a response what ends here, and `Alt-Svc`, which would steer the client to where nothing is read.
+/// Takes from a response what ends here, `Alt-Svc`, which would steer the client to where nothing is read, and the
+/// headers by which exeat alone speaks: an origin cannot forge a refusal.
 pub(super) fn sanitise_response(headers: &mut HeaderMap) {
     // Framed by chunks, a length beside it says nothing (RFC 9112 §6.3), and must not frame what we send on.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     remove_hop_by_hop(headers);
-    headers.remove(ALT_SVC);
+    for name in [&ALT_SVC, &EXEAT_DENIED, &EXEAT_ERROR] {
+        headers.remove(name);
+    }
 }
 
 /// The elements of a comma-separated field, over all its lines.
@@ -116,8 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_response_does_not_steer_elsewhere() {
-        let mut headers = map(&[("alt-svc", "h3=\":443\""), ("connection", "close"), ("server", "s")]);
+    fn a_response_neither_steers_elsewhere_nor_speaks_for_us() {
+        let mut headers = map(&[
+            ("alt-svc", "h3=\":443\""),
+            ("connection", "close"),
+            ("exeat-denied", "no-rule"),
+            ("exeat-error", "x"),
+            ("server", "s"),
+        ]);
         sanitise_response(&mut headers);
         assert_eq!(headers, map(&[("server", "s")]));
     }

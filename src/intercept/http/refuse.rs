@@ -17,8 +17,10 @@ use crate::policy::verdict::Denial;
 use super::guard::Fault;
 use super::payload::{Payload, whole};
 
-const EXEAT_DENIED: HeaderName = HeaderName::from_static("exeat-denied");
-const EXEAT_ERROR: HeaderName = HeaderName::from_static("exeat-error");
+/// Says that exeat refused, and why.
+pub(super) const EXEAT_DENIED: HeaderName = HeaderName::from_static("exeat-denied");
+/// Says that exeat failed upstream, and how.
+pub(super) const EXEAT_ERROR: HeaderName = HeaderName::from_static("exeat-error");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
