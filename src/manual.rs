@@ -31,6 +31,8 @@
 /// - What is allowed is allowed: data leaves in requests to allowed origins, and, within a budget, in names.
 /// - Fronting on spliced flows: without `strict` only the outer name is seen.
 /// - Unix sockets that are bound after the start, or renamed or hard-linked before it.
+/// - A masked file that is replaced outside (another renamed over it) while the sandbox runs is seen inside: the kernel
+///   drops the mask with the file that it lay on. Masked directories are not concerned.
 /// - An origin may echo the credential that it was sent.
 /// - One kernel is shared; timing and volume of allowed traffic speak.
 pub mod threat_model {}
