@@ -36,7 +36,7 @@ fn h81_other_transports() {
             "
 def datagram(address, port, protocol=0):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, protocol) as s:
-        s.settimeout(3 if protocol else 20)
+        s.settimeout(1 if protocol else 20)
         s.connect((address, port))
         s.send(b'data')
         s.recv(1)

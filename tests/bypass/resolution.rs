@@ -80,7 +80,7 @@ for server in (EVIL, '8.8.8.8', EVIL6):
 greet('dot', EVIL, 853, records(hello(b'evil.rig')))
 greet('dot without a name', EVIL, 853, records(hello()))
 greet('doh', EVIL, 443, records(hello(b'dns.evil.rig')))
-attempt('mdns', lambda: ask('allowed.local', server='224.0.0.251', port=5353, patience=3))
+attempt('mdns', lambda: ask('allowed.local', server='224.0.0.251', port=5353, patience=1))
 attempt('llmnr', lambda: ask('allowed', server=EVIL, port=5355))
 ",
         );
