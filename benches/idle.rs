@@ -123,10 +123,12 @@ async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &st
     assert_eq!(path.sockets(), sockets + 2 * count, "not every connection is still open on both sides");
     // The first one's upstream side is closed, too.
     let at_rest = if is_spliced { sockets + 2 * count } else { sockets + count - 1 };
-    let settling = tokio::time::timeout(4 * limits::UPSTREAM_IDLE, async {
+    let settling = tokio::time::timeout(8 * limits::UPSTREAM_IDLE, async {
         while path.sockets() > at_rest {
             tokio::time::sleep(POLLED).await;
         }
+        // By then the data path has noticed that it is quiet, and given back what the handshakes left behind.
+        tokio::time::sleep(2 * limits::QUIET).await;
         path.settled().await
     });
     let resting = settling.await.expect("unused upstream connections are closed");
@@ -305,6 +307,8 @@ async fn data_path(origin: SocketAddr) {
         record,
         listener_port: listener.port(),
     };
+    let quiet = Arc::clone(&ctx.sandbox);
+    tokio::spawn(async move { quiet.when_quiet(exeat::sys::trim_heap).await });
     let (stop, end) = shutdown();
     print!("{told}");
     std::thread::spawn(move || {

@@ -76,6 +76,9 @@ pub const RELAY_BYTES: usize = 64 * 1024;
 pub const AUDIT_QUEUE: usize = 4096;
 /// Rows of each half of the summary that `run` prints.
 pub const SUMMARY_ROWS: usize = 40;
+/// How long no flow may have begun for a sandbox to count as quiet: long enough for unused upstream connections to be
+/// closed meanwhile.
+pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that one regular expression may compile to.

@@ -94,6 +94,20 @@ impl Sandbox {
         FlowId(self.next_flow.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Calls `act` whenever flows have begun since it last did, and none for [`limits::QUIET`]. Never ends.
+    pub async fn when_quiet(&self, act: impl Fn()) {
+        let (mut before, mut acted) = (1, 1);
+        loop {
+            tokio::time::sleep(limits::QUIET).await;
+            let now = self.next_flow.load(Ordering::Relaxed);
+            if now == before && now != acted {
+                act();
+                acted = now;
+            }
+            before = now;
+        }
+    }
+
     /// Room for [`limits::FLOWS`] flows; a permit of this semaphore is held for as long as a flow lives.
     #[must_use]
     pub fn flow_slots(&self) -> Arc<Semaphore> {
@@ -124,5 +138,35 @@ impl Pins {
     pub fn names(&self, address: IpAddr) -> Vec<Domain> {
         let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pins.get(&address).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_is_acted_on_once_after_each_burst() {
+        let id = SandboxId::new("run-1").unwrap();
+        let sandbox = Sandbox::new(id, Policy::deny_all(), Secrets::default());
+        let acts = Cell::new(0);
+        let watch = sandbox.when_quiet(|| acts.set(acts.get() + 1));
+        let burst = async {
+            let rest = |times: u32| tokio::time::sleep(times * limits::QUIET + Duration::from_millis(1));
+            rest(3).await;
+            assert_eq!(acts.get(), 0, "nothing has happened");
+            sandbox.next_flow();
+            rest(1).await;
+            sandbox.next_flow();
+            assert_eq!(acts.get(), 0, "flows are still coming");
+            rest(5).await;
+            assert_eq!(acts.get(), 1);
+        };
+        tokio::select! {
+            () = watch => unreachable!("it never ends"),
+            () = burst => {}
+        }
     }
 }

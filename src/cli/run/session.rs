@@ -34,6 +34,7 @@ use crate::flow::SandboxId;
 use crate::intercept::{self, Context, upstream};
 use crate::resolve::HostResolver;
 use crate::sandbox::Sandbox;
+use crate::sys;
 
 /// How long flows may take to end when the command has.
 const LAST_FLOWS: Duration = Duration::from_secs(2);
@@ -260,6 +261,8 @@ impl Serving {
         runtime.spawn(async move {
             intercept::dns::serve_datagrams(Arc::new(datagrams), dns, questions.begun()).await;
         });
+        let sandbox = Arc::clone(&context.sandbox);
+        runtime.spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
         let flows = runtime.spawn(intercept::serve(listener, context, shutdown));
         Ok(Self { stop, flows })
     }
