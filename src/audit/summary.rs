@@ -169,9 +169,18 @@ impl RouteTaken {
 
 fn target(name: Option<&Domain>, dst: Option<OriginalDst>) -> String {
     match (name, dst) {
-        (Some(name), _) => name.to_string(),
+        (Some(name), _) => shortened(name.as_str()),
         (None, Some(dst)) => dst.0.to_string(),
         (None, None) => "(no name)".into(),
+    }
+}
+
+/// The end of a long name, which says whose it is: one row must not widen the table for all.
+fn shortened(name: &str) -> String {
+    const SHOWN: usize = 60;
+    match name.len().checked_sub(SHOWN).and_then(|from| name.get(from..)) {
+        Some(end) if name.len() > SHOWN => format!("…{end}"),
+        _ => name.to_owned(),
     }
 }
 
@@ -354,6 +363,14 @@ mod tests {
         let text = run.text();
         assert_eq!(text.lines().count(), limits::SUMMARY_ROWS + 2, "{text}");
         assert!(text.ends_with("  … and 3 more\n"), "{text}");
+    }
+
+    #[test]
+    fn a_long_name_shows_its_end() {
+        let long = format!("{}.evil.example", ["a".repeat(60), "b".repeat(60)].join("."));
+        assert_eq!(shortened(&long).chars().count(), 61);
+        assert!(shortened(&long).starts_with('…') && shortened(&long).ends_with(".evil.example"));
+        assert_eq!(shortened("api.github.com"), "api.github.com");
     }
 
     #[test]

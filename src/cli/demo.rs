@@ -98,6 +98,11 @@ fn show() -> Result<usize, RunError> {
         .map_err(RunError::own("start the runtime"))?;
     let origin = runtime.block_on(Origin::start(&NAMES)).map_err(RunError::own("start the demo's origin"))?;
     println!("policy: policies/demo.yaml   origin: {} (in this process)", origin.address());
+    println!(
+        "left out of each command below: --allow-protected 127.0.0.1/32 --resolve NAME:443:127.0.0.1:{} \
+         --upstream-ca CERTIFICATE",
+        origin.address().port()
+    );
     let mut wrong = 0;
     for (number, step) in (1..).zip(STEPS) {
         println!("\n── {number}. {}", step.title);
