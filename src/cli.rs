@@ -58,20 +58,29 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// How long standard error may be full before what is told there is given up.
+/// How long a stream may be full before what is told there is given up, in milliseconds.
 const FULL: u16 = 2_000;
 
-/// Tells the user something, after the command too: that one shares our standard error, and may have filled it or made
-/// it non-blocking. What cannot be told is not worth a failure.
+/// Tells the user something on standard error.
 fn tell(text: &str) {
+    write_whole(std::io::stderr().lock(), text);
+}
+
+/// Tells the user something on standard output.
+fn say(text: &str) {
+    write_whole(std::io::stdout().lock(), text);
+}
+
+/// Writes to a stream that a command may share, and may have filled, closed or made non-blocking. What cannot be told
+/// is not worth a failure.
+fn write_whole(mut stream: impl Write + AsFd, text: &str) {
     let mut rest = text.as_bytes();
-    let stderr = std::io::stderr();
     while !rest.is_empty() {
-        match stderr.lock().write(rest) {
+        match stream.write(rest) {
             Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                let mut room = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
                 if !poll(&mut room, FULL).is_ok_and(|ready| ready > 0) {
                     return;
                 }
@@ -79,6 +88,8 @@ fn tell(text: &str) {
             Ok(_) | Err(_) => return,
         }
     }
+    // A line that does not reach its end stands in the buffer until now.
+    let _ = stream.flush();
 }
 
 /// Parses the command line and runs its verb.

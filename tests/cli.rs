@@ -415,3 +415,12 @@ print('same' if before[:4] == after[:4] else f'{before} {after}')";
         assert!(outcome.stdout.contains("same"), "{outcome:#?}");
     });
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_reason_to_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let exeat = std::process::Command::new(env!("CARGO_BIN_EXE_exeat")).arg("doctor").stdout(writer).output().unwrap();
+    let told = String::from_utf8_lossy(&exeat.stderr);
+    assert!(exeat.status.success() && !told.contains("panicked"), "{:?}: {told}", exeat.status);
+}

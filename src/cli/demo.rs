@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Exit;
 use super::run::{self, RunError, Settings};
+use super::{Exit, say};
 use crate::audit::{Event, Fanout, Judged, Kind, Record, RouteTaken};
 use crate::policy;
 use crate::policy::verdict::DenyReason;
@@ -56,7 +56,7 @@ const STEPS: [Step; 6] = [
         title: "denied by name",
         curl: &["-i", "https://evil.demo.test/"],
         expected: Err(DenyReason::DeniedDomain),
-        why: "the name was never resolved; the refusal says why, and to whom it is said is the sandbox",
+        why: "the name was never resolved, and the program that was refused is told why",
     },
     Step {
         title: "denied by address",
@@ -77,11 +77,11 @@ const STEPS: [Step; 6] = [
 pub(super) fn demo() -> Exit {
     match show() {
         Ok(0) => {
-            println!("\nall {} requests went as the policy says", STEPS.len());
+            say(&format!("\nall {} requests went as the policy says\n", STEPS.len()));
             Exit::Success
         }
         Ok(wrong) => {
-            println!("\n{wrong} of {} requests did not go as the policy says", STEPS.len());
+            say(&format!("\n{wrong} of {} requests did not go as the policy says\n", STEPS.len()));
             Exit::Failed
         }
         Err(error) => error.report(),
@@ -97,24 +97,24 @@ fn show() -> Result<usize, RunError> {
         .build()
         .map_err(RunError::own("start the runtime"))?;
     let origin = runtime.block_on(Origin::start(&NAMES)).map_err(RunError::own("start the demo's origin"))?;
-    println!("policy: policies/demo.yaml   origin: {} (in this process)", origin.address());
-    println!(
+    say(&format!("policy: policies/demo.yaml   origin: {} (in this process)\n", origin.address()));
+    say(&format!(
         "left out of each command below: --allow-protected 127.0.0.1/32 --resolve NAME:443:127.0.0.1:{} \
-         --upstream-ca CERTIFICATE",
+         --upstream-ca CERTIFICATE\n",
         origin.address().port()
-    );
+    ));
     let mut wrong = 0;
     for (number, step) in (1..).zip(STEPS) {
-        println!("\n── {number}. {}", step.title);
-        println!("$ exeat run --policy {POLICY} -- curl -sS {}", step.curl.join(" "));
+        say(&format!("\n── {number}. {}\n", step.title));
+        say(&format!("$ exeat run --policy {POLICY} -- curl -sS {}\n", step.curl.join(" ")));
         let seen = Arc::new(Seen::default());
         let command = ["curl", "-sS", "--max-time", "20"].iter().chain(step.curl).map(OsString::from).collect();
         let exit = run::session(settings(&origin)?, command, Arc::new(Fanout(vec![seen.clone()])))?;
         let as_expected = seen.tell(&step.expected);
         if as_expected && exit == Exit::Code(0) {
-            println!("   {}", step.why);
+            say(&format!("   {}\n", step.why));
         } else {
-            println!("   NOT AS EXPECTED: {:?}, and curl ended with {exit:?}", step.expected);
+            say(&format!("   NOT AS EXPECTED: {:?}, and curl ended with {exit:?}\n", step.expected));
             wrong += 1;
         }
     }
@@ -166,7 +166,7 @@ impl Seen {
             } else {
                 format!(", injected {}", judged.injected.join(", "))
             };
-            println!("   [{}]{name}: {verdict}{rule}{injected}", judged.protocol.as_str());
+            say(&format!("   [{}]{name}: {verdict}{rule}{injected}\n", judged.protocol.as_str()));
         }
         seen.last().is_some_and(|judged| judged.outcome == *expected)
     }

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use super::Exit;
 use super::run::{self, Fault, Part};
+use super::{Exit, say};
 use crate::confine::masks;
 
 /// Runs the verb.
@@ -31,7 +31,7 @@ pub(super) fn doctor() -> Exit {
     for line in masks::CREDENTIALS.chunks(4) {
         let _ = writeln!(report, "  {}", line.join("  "));
     }
-    print!("{report}");
+    say(&report);
     if healthy { Exit::Success } else { Exit::Failed }
 }
 
