@@ -81,7 +81,12 @@ impl std::error::Error for InjectError {}
 
 fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, InjectError> {
     let Template(parts) = &injection.value;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let length = |part: &Part| match part {
+        Part::Literal(text) => text.len(),
+        Part::Secret(name) => secrets.value(name).map_or(0, |secret| secret.expose(<[u8]>::len)),
+    };
+    // Room for all from the start: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(parts.iter().map(length).sum()));
     for part in parts {
         match part {
             Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
