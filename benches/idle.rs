@@ -26,7 +26,7 @@ use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
 use exeat::intercept::upstream::Upstream;
 use exeat::intercept::{Context, serve, shutdown};
 use exeat::limits;
-use exeat::policy::{Flags, Policy, Protected, Source};
+use exeat::policy::{Flags, Policy, Protected, Source, Terms};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
 use exeat::secret::Secrets;
@@ -288,7 +288,7 @@ async fn data_path(origin: SocketAddr) {
     let id = SandboxId::new("idle").expect("an id");
     let authority = Authority::generate(&id, SystemTime::now).expect("a root");
     let source = Source { path: "idle.yaml", text: POLICY };
-    let policy = Policy::compile(Some(source), &Flags::default()).expect("a policy").policy;
+    let policy = Policy::compile(Some(source), &Flags::default(), &Terms::default()).expect("a policy").policy;
     let sandbox = Arc::new(Sandbox::new(id, policy, Secrets::default()));
     let resolve: Arc<dyn Resolve> = Arc::new(Always(origin));
     let range = "127.0.0.0/8".parse().expect("a range");

@@ -223,6 +223,9 @@ pub struct Flow {
     pub dst: OriginalDst,
     /// What its first bytes said.
     pub seen: Seen,
+    /// The names that its original destination was answered for in this sandbox, oldest first (row 7 of POLICY §3);
+    /// looked up for an opaque flow alone.
+    pub pinned: Vec<Domain>,
 }
 
 /// What the peek learned from a flow's first bytes.

@@ -133,6 +133,7 @@ impl Intercept {
             client: arrival.client,
             dst: arrival.dst,
             seen: Seen::Unread,
+            pinned: Vec::new(),
         };
         let ledger = Arc::new(Ledger::new(&flow, Arc::clone(&ctx.record)));
         Self { ctx, flow, ledger, shutdown }
@@ -177,6 +178,9 @@ impl Intercept {
         };
         match peeked {
             Ok((seen, io)) => {
+                if seen == Seen::Opaque {
+                    self.flow.pinned = self.ctx.sandbox.pins().names(self.flow.dst.ip());
+                }
                 self.flow.seen = seen;
                 self.travel(io, changes).await;
             }

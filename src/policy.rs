@@ -18,6 +18,7 @@
 //! | in `subnets.allow` | denied, allowed or unknown | relay to the address (row 4) |
 //! | other | in `deny` and in `allow` | deny `denied-domain` (row 5) |
 //! | other | in `allow`, or the mode is allow-all | splice or terminate (row 6) |
+//! | pinned to names that all have an `opaque` rule for the port | none | relay to a vetted address of the name (row 7) |
 //! | other | none, with `*` or allow-all, no `deny`, not strict | relay to the address (row 8) |
 //! | other | other | deny `no-rule` or `no-name` (row 9) |
 
@@ -30,20 +31,22 @@ mod protected;
 pub mod verdict;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::flow::{Domain, Flow, RequestHead, Scheme, SecretName, Seen};
 use crate::matcher::cidr::{CidrMap, readings, unwrap};
-use crate::matcher::domain::DomainMap;
+use crate::matcher::domain::{DomainMap, DomainPattern};
 use crate::matcher::path::fully_decoded;
 use crate::matcher::request::RequestMatch;
 use diagnostic::Diagnostics;
 use verdict::{
-    Action, Basis, Denial, DenyReason, DialAddr, Injection, LocalResponse, Part, Permit, Revision, Route, RuleId,
-    Target, Verdict,
+    Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Part, Permit, Revision, Route,
+    RuleId, Target, Verdict,
 };
 
 pub use presets::{preset, presets};
@@ -71,6 +74,8 @@ pub struct Policy {
     dns: Dns,
     observe: bool,
     sources: BTreeMap<SecretName, SourceSpec>,
+    /// What the sandbox's environment holds instead of secrets.
+    placeholders: BTreeMap<String, SecretName>,
     /// What a permit injects that injects nothing.
     nothing: Arc<[Injection]>,
 }
@@ -86,13 +91,22 @@ enum Base {
     AllowAll(RuleId),
 }
 
-/// What a domain pattern of `allow` brings.
+/// What a domain pattern of `allow` brings. Most bring nothing, and there are many, so they are small.
 #[derive(Debug)]
 struct Entry {
     id: RuleId,
+    handling: Option<Box<Handling>>,
+}
+
+/// What an entry's rules do.
+#[derive(Debug, Default)]
+struct Handling {
+    /// About requests, in declared order.
     rules: Vec<Rule>,
     /// Whether some rule looks at the path, so that its readings matter.
     reads_path: bool,
+    /// Ports on which another protocol is relayed by name, and the rule that says so.
+    opaque: Vec<(u16, RuleId)>,
 }
 
 /// A rule of an entry.
@@ -112,6 +126,8 @@ enum Then {
     Transform(Arc<[Injection]>),
     /// Answer here.
     Respond(Arc<LocalResponse>),
+    /// Send it elsewhere.
+    Divert(Arc<ForwardUrl>),
 }
 
 /// Which names may be resolved (POLICY §5).
@@ -139,6 +155,54 @@ pub enum SourceSpec {
     Env(String),
     /// A file, read as it is.
     File(PathBuf),
+}
+
+/// On what terms a policy is taken: who wrote it, what this host cannot do for it, and how the files that it
+/// `extends` are read. The default is a local file's, on a host that can do everything and reads no further file.
+#[derive(Clone, Default)]
+pub struct Terms<'a> {
+    /// Who wrote it.
+    pub author: Author,
+    /// What a policy may not ask for, and why, in words for its author.
+    pub lacks: Vec<(Feature, &'static str)>,
+    /// Hosts that a `forwardURL` may name; `None` for any (POLICY §6).
+    pub forward_hosts: Option<Vec<DomainPattern>>,
+    /// Reads the files of `extends`; without it there can be none.
+    pub files: Option<&'a dyn Files>,
+}
+
+/// Who wrote a policy (POLICY §1, column "where"; §3 "Protected ranges").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Author {
+    /// The operator, in a local file: may observe, name sources of secrets, and open private ranges.
+    #[default]
+    Operator,
+    /// A control plane, through the API: secrets by reference, and what the operator lists.
+    ControlPlane {
+        /// Ranges that `subnets.allow` may open.
+        openable: Vec<IpNet>,
+        /// Secrets that `${secrets.NAME}` may refer to.
+        secrets: BTreeSet<SecretName>,
+    },
+}
+
+/// What a host may be unable to do for a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Feature {
+    /// `forwardURL`: sign the token that goes along.
+    Forward,
+    /// `placeholders`: replace them on their way out.
+    Placeholders,
+}
+
+/// Reads the files that a policy `extends`. Implemented by whoever may touch files.
+pub trait Files {
+    /// The text of a file; `path` is as written, joined to the folder of the file that names it.
+    ///
+    /// # Errors
+    /// Why it cannot be had, for the policy's author.
+    fn read(&self, path: &str) -> Result<String, String>;
 }
 
 /// What the command line says about a policy, as it was typed.
@@ -172,15 +236,15 @@ impl Policy {
     ///
     /// # Errors
     /// Every fault of the document and of the flags.
-    pub fn compile(file: Option<Source<'_>>, flags: &Flags) -> Result<Compiled, Diagnostics> {
-        compile::compile(file, flags)
+    pub fn compile(document: Option<Source<'_>>, flags: &Flags, terms: &Terms<'_>) -> Result<Compiled, Diagnostics> {
+        compile::compile(document, flags, terms)
     }
 
     /// The policy that allows nothing: what a sandbox has before it has a policy.
     #[must_use]
     pub fn deny_all() -> Self {
         let policy = Self {
-            revision: Revision([0; 8]),
+            revision: Revision([0; 32]),
             base: Base::DenyAll(None),
             allow: DomainMap::default(),
             deny: DomainMap::default(),
@@ -192,6 +256,7 @@ impl Policy {
             dns: Dns::Names,
             observe: false,
             sources: BTreeMap::new(),
+            placeholders: BTreeMap::new(),
             nothing: Arc::from([]),
         };
         policy.sealed()
@@ -223,6 +288,11 @@ impl Policy {
     /// The declared secrets and where their values come from.
     pub fn sources(&self) -> impl Iterator<Item = (&SecretName, &SourceSpec)> {
         self.sources.iter()
+    }
+
+    /// Variables of the sandbox's environment, and the secrets whose placeholders they hold.
+    pub fn placeholders(&self) -> impl Iterator<Item = (&str, &SecretName)> {
+        self.placeholders.iter().map(|(variable, name)| (variable.as_str(), name))
     }
 
     /// May this name be asked of a resolver (POLICY §5)? Matched before it is resolved.
@@ -424,11 +494,23 @@ impl Policy {
         }
     }
 
+    /// Row 7: all names that the address is pinned to have an `opaque` rule for this port. It is relayed to the name
+    /// that was answered last.
+    fn row_7(&self, pinned: &[Domain], port: u16) -> Option<Permit> {
+        let rule = |name: &Domain| match self.rows_5_and_6(name) {
+            Verdict::Allow(Permitted::Entry(entry)) => entry.opaque(port),
+            Verdict::Allow(Permitted::Mode(_)) | Verdict::Deny(_) => None,
+        };
+        let rules = pinned.iter().map(|name| Some((name, rule(name)?))).collect::<Option<Vec<_>>>()?;
+        let (name, rule) = rules.last()?;
+        Some(self.permit(Target::Name((*name).clone(), port), Some(rule)))
+    }
+
     /// Rows 8 and 9, for what names nobody.
     fn rows_8_and_9(&self, address: SocketAddr) -> Verdict<Permit> {
         let rule = match &self.base {
             Base::AllowAll(rule) => Some(rule),
-            Base::Lists => self.allow.any().filter(|entry| entry.rules.is_empty()).map(|entry| &entry.id),
+            Base::Lists => self.allow.any().filter(|entry| entry.rules().is_empty()).map(|entry| &entry.id),
             Base::DenyAll(_) => None,
         };
         match rule {
@@ -446,7 +528,7 @@ impl Policy {
             Seen::Tls(hello) => match &hello.sni {
                 Some(name) => self.rows_5_and_6(name).map(|permitted| {
                     let terminate = match permitted {
-                        Permitted::Entry(entry) => !entry.rules.is_empty(),
+                        Permitted::Entry(entry) => !entry.rules().is_empty(),
                         Permitted::Mode(_) => false,
                     };
                     if terminate || self.strict {
@@ -458,7 +540,10 @@ impl Policy {
             },
             Seen::Http(_) => Verdict::Allow(Route::Terminate(self.basis(None))),
             Seen::Opaque if port == 80 || port == 443 => self.deny(DenyReason::NotHttp, None),
-            Seen::Opaque => self.rows_8_and_9(flow.dst.0).map(Route::Relay),
+            Seen::Opaque => match self.row_7(&flow.pinned, port) {
+                Some(permit) => Verdict::Allow(Route::Relay(permit)),
+                None => self.rows_8_and_9(flow.dst.0).map(Route::Relay),
+            },
             Seen::Unreadable(_) => self.deny(DenyReason::UnreadableHello, None),
             Seen::Unread => self.deny(DenyReason::NoName, None),
         }
@@ -507,8 +592,12 @@ impl Policy {
         match &rule.then {
             Then::Pass => Verdict::Allow(Action::Forward(permit)),
             Then::Respond(response) => Verdict::Allow(Action::Respond(Arc::clone(response), permit.basis)),
-            Then::Transform(_) if head.scheme == Scheme::Http => {
+            Then::Transform(_) | Then::Divert(_) if head.scheme == Scheme::Http => {
                 self.deny(DenyReason::PlaintextInjection, Some(&rule.id))
+            }
+            Then::Divert(url) => {
+                let target = Target::Name(url.host.clone(), url.port);
+                Verdict::Allow(Action::Divert(Arc::clone(url), Permit { target, ..permit }))
             }
             // No secret's grant lists another port than 443 yet (POLICY §3 "Secrets"), so its value cannot be had.
             Then::Transform(injections) if head.dst.port() != 443 && injections.iter().any(holds_secret) => {
@@ -562,20 +651,38 @@ enum Claim<'a> {
 }
 
 impl Entry {
+    fn new(id: RuleId, handling: Handling) -> Self {
+        let Handling { rules, reads_path: _, opaque } = &handling;
+        let handling = (!rules.is_empty() || !opaque.is_empty()).then(|| Box::new(handling));
+        Self { id, handling }
+    }
+
+    /// The rules about requests.
+    fn rules(&self) -> &[Rule] {
+        self.handling.as_ref().map(|handling| handling.rules.as_slice()).unwrap_or_default()
+    }
+
+    /// The rule that relays another protocol on this port.
+    fn opaque(&self, port: u16) -> Option<&RuleId> {
+        let ports = self.handling.as_ref().map(|handling| handling.opaque.as_slice()).unwrap_or_default();
+        ports.iter().find(|(other, _)| *other == port).map(|(_, rule)| rule)
+    }
+
     /// The first rule whose match holds, if both readings of the path agree on it.
     fn claim(&self, head: &RequestHead<'_>) -> Claim<'_> {
-        let first = |path: &[u8]| {
-            self.rules.iter().position(|rule| rule.when.matches(head.method, path, head.query, head.headers))
-        };
+        let Some(handling) = &self.handling else { return Claim::Nobody };
+        let Handling { rules, reads_path, opaque: _ } = &**handling;
+        let first =
+            |path: &[u8]| rules.iter().position(|rule| rule.when.matches(head.method, path, head.query, head.headers));
         let claimed = first(head.path.as_bytes());
-        if self.reads_path {
+        if *reads_path {
             let decoded = fully_decoded(head.path);
             // Some origins end a path at a NUL: no reading of it can be relied on.
             if decoded.contains(&0) || first(&decoded) != claimed {
                 return Claim::Ambiguous;
             }
         }
-        claimed.and_then(|index| self.rules.get(index)).map_or(Claim::Nobody, Claim::Rule)
+        claimed.and_then(|index| rules.get(index)).map_or(Claim::Nobody, Claim::Rule)
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use exeat::policy::{self, Flags, Policy, Protected, Source, cases};
+use exeat::policy::{self, Flags, Policy, Protected, Source, Terms, cases};
 
 #[test]
 fn every_preset_passes_its_cases_and_has_some() {
     for name in policy::presets() {
         let source = policy::preset(name).expect("a preset that is listed");
-        let compiled = Policy::compile(Some(source), &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
+        let compiled = Policy::compile(Some(source), &Flags::default(), &Terms::default())
+            .unwrap_or_else(|faults| panic!("{faults}"));
         assert!(compiled.advice.is_empty(), "{}", compiled.advice);
         assert!(compiled.cases.len() >= 5, "{name} has {} cases", compiled.cases.len());
         let outcomes = cases::run(&compiled.policy, &compiled.cases, &Protected::new([]));
@@ -33,7 +34,8 @@ fn every_file_in_policies_is_built_in_under_its_name() {
 #[test]
 fn a_case_that_does_not_hold_says_what_was_expected_and_what_came() {
     let text = "allow: [a.test]\ntests:\n  - { request: GET https://b.test/, verdict: allow, route: splice }\n";
-    let compiled = Policy::compile(Some(Source { path: "p.yaml", text }), &Flags::default()).expect("a policy");
+    let compiled =
+        Policy::compile(Some(Source { path: "p.yaml", text }), &Flags::default(), &Terms::default()).expect("a policy");
     let outcomes = cases::run(&compiled.policy, &compiled.cases, &Protected::new([]));
     let [outcome] = outcomes.as_slice() else { panic!("one case, {} outcomes", outcomes.len()) };
     let shown = outcome.to_string();

@@ -2,17 +2,17 @@
 
 #![no_main]
 
-use exeat::policy::{Flags, Policy, Protected, Source, cases};
+use exeat::policy::{Flags, Policy, Protected, Source, Terms, cases};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let source = Source { path: "fuzz.yaml", text };
-    match Policy::compile(Some(source), &Flags::default()) {
+    match Policy::compile(Some(source), &Flags::default(), &Terms::default()) {
         Ok(compiled) => {
             let host = Protected::new([]);
             let outcomes = cases::run(&compiled.policy, &compiled.cases, &host);
             assert_eq!(outcomes.len(), compiled.cases.len());
-            let again = Policy::compile(Some(source), &Flags::default()).expect("compiled once, compiles twice");
+            let again = Policy::compile(Some(source), &Flags::default(), &Terms::default()).expect("compiled once, compiles twice");
             assert_eq!(compiled.policy.revision(), again.policy.revision());
         }
         Err(faults) => {

@@ -19,6 +19,7 @@ use time::macros::format_description;
 
 use super::{Closed, Event, Judged, Kind, Record, is_unsafe_to_show};
 use crate::limits;
+use crate::policy::verdict::RuleId;
 
 /// A sink that writes the audit record.
 pub struct JsonLines {
@@ -120,7 +121,7 @@ struct VerdictFields<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     observed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
+    rule: Option<&'a RuleId>,
     revision: String,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,7 +182,7 @@ fn verdict_fields(judged: &Judged, address: Option<IpAddr>, port: Option<u16>) -
         route: outcome.ok().map(super::RouteTaken::as_str),
         reason: reason.map(|reason| reason.as_str()),
         observed: observed.is_some(),
-        rule: rule.as_ref().map(|rule| rule.as_str()),
+        rule: rule.as_ref(),
         revision: revision.to_string(),
         protocol: protocol.as_str(),
         name: name.as_ref().map(|name| name.as_str()),
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
     use crate::audit::{Protocol, Request, RouteTaken};
     use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
-    use crate::policy::verdict::{DenyReason, Revision, RuleId};
+    use crate::policy::verdict::{DenyReason, Revision};
 
     /// Bytes that a test can read while the writer's thread holds the other end.
     #[derive(Clone, Default)]
@@ -263,8 +264,10 @@ mod tests {
         Judged {
             outcome: Ok(RouteTaken::Terminate),
             observed: None,
-            rule: Some(RuleId::new("policies/coding-agent.yaml:6")),
-            revision: Revision([0x9c, 0x1f, 0, 0, 0, 0, 0, 1]),
+            rule: Some(RuleId::in_file(&"policies/coding-agent.yaml".into(), 6)),
+            revision: Revision(std::array::from_fn(|index| {
+                [0x9c, 0x1f, 0, 0, 0, 0, 0, 1].get(index).copied().unwrap_or_default()
+            })),
             protocol: Protocol::H2,
             name: Some(Domain::parse("api.github.com").unwrap()),
             request: Some(Request { method: "GET".into(), path: "/user".into() }),

@@ -275,7 +275,7 @@ mod tests {
             outcome,
             observed: None,
             rule: None,
-            revision: Revision([0; 8]),
+            revision: Revision([0; 32]),
             protocol: Protocol::Tls,
             name: (!name.is_empty()).then(|| Domain::parse(name).unwrap()),
             request: None,
@@ -315,7 +315,7 @@ mod tests {
         let question = Judged { protocol: Protocol::Dns, ..judged("evil.example", Err(DenyReason::NoRule)) };
         run.record(None, None, Kind::Verdict(question.clone()));
         run.record(None, None, Kind::Verdict(question));
-        let rule = Some(RuleId::new("agent.yaml:7"));
+        let rule = Some(RuleId::in_file(&"agent.yaml".into(), 7));
         let denied = Judged { rule, ..judged("gist.github.com", Err(DenyReason::DeniedDomain)) };
         run.record(Some(1), Some("192.0.2.9:443"), Kind::Verdict(denied));
         run.record(Some(2), Some("10.0.0.1:22"), Kind::Verdict(judged("", Err(DenyReason::ProtectedRange))));

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::flow::SandboxId;
-use crate::policy::{Flags, Source};
+use crate::policy::{Flags, Source, Terms};
 use crate::resolve::Resolving;
 use crate::resolve::tests::Server;
 use crate::secret::Secrets;
@@ -508,7 +508,9 @@ async fn a_policy_that_changes_while_a_name_is_looked_up_judges_the_answer() {
 
 fn compile(text: &str) -> Policy {
     let source = Source { path: "agent.yaml", text };
-    Policy::compile(Some(source), &Flags::default()).unwrap_or_else(|faults| panic!("{faults}")).policy
+    Policy::compile(Some(source), &Flags::default(), &Terms::default())
+        .unwrap_or_else(|faults| panic!("{faults}"))
+        .policy
 }
 
 /// The protected ranges of a host without addresses, but for what its operator opened.

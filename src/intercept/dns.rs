@@ -86,7 +86,7 @@ mod tests {
     use crate::attach::Envelope;
     use crate::audit::Fanout;
     use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
-    use crate::policy::{BLOCK_V4, Flags, Policy, Protected};
+    use crate::policy::{BLOCK_V4, Flags, Policy, Protected, Terms};
     use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
     use crate::sandbox::Sandbox;
     use crate::secret::Secrets;
@@ -228,7 +228,7 @@ mod tests {
     async fn datagrams_in_work_are_bounded_and_the_rest_waits() {
         let flags = Flags { mode: Some("allow-all".into()), ..Flags::default() };
         let resolve = Arc::new(Slow::default());
-        let dns = dns(Policy::compile(None, &flags).unwrap().policy, resolve.clone());
+        let dns = dns(Policy::compile(None, &flags, &Terms::default()).unwrap().policy, resolve.clone());
         let (ask, mut answered, socket) = wire(2 * limits::DNS_INFLIGHT);
         for _ in 0..limits::DNS_INFLIGHT + 1 {
             ask.send(question(1)).await.unwrap();

@@ -149,6 +149,11 @@ impl Conversation {
             let permit = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
                 Verdict::Allow(Action::Forward(permit)) => permit,
                 Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
+                // Nothing here signs the token that must go along (POLICY §6), and without it nothing goes.
+                Verdict::Allow(Action::Divert(_, permit)) => {
+                    let basis = permit.basis().clone();
+                    return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
+                }
                 Verdict::Deny(denial) => return Ok(self.deny(&denial, &asked)),
             };
             let Ok(injections) = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets()) else {

@@ -137,6 +137,7 @@ impl Input {
             client: ClientAddr(self.dst),
             dst: OriginalDst(self.dst),
             seen,
+            pinned: self.name.iter().cloned().collect(),
         };
         if let Some(verdict) = policy.decide_address(&flow(Seen::Unread), host) {
             return Facts::of_route(verdict);
@@ -178,7 +179,7 @@ impl Request {
 
 impl Facts {
     fn allowed(route: &str, basis: &Basis) -> Self {
-        let rule = basis.rule.as_ref().map(|rule| rule.as_str().to_owned());
+        let rule = basis.rule.as_ref().map(RuleId::to_string);
         Self { verdict: Some("allow".into()), route: Some(route.into()), rule, ..Self::default() }
     }
 
@@ -186,7 +187,7 @@ impl Facts {
         Self {
             verdict: Some("deny".into()),
             reason: Some(reason.as_str().into()),
-            rule: basis.rule.as_ref().map(|rule| rule.as_str().to_owned()),
+            rule: basis.rule.as_ref().map(RuleId::to_string),
             status: reason.status().map(|status| u64::from(status.as_u16())),
             ..Self::default()
         }
@@ -212,6 +213,7 @@ impl Facts {
             Verdict::Allow(Action::Respond(response, basis)) => {
                 Self { status: Some(u64::from(response.status.as_u16())), ..Self::allowed("respond", &basis) }
             }
+            Verdict::Allow(Action::Divert(_, permit)) => Self::permitted("forward", &permit),
             Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
         }
     }
@@ -299,8 +301,13 @@ fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
 
 fn read_expected(fields: &Fields<'_>, faults: &mut Faults) -> Facts {
     const VERDICTS: [(&str, &str); 2] = [("allow", "allow"), ("deny", "deny")];
-    const ROUTES: [(&str, &str); 4] =
-        [("splice", "splice"), ("terminate", "terminate"), ("relay", "relay"), ("respond", "respond")];
+    const ROUTES: [(&str, &str); 5] = [
+        ("splice", "splice"),
+        ("terminate", "terminate"),
+        ("relay", "relay"),
+        ("respond", "respond"),
+        ("forward", "forward"),
+    ];
     let reasons: Vec<(&str, &str)> = DenyReason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())).collect();
     let mut word = |key: &str, words: &[(&str, &'static str)]| {
         let node = fields.get(key)?;

@@ -16,7 +16,7 @@ use super::cases::{self, Case};
 use super::diagnostic::{Code, Diagnostics, Fault};
 use super::verdict::{Revision, RuleId};
 use super::wire::{self, Document, Key, Node, Source, Span, Value};
-use super::{Base, Compiled, Denials, Dns, Entry, Flags, Policy, SourceSpec, protected};
+use super::{Base, Compiled, Denials, Dns, Entry, Flags, Handling, Policy, SourceSpec, Terms, protected};
 use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
@@ -52,7 +52,7 @@ const LATER: Later = &[
 ];
 
 /// Compiles; see [`Policy::compile`].
-pub(super) fn compile(file: Option<Source<'_>>, flags: &Flags) -> Result<Compiled, Diagnostics> {
+pub(super) fn compile(file: Option<Source<'_>>, flags: &Flags, _terms: &Terms<'_>) -> Result<Compiled, Diagnostics> {
     let document = match file {
         Some(source) => Some(wire::parse(source).map_err(|fault| Diagnostics::unparsed(fault, source))?),
         None => None,
@@ -120,7 +120,7 @@ impl<'a> Compiler<'a> {
 
     /// `FILE:LINE`. Spans come from the document, so there is one.
     fn id(&self, span: Span) -> RuleId {
-        self.source.map_or_else(|| RuleId::new("the policy"), |document| document.rule_id(span))
+        self.source.map_or_else(|| RuleId::of_flag("the policy"), |document| document.rule_id(span))
     }
 
     fn document(&mut self, root: &Node) {
@@ -304,7 +304,7 @@ impl<'a> Compiler<'a> {
             Value::List(items) => {
                 for item in items {
                     if let Some(text) = self.faults.text(item, "a pattern of `allow`") {
-                        self.entry(text, item.span, Vec::new());
+                        self.entry(text, item.span, Handling::default());
                     }
                 }
             }
@@ -323,18 +323,17 @@ impl<'a> Compiler<'a> {
             self.faults.push(fault.help("an entry without rules is written `[]`"));
             return;
         };
-        let rules = items.iter().filter_map(|item| self.rule(item)).collect();
-        self.entry(&key.text, key.span, rules);
+        let handling = self.handling(items);
+        self.entry(&key.text, key.span, handling);
     }
 
-    fn entry(&mut self, text: &str, span: Span, rules: Vec<super::Rule>) {
+    fn entry(&mut self, text: &str, span: Span, handling: Handling) {
         let Some(pattern) = self.pattern(text, span) else { return };
         if pattern.is_top_level() {
             let message = format!("`{text}` allows every name below a top-level domain");
             self.advice.push(Fault::new(Code::Advice, message).place(span));
         }
-        let reads_path = rules.iter().any(|rule| rule.when.path.is_some());
-        let entry = Entry { id: self.id(span), rules, reads_path };
+        let entry = Entry::new(self.id(span), handling);
         if let Err(first) = self.allow.insert(pattern, entry) {
             let message = format!("`{text}` stands in `allow` already ({})", first.id);
             let fault = Fault::new(Code::Duplicate, message).place(span);
@@ -375,7 +374,7 @@ impl Compiler<'_> {
                     "`--mode` stands alone: it excludes a policy file, `--allow`, `--allow-cidr` and `--deny-cidr`";
                 self.faults.push(Fault::new(Code::Conflict, message));
             }
-            let rule = RuleId::new(&format!("--mode {word}"));
+            let rule = RuleId::of_flag(&format!("--mode {word}"));
             match word.as_str() {
                 "allow-all" => self.base = Some(Base::AllowAll(rule)),
                 "deny-all" => self.base = Some(Base::DenyAll(Some(rule))),
@@ -389,11 +388,11 @@ impl Compiler<'_> {
             self.faults.push(Fault::new(Code::Conflict, message));
         }
         for text in allow {
-            let rule = RuleId::new(&format!("--allow {text}"));
+            let rule = RuleId::of_flag(&format!("--allow {text}"));
             match DomainPattern::parse(text) {
                 Ok(pattern) => {
                     self.count_entry(None);
-                    let entry = Entry { id: rule, rules: Vec::new(), reads_path: false };
+                    let entry = Entry::new(rule, Handling::default());
                     if let Err(first) = self.allow.insert(pattern, entry) {
                         let message = format!("--allow {text}: it is allowed already ({})", first.id);
                         self.faults.push(Fault::new(Code::Duplicate, message));
@@ -405,7 +404,7 @@ impl Compiler<'_> {
         for (flag, list, allow) in [("--allow-cidr", allow_cidr, true), ("--deny-cidr", deny_cidr, false)] {
             for text in list {
                 match cidr::parse(text) {
-                    Ok(range) => self.range(allow, range, RuleId::new(&format!("{flag} {text}")), flag, None),
+                    Ok(range) => self.range(allow, range, RuleId::of_flag(&format!("{flag} {text}")), flag, None),
                     Err(fault) => self.bad_flag(flag, text, &fault, fault.help()),
                 }
             }
@@ -431,7 +430,7 @@ impl Compiler<'_> {
         }
         let dns = self.dns.unwrap_or(if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names });
         let policy = Policy {
-            revision: Revision([0; 8]),
+            revision: Revision([0; 32]),
             base,
             allow: self.allow,
             deny: self.deny,
@@ -443,6 +442,7 @@ impl Compiler<'_> {
             dns,
             observe: self.observe,
             sources: self.sources,
+            placeholders: BTreeMap::new(),
             nothing: Arc::from([]),
         };
         let advice = Diagnostics::new(self.advice.0, self.source);

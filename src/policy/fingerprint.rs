@@ -1,19 +1,21 @@
 //! A policy's revision: a hash of what it does, not of how it is written (POLICY §1).
 //!
-//! FNV-1a over an encoding in which every text has its length before it, so that no two contents encode alike. The
-//! hash names a policy in records; nothing is granted by it, so it need not withstand a forger. Places, names,
-//! descriptions and tests are left out: a copy of a file under another name has the same revision.
+//! SHA-256 over an encoding in which every text has its length before it, so that no two contents encode alike:
+//! who hands in policies cannot make two that pass for one. Places, names, descriptions and tests are left out: a copy
+//! of a file under another name has the same revision.
 
 use std::path::Path;
 
-use super::verdict::{Injection, LocalResponse, Part, Revision};
-use super::{Base, Denials, Dns, Entry, Policy, Rule, SourceSpec, Then};
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
+use super::{Base, Denials, Dns, Entry, Handling, Policy, Rule, SourceSpec, Then};
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 
 impl Policy {
     /// The same policy with its revision filled in.
     pub(super) fn sealed(mut self) -> Self {
-        let mut hash = Fnv::new();
+        let mut hash = Hash::new();
         let Self {
             revision: _,
             base,
@@ -27,6 +29,7 @@ impl Policy {
             dns,
             observe,
             sources,
+            placeholders,
             nothing: _,
         } = &self;
         hash.number(match base {
@@ -58,16 +61,23 @@ impl Policy {
                 SourceSpec::File(path) => hash.tagged(1, Path::as_os_str(path).as_encoded_bytes()),
             }
         });
-        self.revision = Revision(hash.0.to_be_bytes());
+        hash.list(placeholders.iter(), |hash, (variable, name)| {
+            hash.text(variable);
+            hash.text(name.as_str());
+        });
+        self.revision = hash.revision();
         self
     }
 }
 
-fn entry_content(hash: &mut Fnv, entry: &Entry) {
-    let Entry { id: _, rules, reads_path: _ } = entry;
+fn entry_content(hash: &mut Hash, entry: &Entry) {
+    let Entry { id: _, handling } = entry;
+    let Some(Handling { rules, reads_path: _, opaque }) = handling.as_deref() else { return hash.number(0) };
+    hash.number(1);
+    hash.list(opaque.iter(), |hash, (port, _)| hash.number(u64::from(*port)));
     hash.list(rules.iter(), |hash, Rule { id: _, when, then }| {
         let RequestMatch { methods, path, query, headers } = when;
-        hash.list(methods.iter(), Fnv::text);
+        hash.list(methods.iter(), Hash::text);
         hash.list(path.iter(), text_match);
         hash.list(query.iter(), pair_match);
         hash.list(headers.iter(), pair_match);
@@ -81,17 +91,21 @@ fn entry_content(hash: &mut Fnv, entry: &Entry) {
                 hash.number(2);
                 response(hash, answer);
             }
+            Then::Divert(url) => {
+                let ForwardUrl { text, host: _, port: _, prefix: _ } = &**url;
+                hash.tagged(3, text);
+            }
         }
     });
 }
 
-fn pair_match(hash: &mut Fnv, pair: &PairMatch) {
+fn pair_match(hash: &mut Hash, pair: &PairMatch) {
     let PairMatch { key, value } = pair;
     hash.list(key.iter(), text_match);
     hash.list(value.iter(), text_match);
 }
 
-fn text_match(hash: &mut Fnv, matcher: &TextMatch) {
+fn text_match(hash: &mut Hash, matcher: &TextMatch) {
     match matcher {
         TextMatch::Exact(text) => hash.tagged(0, text),
         TextMatch::StartsWith(text) => hash.tagged(1, text),
@@ -99,15 +113,15 @@ fn text_match(hash: &mut Fnv, matcher: &TextMatch) {
     }
 }
 
-fn injection(hash: &mut Fnv, Injection { header, value }: &Injection) {
-    hash.text(header.as_str());
+fn injection(hash: &mut Hash, Injection { header: _, spelled, value }: &Injection) {
+    hash.text(spelled.as_bytes());
     hash.list(value.0.iter(), |hash, part| match part {
         Part::Literal(text) => hash.tagged(0, text),
         Part::Secret(name) => hash.tagged(1, name.as_str()),
     });
 }
 
-fn response(hash: &mut Fnv, LocalResponse { status, headers, body }: &LocalResponse) {
+fn response(hash: &mut Hash, LocalResponse { status, headers, body }: &LocalResponse) {
     hash.number(u64::from(status.as_u16()));
     hash.list(headers.iter(), |hash, (name, value)| {
         hash.text(name.as_str());
@@ -116,27 +130,21 @@ fn response(hash: &mut Fnv, LocalResponse { status, headers, body }: &LocalRespo
     hash.text(body);
 }
 
-/// FNV-1a, 64 bits.
-struct Fnv(u64);
+/// SHA-256 over what is encoded.
+struct Hash(Context);
 
-impl Fnv {
+impl Hash {
     fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        Self(Context::new(&SHA256))
     }
 
     fn number(&mut self, number: u64) {
-        self.bytes(&number.to_be_bytes());
+        self.0.update(&number.to_be_bytes());
     }
 
     fn text(&mut self, text: impl AsRef<[u8]>) {
         self.number(text.as_ref().len() as u64);
-        self.bytes(text.as_ref());
+        self.0.update(text.as_ref());
     }
 
     fn tagged(&mut self, tag: u64, text: impl AsRef<[u8]>) {
@@ -154,5 +162,13 @@ impl Fnv {
         }
         self.number(0);
         self.number(count);
+    }
+
+    fn revision(self) -> Revision {
+        let mut bytes = [0; 32];
+        for (byte, digest) in bytes.iter_mut().zip(self.0.finish().as_ref()) {
+            *byte = *digest;
+        }
+        Revision(bytes)
     }
 }

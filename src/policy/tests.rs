@@ -13,7 +13,7 @@ pub(super) fn policy(text: &str) -> Policy {
 
 fn compiled(text: &str, flags: &Flags) -> Policy {
     let source = Source { path: "p.yaml", text };
-    Policy::compile(Some(source), flags).unwrap_or_else(|faults| panic!("{faults}")).policy
+    Policy::compile(Some(source), flags, &Terms::default()).unwrap_or_else(|faults| panic!("{faults}")).policy
 }
 
 fn name(text: &str) -> Domain {
@@ -27,7 +27,7 @@ fn host() -> Protected {
 fn flow(dst: &str, seen: Seen) -> Flow {
     let dst = dst.parse().unwrap();
     let sandbox = SandboxId::new("test").unwrap();
-    Flow { id: FlowId(1), sandbox, client: ClientAddr(dst), dst: OriginalDst(dst), seen }
+    Flow { id: FlowId(1), sandbox, client: ClientAddr(dst), dst: OriginalDst(dst), seen, pinned: Vec::new() }
 }
 
 fn tls(sni: &str) -> Seen {
@@ -94,6 +94,7 @@ fn asked_at(policy: &Policy, request: &str, dst: Option<&str>) -> String {
         Verdict::Deny(denial) => denied(&denial),
         Verdict::Allow(Action::Forward(permit)) => format!("forward {}", shown(&permit)),
         Verdict::Allow(Action::Respond(response, basis)) => format!("respond {}{}", response.status, by(&basis)),
+        Verdict::Allow(Action::Divert(url, permit)) => format!("divert to {} as {}", url.text, shown(&permit)),
     }
 }
 
@@ -192,7 +193,7 @@ fn the_block_address_is_never_allowed() {
 
 #[test]
 fn nothing_said_is_deny_all() {
-    let nothing = Policy::compile(None, &Flags::default()).unwrap().policy;
+    let nothing = Policy::compile(None, &Flags::default(), &Terms::default()).unwrap().policy;
     assert_eq!(nothing.revision(), Policy::deny_all().revision());
     for text in [
         "{}",
@@ -481,7 +482,7 @@ fn flags_add_to_the_file_and_are_named_as_typed() {
     assert_eq!(decided(&policy, "10.1.1.1:22", Seen::Opaque), "relay 10.1.1.1:22 by --allow-cidr 10.0.0.0/8");
     assert_eq!(decided(&policy, "10.9.1.1:22", Seen::Opaque), "deny denied-cidr by --deny-cidr 10.9.0.0/16");
     let mode = Flags { mode: Some("allow-all".into()), ..Flags::default() };
-    let policy = Policy::compile(None, &mode).unwrap().policy;
+    let policy = Policy::compile(None, &mode, &Terms::default()).unwrap().policy;
     assert_eq!(decided(&policy, "1.1.1.1:443", tls("a.test")), "splice a.test:443 by --mode allow-all");
 }
 
@@ -515,7 +516,7 @@ fn equal_documents_have_equal_revisions_and_others_do_not() {
 
 #[test]
 fn a_hint_is_the_line_that_would_allow_it() {
-    let denied = |reason| Denial { reason, basis: Basis { rule: None, revision: Revision([0; 8]) } };
+    let denied = |reason| Denial { reason, basis: Basis { rule: None, revision: Revision([0; 32]) } };
     let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
     for (reason, name_known, to, hint) in [
         (DenyReason::NoRule, true, address("1.1.1.1"), "--allow a.test"),
@@ -607,7 +608,7 @@ fn naive(policy: &Policy, flow: &Flow) -> Option<DenyReason> {
     let listed = |name| policy.allow.iter().any(|(pattern, _)| pattern.matches(name));
     let open = matches!(policy.base, Base::AllowAll(_));
     let empty = !open && policy.allow.is_empty() && policy.subnets_allow.is_empty();
-    let bare_star = policy.allow.iter().any(|(pattern, entry)| pattern.is_any() && entry.rules.is_empty());
+    let bare_star = policy.allow.iter().any(|(pattern, entry)| pattern.is_any() && entry.rules().is_empty());
     if within(&policy.subnets_deny).0 {
         return Some(DenyReason::DeniedCidr);
     }

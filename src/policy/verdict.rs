@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -93,7 +94,7 @@ impl Denial {
         let by_address = |flag: &str| {
             address.map(unwrap).map_or_else(String::new, |address| format!("{flag} {}", ipnet::IpNet::from(address)))
         };
-        let entry = self.basis.rule.as_ref().map_or("its entry", RuleId::as_str);
+        let entry = self.basis.rule.as_ref().map_or_else(|| "its entry".to_owned(), RuleId::to_string);
         match self.reason {
             DenyReason::DeniedCidr => format!("take {entry} out of the denied ranges"),
             DenyReason::DeniedDomain => format!("take {entry} out of `deny`"),
@@ -211,42 +212,67 @@ pub struct Basis {
     pub revision: Revision,
 }
 
-/// Where a rule stands: `FILE:LINE`, or `--allow example.com` for a flag.
+/// Where a rule stands: `FILE:LINE`, or `--allow example.com` for a flag. Its `Display` is what users read.
+///
+/// One of each pattern and range is kept, so it is small: the file's name is shared.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct RuleId(Arc<str>);
+pub struct RuleId {
+    source: Arc<str>,
+    line: Option<NonZeroU32>,
+}
 
 impl RuleId {
-    /// Names a place.
-    pub(crate) fn new(place: &str) -> Self {
-        Self(Arc::from(place))
+    /// A line of a file, from 1.
+    pub(crate) fn in_file(source: &Arc<str>, line: usize) -> Self {
+        let line = u32::try_from(line).ok().and_then(NonZeroU32::new);
+        Self { source: Arc::clone(source), line }
     }
 
-    /// The place as users read it.
+    /// A place that has no lines, such as a flag.
+    pub(crate) fn of_flag(text: &str) -> Self {
+        Self { source: Arc::from(text), line: None }
+    }
+
+    /// The file, or the flag.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The line of the file, from 1; `None` for a flag.
+    #[must_use]
+    pub fn line(&self) -> Option<u32> {
+        self.line.map(NonZeroU32::get)
     }
 }
 
 impl fmt::Debug for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.source)?;
+        self.line.map_or(Ok(()), |line| write!(f, ":{line}"))
     }
 }
 
-/// A hash of a policy's compiled content (POLICY §1): equal policies, equal revisions.
+impl serde::Serialize for RuleId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A hash of a policy's compiled content (POLICY §1): equal policies, equal revisions. Its `Display` is the first
+/// eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Revision(pub(crate) [u8; 8]);
+pub struct Revision(pub(crate) [u8; 32]);
 
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -259,7 +285,8 @@ impl fmt::Debug for Revision {
 /// What an allowed flow may do next.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// Relay to the very address that the sandbox dialled (rows 4 and 8).
+    /// Relay unread: to the very address that the sandbox dialled (rows 4 and 8), or to a vetted address of the name
+    /// that it is pinned to (row 7).
     Relay(Permit),
     /// Relay unread TLS to a vetted address of the name (row 6).
     Splice(Permit),
@@ -274,6 +301,8 @@ pub enum Action {
     Forward(Permit),
     /// Answer it here; nobody is contacted.
     Respond(Arc<LocalResponse>, Basis),
+    /// Send it to this URL instead, under a permit for the URL's host (POLICY §6).
+    Divert(Arc<ForwardUrl>, Permit),
 }
 
 /// Leave to contact one target. Made only by [`crate::policy`].
@@ -339,6 +368,8 @@ impl DialAddr {
 pub struct Injection {
     /// Its name, canonical.
     pub header: HeaderName,
+    /// Its name as the policy spells it, for reading back (POLICY §9).
+    pub spelled: Box<str>,
     /// Its value, secrets still by name.
     pub value: Template,
 }
@@ -354,6 +385,19 @@ pub enum Part {
     Literal(String),
     /// The value of a secret.
     Secret(SecretName),
+}
+
+/// Where a `forwardURL` rule sends requests (POLICY §6): https, without user info, query or fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardUrl {
+    /// As it is written; without a trailing slash it is the token's audience.
+    pub text: String,
+    /// Whom it names.
+    pub host: Domain,
+    /// 443 unless it says otherwise.
+    pub port: u16,
+    /// What goes before a request's own path: empty, or begins with `/` and does not end with it.
+    pub prefix: String,
 }
 
 /// What a `response` rule answers (POLICY §3).

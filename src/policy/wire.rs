@@ -6,6 +6,8 @@
 //!
 //! `INVARIANT`: a [`Fault`] of this module quotes at most one character of the document.
 
+use std::sync::Arc;
+
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span as ParserSpan};
 
 use super::diagnostic::{Code, Fault};
@@ -125,6 +127,8 @@ fn is_number(text: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     pub(super) source: Source<'a>,
+    /// As in [`Source::path`], shared by every rule.
+    path: Arc<str>,
     pub(super) root: Node,
     /// Every scalar in the order of the text: its place, and whether it is a key.
     pub(super) scalars: Vec<(Span, bool)>,
@@ -135,8 +139,7 @@ pub(super) struct Document<'a> {
 impl Document<'_> {
     /// `FILE:LINE` of a node or key, as a rule is called in records.
     pub(super) fn rule_id(&self, span: Span) -> RuleId {
-        let line = self.newlines.partition_point(|newline| *newline < span.start) + 1;
-        RuleId::new(&format!("{}:{line}", self.source.path))
+        RuleId::in_file(&self.path, self.newlines.partition_point(|newline| *newline < span.start) + 1)
     }
 }
 
@@ -161,7 +164,7 @@ pub(super) fn parse(source: Source<'_>) -> Result<Document<'_>, Fault> {
         Fault::new(Code::WrongType, "the document is empty").help("a policy that allows nothing is `{}`")
     })?;
     let newlines = source.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
-    Ok(Document { source, root, scalars: tree.scalars, newlines })
+    Ok(Document { source, path: Arc::from(source.path), root, scalars: tree.scalars, newlines })
 }
 
 fn options() -> Options {

@@ -129,7 +129,7 @@ mod tests {
 
     fn bearer(secret: &str) -> Injection {
         let value = Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name(secret))]);
-        Injection { header: HeaderName::from_static("x-api-key"), value }
+        Injection { header: HeaderName::from_static("x-api-key"), spelled: "x-api-key".into(), value }
     }
 
     #[test]

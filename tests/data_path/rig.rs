@@ -17,7 +17,7 @@ use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId, SecretName};
 use exeat::intercept::upstream::Upstream;
 use exeat::intercept::{Context, Stop, serve, shutdown};
 use exeat::policy::verdict::DenyReason;
-use exeat::policy::{Flags, Policy, Protected, Source};
+use exeat::policy::{Flags, Policy, Protected, Source, Terms};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
 use exeat::secret::{Secret, Secrets};
@@ -251,7 +251,7 @@ impl Rig {
 fn compile(policy: &str) -> Policy {
     let text = if policy.contains("version:") { policy.to_owned() } else { format!("version: 1\n{policy}\n") };
     let source = Source { path: "policy.yaml", text: &text };
-    match Policy::compile(Some(source), &Flags::default()) {
+    match Policy::compile(Some(source), &Flags::default(), &Terms::default()) {
         Ok(compiled) => compiled.policy,
         Err(faults) => panic!("{faults}"),
     }

@@ -85,7 +85,8 @@ impl Settings {
                 Some(policy::Source { path: file, text: &text })
             }
         };
-        let compiled = Policy::compile(source, flags).map_err(|faults| RunError::Policy(Box::new(faults)))?;
+        let compiled = Policy::compile(source, flags, &policy::Terms::default())
+            .map_err(|faults| RunError::Policy(Box::new(faults)))?;
         let (policy, advice) = (compiled.policy, compiled.advice);
         let mut secrets = Secrets::default();
         let mut variables = BTreeSet::new();

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::flow::Domain;
 use crate::policy::Denials;
-use crate::policy::verdict::Denial;
+use crate::policy::verdict::{Denial, RuleId};
 
 use super::guard::Fault;
 use super::payload::{Payload, whole};
@@ -109,7 +109,7 @@ struct Explanation<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
+    rule: Option<&'a RuleId>,
     revision: String,
     hint: &'a str,
 }
@@ -133,7 +133,7 @@ fn explain(status: StatusCode, denial: &Denial, host: Option<&str>, hint: &str, 
     let body = json(&Explanation {
         reason: denial.reason.as_str(),
         host: host.map(|host| host.get(..HOST_BYTES).unwrap_or(host)).filter(|host| host.len() <= HOST_BYTES),
-        rule: denial.basis.rule.as_ref().map(|rule| rule.as_str()),
+        rule: denial.basis.rule.as_ref(),
         revision: denial.basis.revision.to_string(),
         hint,
     });

@@ -163,7 +163,7 @@ async fn govern(conversation: &Conversation, mut changes: watch::Receiver<u64>) 
         for live in conversation.live.all() {
             let basis = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host) {
                 Verdict::Allow(Action::Forward(permit)) if *permit.target() == live.target => continue,
-                Verdict::Allow(Action::Forward(permit)) => permit.basis().clone(),
+                Verdict::Allow(Action::Forward(permit) | Action::Divert(_, permit)) => permit.basis().clone(),
                 Verdict::Allow(Action::Respond(_, basis)) | Verdict::Deny(Denial { basis, .. }) => basis,
             };
             ledger.verdict(live.asked.judged(Err(DenyReason::Revoked), &basis));

@@ -14,7 +14,7 @@ use super::*;
 use crate::ca::Authority;
 use crate::flow::{ClientAddr, Flow, FlowId, Hello, OriginalDst, SandboxId, Seen};
 use crate::policy::verdict::{DenyReason, Route};
-use crate::policy::{Flags, Policy};
+use crate::policy::{Flags, Policy, Terms};
 use crate::resolve::{Answer, Resolving};
 
 /// Answers in turn, the last for ever; nothing at all where there is none.
@@ -59,7 +59,7 @@ fn name() -> Domain {
 }
 
 fn snapshot(flags: Flags) -> Snapshot {
-    Snapshot { policy: Policy::compile(None, &flags).unwrap().policy, generation: 1 }
+    Snapshot { policy: Policy::compile(None, &flags, &Terms::default()).unwrap().policy, generation: 1 }
 }
 
 fn allowing() -> Snapshot {
@@ -68,7 +68,7 @@ fn allowing() -> Snapshot {
 
 fn flow(dst: SocketAddr, seen: Seen) -> Flow {
     let sandbox = SandboxId::new("run-7f3a").unwrap();
-    Flow { id: FlowId(1), sandbox, client: ClientAddr(dst), dst: OriginalDst(dst), seen }
+    Flow { id: FlowId(1), sandbox, client: ClientAddr(dst), dst: OriginalDst(dst), seen, pinned: Vec::new() }
 }
 
 /// A permit for the name, at port 443.

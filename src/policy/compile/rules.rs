@@ -5,14 +5,14 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Compiler;
-use super::fields::{Fields, Later};
+use super::fields::Fields;
 use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::request::{PairMatch, RegexError, RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
-use crate::policy::verdict::{Injection, LocalResponse, Part, Template};
+use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Template};
 use crate::policy::wire::{Key, Node};
-use crate::policy::{Rule, Then};
+use crate::policy::{Handling, Rule, Then};
 
 /// How a header or a response uses a header's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,36 +22,92 @@ enum Use {
 }
 
 impl Compiler<'_> {
-    /// Reads one rule; `None` if it has a fault.
-    pub(super) fn rule(&mut self, node: &Node) -> Option<Rule> {
-        const LATER: Later = &[
-            (
-                "forwardURL",
-                "requests cannot be sent elsewhere yet; a run has no issuer for the token that goes with them",
-            ),
-            ("opaque", "protocols other than TLS and HTTP go by address: `subnets.allow`"),
-        ];
+    /// Reads the rules of an entry.
+    pub(super) fn handling(&mut self, items: &[Node]) -> Handling {
+        let mut handling = Handling::default();
+        for item in items {
+            self.rule(item, &mut handling);
+        }
+        handling.reads_path = handling.rules.iter().any(|rule| rule.when.path.is_some());
+        handling
+    }
+
+    /// Reads one rule and adds it, unless it has a fault.
+    fn rule(&mut self, node: &Node, handling: &mut Handling) -> Option<()> {
+        const ACTIONS: [&str; 4] = ["transform", "forwardURL", "response", "opaque"];
         self.rules += 1;
         if self.rules == limits::POLICY_RULES + 1 {
             let message = format!("the policy has more than {} rules", limits::POLICY_RULES);
             self.faults.push(Fault::new(Code::Limit, message).place(node.span));
         }
-        let fields = self.faults.fields(node, "a rule", &["match", "transform", "response"], LATER)?;
+        let fields =
+            self.faults.fields(node, "a rule", &["match", "transform", "forwardURL", "response", "opaque"], &[])?;
+        let actions: Vec<_> = ACTIONS.iter().filter(|key| fields.get(key).is_some()).collect();
+        if let [first, second, ..] = actions.as_slice() {
+            let message = format!("a rule has one action, and this has `{first}` and `{second}`");
+            self.faults.push(Fault::new(Code::Conflict, message).place(fields.key(second)));
+            return None;
+        }
+        if let Some(opaque) = fields.get("opaque") {
+            if let Some(key) = fields.key("match") {
+                let message = "`opaque` is not about requests, so no `match` stands beside it";
+                self.faults.push(Fault::new(Code::Conflict, message).place(key));
+            }
+            let id = self.id(node.span);
+            handling.opaque.extend(self.ports(opaque)?.into_iter().map(|port| (port, id.clone())));
+            return Some(());
+        }
         let when = match fields.get("match") {
             Some(node) => self.request_match(node)?,
             None => RequestMatch::default(),
         };
-        let then = match (fields.get("transform"), fields.get("response")) {
-            (Some(_), Some(_)) => {
-                let fault = Fault::new(Code::Conflict, "a rule has at most one of `transform` and `response`");
-                self.faults.push(fault.place(fields.key("response")));
-                return None;
-            }
-            (Some(node), None) => Then::Transform(self.transform(node)?.into()),
-            (None, Some(node)) => Then::Respond(Arc::new(self.response(node)?)),
-            (None, None) => Then::Pass,
+        let then = if let Some(node) = fields.get("transform") {
+            Then::Transform(self.transform(node)?.into())
+        } else if let Some(node) = fields.get("forwardURL") {
+            Then::Divert(Arc::new(self.forward_url(node)?))
+        } else if let Some(node) = fields.get("response") {
+            Then::Respond(Arc::new(self.response(node)?))
+        } else {
+            Then::Pass
         };
-        Some(Rule { id: self.id(node.span), when, then })
+        handling.rules.push(Rule { id: self.id(node.span), when, then });
+        Some(())
+    }
+
+    /// The ports of an `opaque` rule.
+    fn ports(&mut self, node: &Node) -> Option<Vec<u16>> {
+        let fields = self.faults.fields(node, "`opaque`", &["ports"], &[])?;
+        let Some(list) = fields.get("ports") else {
+            self.faults.push(Fault::new(Code::Missing, "`ports` is missing").place(node.span));
+            return None;
+        };
+        let mut ports = Vec::new();
+        for item in self.nonempty(list, "`ports`") {
+            let Some(number) = self.faults.number(item, "a port") else { continue };
+            match u16::try_from(number) {
+                Ok(80 | 443) => {
+                    let fault = Fault::new(Code::BadValue, format!("port {number} is never opaque")).place(item.span);
+                    self.faults.push(fault.help("HTTP and TLS are judged by name; an entry without rules is spliced"));
+                }
+                Ok(port) if port > 0 && !ports.contains(&port) => ports.push(port),
+                Ok(port) if port > 0 => {
+                    let message = format!("the port {port} stands here twice");
+                    self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
+                }
+                Ok(_) | Err(_) => self.faults.bad(item, "a port is from 1 to 65535"),
+            }
+        }
+        Some(ports)
+    }
+
+    /// The URL of a `forwardURL` rule (POLICY §6).
+    fn forward_url(&mut self, node: &Node) -> Option<ForwardUrl> {
+        let text = self.faults.text(node, "`forwardURL`")?;
+        let url = read_forward_url(text);
+        if let Err(message) = url {
+            self.faults.push(Fault::new(Code::BadValue, message).place(node.span).hidden());
+        }
+        url.ok()
     }
 
     fn request_match(&mut self, node: &Node) -> Option<RequestMatch> {
@@ -178,7 +234,7 @@ impl Compiler<'_> {
                 let Some(value) = self.template(&header, value) else { continue };
                 // Elements merge, and the later wins; within one, `headers` refuses the same name twice.
                 injections.retain(|other| other.header != header);
-                injections.push(Injection { header, value });
+                injections.push(Injection { spelled: header.as_str().into(), header, value });
             }
         }
         Some(injections)
@@ -342,4 +398,24 @@ impl Compiler<'_> {
         }
         Some(bytes::Bytes::copy_from_slice(text.as_bytes()))
     }
+}
+
+/// `https://HOST[:PORT][/PATH]`, without anything else.
+fn read_forward_url(text: &str) -> Result<ForwardUrl, &'static str> {
+    let Some(rest) = text.strip_prefix("https://") else { return Err("`forwardURL` begins with `https://`") };
+    if rest.contains(['?', '#', '@']) {
+        return Err("`forwardURL` has no user info, query or fragment");
+    }
+    if !rest.bytes().all(|b| b.is_ascii_graphic()) || rest.contains(['\\', '"', '<', '>', '`', '{', '}', '|', '^']) {
+        return Err("`forwardURL` holds a character that no URL holds");
+    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)),
+        None => (authority, Some(443)),
+    };
+    let (Ok(host), Some(port)) = (Domain::parse(host), port) else {
+        return Err("`forwardURL` names a host, not an address, and a port from 1 to 65535 if any");
+    };
+    Ok(ForwardUrl { text: text.to_owned(), host, port, prefix: path.trim_end_matches('/').to_owned() })
 }
