@@ -57,7 +57,8 @@ struct Rig {
 static RIG: LazyLock<Rig> = LazyLock::new(|| {
     let text = "{mode: allow-all, deny: [evil.example, '*.evil.example'], subnets: {deny: [203.0.113.0/24]}}";
     let source = Source { path: "fuzz.yaml", text };
-    let policy = Policy::compile(Some(source), &Flags::default(), &Terms::default()).expect("the policy compiles").policy;
+    let policy =
+        Policy::compile(Some(source), &Flags::default(), &Terms::default()).expect("the policy compiles").policy;
     let sandbox = Sandbox::new(SandboxId::new("fuzz").expect("a legal name"), policy, Secrets::default());
     let host = Arc::new(Host::default());
     let protected = Arc::new(ArcSwap::from_pointee(Protected::new([])));

@@ -12,7 +12,8 @@ fuzz_target!(|text: &str| {
             let host = Protected::new([]);
             let outcomes = cases::run(&compiled.policy, &compiled.cases, &host);
             assert_eq!(outcomes.len(), compiled.cases.len());
-            let again = Policy::compile(Some(source), &Flags::default(), &Terms::default()).expect("compiled once, compiles twice");
+            let again = Policy::compile(Some(source), &Flags::default(), &Terms::default())
+                .expect("compiled once, compiles twice");
             assert_eq!(compiled.policy.revision(), again.policy.revision());
         }
         Err(faults) => {
