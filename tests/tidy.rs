@@ -236,7 +236,7 @@ fn wire(source: &Source) -> Vec<Finding> {
     }
     // Writing JSON out is not reading it in.
     let raw: [&[&str]; 4] =
-        [&["Deserialize"], &["DeserializeOwned"], &["serde_json", ":", ":", "from_str"], &["granit_parser"]];
+        [&["Deserialize"], &["DeserializeOwned"], &["serde_json", "::", "from_str"], &["granit_parser"]];
     sequences(source, source.product(), &raw, "deserialising stands in src/policy/wire.rs alone")
 }
 
