@@ -81,8 +81,12 @@ pub const SUMMARY_ROWS: usize = 40;
 pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes that one regular expression may compile to.
+/// Bytes that one regular expression, or glob, may compile to.
 pub const REGEX_BYTES: usize = 1024 * 1024;
+/// Bytes of the text of one regular expression, or glob: more could hardly compile to less than [`REGEX_BYTES`].
+pub const REGEX_TEXT_BYTES: usize = 16 * 1024;
+/// Groups `{…}` of one glob, side by side or in one another.
+pub const GLOB_GROUPS: usize = 32;
 /// Bytes of one secret.
 pub const SECRET_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a `response` rule.
@@ -93,9 +97,12 @@ pub const POLICY_NODES: usize = 1024 * 1024;
 pub const POLICY_DEPTH: usize = 32;
 /// Domain patterns and ranges of one policy, all lists together.
 pub const POLICY_ENTRIES: usize = 128 * 1024;
+/// Arrangements of `*` in the domain patterns of one list, those with a `*` at the left end alone not counted: how
+/// many labels, and which of them are `*`. A name is looked up once for each.
+pub const POLICY_ARRANGEMENTS: usize = 64;
 /// Rules of one policy, over all its entries.
 pub const POLICY_RULES: usize = 64 * 1024;
-/// Regular expressions of one policy.
+/// Regular expressions and globs of one policy.
 pub const POLICY_REGEXES: usize = 256;
 /// Faults that one run of the compiler keeps; what is beyond is counted.
 pub const POLICY_FAULTS: usize = 100;

@@ -19,8 +19,8 @@ use crate::secret::Secrets;
 /// A policy in force, and which push put it there (POLICY §1 `generation`).
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What judges.
-    pub policy: Policy,
+    /// What judges. Many sandboxes may share it.
+    pub policy: Arc<Policy>,
     /// Counts the pushes to this sandbox.
     pub generation: u64,
 }
@@ -39,10 +39,10 @@ pub struct Sandbox {
 impl Sandbox {
     /// A sandbox with its first policy.
     #[must_use]
-    pub fn new(id: SandboxId, policy: Policy, secrets: Secrets) -> Self {
+    pub fn new(id: SandboxId, policy: impl Into<Arc<Policy>>, secrets: Secrets) -> Self {
         Self {
             id,
-            snapshot: ArcSwap::from_pointee(Snapshot { policy, generation: 1 }),
+            snapshot: ArcSwap::from_pointee(Snapshot { policy: policy.into(), generation: 1 }),
             generation: watch::Sender::new(1),
             secrets,
             pins: Pins::default(),
@@ -64,7 +64,8 @@ impl Sandbox {
     }
 
     /// Replaces the policy whole; every later judgement uses the new one (POLICY §8).
-    pub fn replace(&self, policy: Policy) {
+    pub fn replace(&self, policy: impl Into<Arc<Policy>>) {
+        let policy = policy.into();
         self.generation.send_modify(|generation| {
             *generation += 1;
             self.snapshot.store(Arc::new(Snapshot { policy, generation: *generation }));
@@ -146,6 +147,18 @@ mod tests {
     use super::*;
     use std::cell::Cell;
     use std::time::Duration;
+
+    #[test]
+    fn sandboxes_share_a_policy_without_copying_it() {
+        let policy = Arc::new(Policy::deny_all());
+        let sandbox = |id| Sandbox::new(SandboxId::new(id).unwrap(), Arc::clone(&policy), Secrets::default());
+        let (one, other) = (sandbox("run-1"), sandbox("run-2"));
+        assert!(Arc::ptr_eq(&one.snapshot().policy, &other.snapshot().policy));
+        one.replace(Policy::deny_all());
+        assert!(!Arc::ptr_eq(&one.snapshot().policy, &policy));
+        assert!(Arc::ptr_eq(&other.snapshot().policy, &policy));
+        assert_eq!((one.snapshot().generation, other.snapshot().generation), (2, 1));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn quiet_is_acted_on_once_after_each_burst() {

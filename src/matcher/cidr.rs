@@ -45,7 +45,8 @@ impl<T> CidrMap<T> {
     /// As [`Self::get`], with a mapped or compatible IPv4 address unwrapped: for what allows.
     #[must_use]
     pub fn get_unwrapped(&self, address: IpAddr) -> Option<&T> {
-        self.get(unwrap(address)).or_else(|| self.get(address))
+        let unwrapped = unwrap(address);
+        self.get(unwrapped).or_else(|| if unwrapped == address { None } else { self.get(address) })
     }
 
     /// The value for the first reading of `address` that a range holds: for what denies.
@@ -54,10 +55,22 @@ impl<T> CidrMap<T> {
         readings(address).find_map(|reading| self.get(reading))
     }
 
+    /// The narrowest range that holds all of `range`, and its value.
+    #[must_use]
+    pub fn covering(&self, range: IpNet) -> Option<(IpNet, &T)> {
+        self.ranges.get_lpm(&range)
+    }
+
     /// Whether it holds no range.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// How many ranges it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ranges.len()
     }
 
     /// Ranges and values, in order of address.
@@ -293,29 +306,89 @@ mod tests {
         assert_eq!(twice.insert("10.0.0.0/8".parse().unwrap(), "second".into()), Err(&"10.0.0.0/8".to_owned()));
     }
 
+    #[test]
+    fn a_range_is_covered_by_the_narrowest_that_holds_all_of_it() {
+        let map = map(&["10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "::/0"]);
+        for (range, covering) in [
+            ("10.1.2.0/24", Some("10.1.0.0/16")),
+            ("10.1.0.0/16", Some("10.1.0.0/16")),
+            ("10.0.0.0/15", Some("10.0.0.0/8")),
+            ("10.0.0.0/7", None),
+            ("0.0.0.0/0", None),
+            ("11.0.0.0/8", None),
+            ("fd00:1::/32", Some("fd00::/8")),
+            ("fc00::/7", Some("::/0")),
+        ] {
+            let found = map.covering(range.parse().unwrap());
+            assert_eq!(found.map(|(range, _)| range.to_string()).as_deref(), covering, "{range}");
+            assert_eq!(found.map(|(_, text)| text.as_str()), covering, "{range}");
+        }
+    }
+
+    #[test]
+    fn a_map_counts_its_ranges() {
+        assert!(CidrMap::<()>::default().is_empty());
+        let map = map(&["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!((map.is_empty(), map.len(), map.iter().count()), (false, 2, 2));
+        assert!(map.iter().all(|(range, text)| range.to_string() == *text));
+    }
+
+    /// Addresses near one another, so that ranges meet: few different bytes, in both families.
+    fn addresses() -> impl Strategy<Value = IpAddr> {
+        let byte = prop_oneof![Just(0_u8), Just(10), Just(0x64), Just(0xff), Just(0x9b), any::<u8>()];
+        let four = proptest::collection::vec(byte.clone(), 4)
+            .prop_map(|bytes| IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap()));
+        let six =
+            proptest::collection::vec(byte, 16).prop_map(|bytes| IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()));
+        let prefix = proptest::sample::select(vec!["::", "::ffff:0:0", "64:ff9b::", "64:ff9b:1::", "2002::", "2001::"]);
+        let under = (prefix, any::<u64>()).prop_map(|(prefix, rest)| {
+            IpAddr::from(Ipv6Addr::from(u128::from(prefix.parse::<Ipv6Addr>().unwrap()) | u128::from(rest)))
+        });
+        prop_oneof![four, six, under]
+    }
+
+    fn ranges() -> impl Strategy<Value = IpNet> {
+        (addresses(), 0..=128_u8).prop_map(|(address, length)| {
+            let length = if address.is_ipv4() { length / 4 } else { length };
+            IpNet::new(address, length).unwrap().trunc()
+        })
+    }
+
     proptest! {
         #[test]
         fn the_map_agrees_with_a_scan(
-            ranges in proptest::collection::vec((any::<u8>(), 0u8..=32), 0..20),
-            addresses in proptest::collection::vec(any::<[u8; 4]>(), 1..20),
+            ranges in proptest::collection::btree_set(self::ranges(), 0..30),
+            addresses in proptest::collection::vec(addresses(), 1..20),
+            others in proptest::collection::vec(self::ranges(), 1..20),
         ) {
-            let nets: std::collections::BTreeSet<IpNet> = ranges
-                .iter()
-                .map(|(octet, length)| {
-                    IpNet::V4(Ipv4Net::new(Ipv4Addr::new(*octet, 0, 0, 0), *length).unwrap().trunc())
-                })
-                .collect();
             let mut map = CidrMap::default();
-            for net in &nets {
-                prop_assert!(map.insert(*net, *net).is_ok());
+            for range in &ranges {
+                prop_assert!(map.insert(*range, *range).is_ok());
             }
-            for address in addresses {
-                let address = IpAddr::from(address);
-                let scan = nets.iter().filter(|net| net.contains(&address)).max_by_key(|net| net.prefix_len());
-                prop_assert_eq!(map.get(address), scan);
-                let IpAddr::V4(four) = address else { continue };
-                prop_assert_eq!(map.get_unwrapped(IpAddr::V6(four.to_ipv6_mapped())), scan);
-                prop_assert_eq!(map.get_any_reading(IpAddr::V6(four.to_ipv6_mapped())), scan);
+            prop_assert_eq!(map.len(), ranges.len());
+            let near = ranges.iter().flat_map(|range| [range.network(), range.broadcast()]);
+            for address in addresses.into_iter().chain(near) {
+                let scan = |address: IpAddr| {
+                    ranges.iter().filter(|range| range.contains(&address)).max_by_key(|range| range.prefix_len())
+                };
+                prop_assert_eq!(map.get(address), scan(address));
+                prop_assert_eq!(map.get_any_reading(address), readings(address).find_map(scan));
+                prop_assert_eq!(map.get_unwrapped(address), scan(unwrap(address)).or_else(|| scan(address)));
+                if let IpAddr::V4(four) = address {
+                    let mapped = IpAddr::V6(four.to_ipv6_mapped());
+                    prop_assert_eq!(map.get_unwrapped(mapped), scan(address).or_else(|| scan(mapped)));
+                }
+            }
+            for other in others.iter().chain(&ranges) {
+                let scan = ranges.iter().filter(|range| range.contains(other)).max_by_key(|range| range.prefix_len());
+                prop_assert_eq!(map.covering(*other), scan.map(|range| (*range, range)));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_range_or_none(text in "[0-9a-f:./]{0,24}") {
+            if let Ok(range) = parse(&text) {
+                prop_assert_eq!(parse(&range.to_string()), Ok(range));
             }
         }
     }

@@ -1,30 +1,25 @@
-//! Domain patterns (POLICY §2), and the map that finds the most specific one for a name.
+//! Domain patterns (POLICY §2), and the map that finds the most specific one for a name ([`DomainMap`]).
 //!
-//! - `INVARIANT`: a label matches a literal by byte equality, or a `*` that is a whole label; there is no partial
-//!   match, so `evilgithub.com` never meets `*.github.com`.
-//! - `INVARIANT`: [`DomainMap::get`] answers exactly what a scan over all patterns in order of [`Specificity`]
-//!   would (tested against one).
+//! `INVARIANT`: a label matches a literal by byte equality, or a `*` that is a whole label; there is no partial
+//! match, so `evilgithub.com` never meets `*.github.com`.
+
+mod map;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt;
 
 use crate::flow::{Domain, DomainError};
 
+pub use map::{DomainMap, Refusal};
+
 /// A pattern of POLICY §2: `github.com`, `*.github.com`, `www.*.com` or `*`.
+///
+/// A `*` at the left end stands for one label or more, elsewhere for exactly one. No label of a name holds a `*`, so
+/// the text says everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DomainPattern {
-    /// From left to right; never empty.
-    labels: Vec<Label>,
-}
-
-/// One label of a pattern.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Label {
-    /// Exactly this one.
-    Literal(Box<str>),
-    /// `*`: at the left end one label or more, elsewhere exactly one.
-    Any,
+    /// Canonical labels and `*`, with dots between them.
+    text: Box<str>,
 }
 
 impl DomainPattern {
@@ -34,7 +29,7 @@ impl DomainPattern {
     /// Says what is wrong, and its `Display` what to write instead where that is known.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text == "*" {
-            return Ok(Self { labels: vec![Label::Any] });
+            return Ok(Self { text: text.into() });
         }
         refuse_lookalikes(text)?;
         let text = text.strip_suffix('.').unwrap_or(text);
@@ -45,74 +40,92 @@ impl DomainPattern {
             return Err(PatternError::OnlyStars);
         }
         // A stand-in label lets the literal ones be parsed, and the length judged, as the name's.
-        let spelled: Vec<&str> = text.split('.').map(|label| if label == "*" { "x" } else { label }).collect();
-        let name = Domain::parse(&spelled.join(".")).map_err(|fault| match fault {
+        let name = Domain::parse(&text.replace('*', "x")).map_err(|fault| match fault {
             DomainError::IpLiteral => PatternError::Address,
             other => PatternError::Domain(other),
         })?;
         // IDNA may turn one label into several (an ideographic full stop); stars must not shift against them.
-        if name.labels().count() != spelled.len() {
+        if name.labels().count() != text.split('.').count() {
             return Err(PatternError::Domain(DomainError::BadCharacter));
         }
-        let stars = text.split('.').map(|label| label == "*");
-        let labels =
-            name.labels().zip(stars).map(|(label, star)| if star { Label::Any } else { Label::Literal(label.into()) });
-        Ok(Self { labels: labels.collect() })
+        if !text.contains('*') {
+            return Ok(Self { text: name.as_str().into() });
+        }
+        let mut starred = String::with_capacity(name.as_str().len());
+        for (label, written) in name.labels().zip(text.split('.')) {
+            starred.push_str(if starred.is_empty() { "" } else { "." });
+            starred.push_str(if written == "*" { written } else { label });
+        }
+        Ok(Self { text: starred.into() })
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Whether it is `*`, which also stands for a flow without a name (POLICY §2).
     #[must_use]
     pub fn is_any(&self) -> bool {
-        self.labels == [Label::Any]
+        &*self.text == "*"
     }
 
     /// Whether it holds no `*`, so matches one name only.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        !self.labels.contains(&Label::Any)
+        !self.text.contains('*')
     }
 
     /// Whether it is every name below one top-level label, such as `*.com`.
     #[must_use]
     pub fn is_top_level(&self) -> bool {
-        matches!(self.labels.as_slice(), [Label::Any, Label::Literal(_)])
+        self.text.strip_prefix("*.").is_some_and(|rest| !rest.contains('.'))
     }
 
     /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &Domain) -> bool {
-        let mut theirs = name.labels().rev();
-        for (index, label) in self.labels.iter().enumerate().rev() {
-            let Some(other) = theirs.next() else { return false };
-            match label {
-                Label::Literal(literal) if **literal != *other => return false,
-                Label::Literal(_) => {}
-                Label::Any if index == 0 => return true,
-                Label::Any => {}
-            }
-        }
-        theirs.next().is_none()
+        holds(&self.text, name.as_str())
+    }
+
+    /// Whether it matches every name that `other` matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        holds(&self.text, &other.text)
     }
 
     /// Which of two patterns for one name wins: the smaller.
     #[must_use]
     pub fn specificity(&self) -> Specificity {
-        let literals = self.labels.iter().filter(|label| **label != Label::Any).count();
-        let leading = self.labels.first() == Some(&Label::Any);
-        Specificity { inexact: !self.is_exact(), literals: Reverse(literals), leading }
+        let literals = self.text.split('.').filter(|label| *label != "*").count();
+        Specificity { inexact: !self.is_exact(), literals: Reverse(literals), leading: self.text.starts_with('*') }
     }
+}
+
+/// Whether the pattern `ours` matches every name that `theirs`, the text of a name or a pattern, stands for.
+///
+/// Label by label from the right. A literal never holds a `*`, which is always more than one label's worth of names.
+/// Where `ours` has a middle `*`, a leading one of `theirs` may stand: either `ours` has a leading one of its own
+/// further left and finds nothing there, or it has a literal and finds nothing there.
+fn holds(ours: &str, theirs: &str) -> bool {
+    let mut theirs = theirs.rsplit('.');
+    let mut ours = ours.rsplit('.').peekable();
+    while let Some(label) = ours.next() {
+        match (label, theirs.next()) {
+            (_, None) => return false,
+            ("*", Some(_)) if ours.peek().is_none() => return true,
+            ("*", Some(_)) => {}
+            (literal, Some(other)) if literal != other => return false,
+            (_, Some(_)) => {}
+        }
+    }
+    theirs.next().is_none()
 }
 
 impl fmt::Display for DomainPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, label) in self.labels.iter().enumerate() {
-            let dot = if index == 0 { "" } else { "." };
-            match label {
-                Label::Literal(literal) => write!(f, "{dot}{literal}")?,
-                Label::Any => write!(f, "{dot}*")?,
-            }
-        }
-        Ok(())
+        f.write_str(&self.text)
     }
 }
 
@@ -190,139 +203,6 @@ impl fmt::Display for PatternError {
 }
 
 impl std::error::Error for PatternError {}
-
-/// Values by pattern; look-up finds the most specific pattern for a name.
-///
-/// A trie over labels from right to left. Besides its literal children a node has one child for a middle `*` and one
-/// value for a leading one, so that a look-up visits at most the nodes that spell a part of the name.
-#[derive(Debug)]
-pub struct DomainMap<T> {
-    nodes: Vec<Node>,
-    entries: Vec<Entry<T>>,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    literal: HashMap<Box<str>, usize>,
-    any: Option<usize>,
-    /// Entry of the pattern that ends here.
-    ends: Option<usize>,
-    /// Entry of the pattern that continues here with a leading `*`.
-    leads: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    pattern: DomainPattern,
-    /// Specificity, then declaration order: the smallest wins.
-    rank: (Specificity, usize),
-    value: T,
-}
-
-impl<T> Default for DomainMap<T> {
-    fn default() -> Self {
-        Self { nodes: vec![Node::default()], entries: Vec::new() }
-    }
-}
-
-impl<T> DomainMap<T> {
-    /// Adds a pattern after all others.
-    ///
-    /// # Errors
-    /// The value that the very same pattern has already; it stays.
-    pub fn insert(&mut self, pattern: DomainPattern, value: T) -> Result<(), &T> {
-        let index = self.entries.len();
-        let mut at = 0;
-        for (position, label) in pattern.labels.iter().enumerate().rev() {
-            if position == 0 && *label == Label::Any {
-                return self.settle(at, pattern, value, |node| &mut node.leads, index);
-            }
-            at = self.child(at, label);
-        }
-        self.settle(at, pattern, value, |node| &mut node.ends, index)
-    }
-
-    /// The value of the most specific pattern that matches `name`.
-    #[must_use]
-    pub fn get(&self, name: &Domain) -> Option<&T> {
-        let mut best = None;
-        self.search(0, name.as_str(), &mut best);
-        best.map(|entry| &entry.value)
-    }
-
-    /// The value of the pattern `*`, which stands for a flow without a name.
-    #[must_use]
-    pub fn any(&self) -> Option<&T> {
-        let entry = self.nodes.first()?.leads?;
-        self.entries.get(entry).map(|entry| &entry.value)
-    }
-
-    /// Whether it holds no pattern.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Patterns and values in declaration order.
-    pub fn iter(&self) -> impl Iterator<Item = (&DomainPattern, &T)> {
-        self.entries.iter().map(|entry| (&entry.pattern, &entry.value))
-    }
-
-    fn child(&mut self, at: usize, label: &Label) -> usize {
-        let next = self.nodes.len();
-        let Some(node) = self.nodes.get_mut(at) else { return at };
-        let child = match label {
-            Label::Literal(literal) => *node.literal.entry(literal.clone()).or_insert(next),
-            Label::Any => *node.any.get_or_insert(next),
-        };
-        if child == next {
-            self.nodes.push(Node::default());
-        }
-        child
-    }
-
-    fn settle(
-        &mut self,
-        at: usize,
-        pattern: DomainPattern,
-        value: T,
-        slot: fn(&mut Node) -> &mut Option<usize>,
-        index: usize,
-    ) -> Result<(), &T> {
-        let Some(node) = self.nodes.get_mut(at) else { return Ok(()) };
-        match *slot(node) {
-            Some(first) => self.entries.get(first).map_or(Ok(()), |entry| Err(&entry.value)),
-            None => {
-                *slot(node) = Some(index);
-                self.entries.push(Entry { rank: (pattern.specificity(), index), pattern, value });
-                Ok(())
-            }
-        }
-    }
-
-    /// Walks `rest`, the labels not yet read, from the right. Depth is bounded by the longest pattern.
-    fn search<'a>(&'a self, at: usize, rest: &str, best: &mut Option<&'a Entry<T>>) {
-        let Some(node) = self.nodes.get(at) else { return };
-        self.offer(node.leads, best);
-        let (rest, label) = match rest.rsplit_once('.') {
-            Some((rest, label)) => (Some(rest), label),
-            None => (None, rest),
-        };
-        for child in [node.literal.get(label).copied(), node.any].into_iter().flatten() {
-            match rest {
-                Some(rest) => self.search(child, rest, best),
-                None => self.offer(self.nodes.get(child).and_then(|node| node.ends), best),
-            }
-        }
-    }
-
-    fn offer<'a>(&'a self, index: Option<usize>, best: &mut Option<&'a Entry<T>>) {
-        let Some(entry) = index.and_then(|index| self.entries.get(index)) else { return };
-        if best.is_none_or(|other| entry.rank < other.rank) {
-            *best = Some(entry);
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,13 @@
 //! A path has two readings, as sent and fully decoded ([`super::path`]); a matcher sees one at a time, and
 //! [`crate::policy`] refuses the request if they lead to different rules.
 //!
-//! `INVARIANT`: every matcher takes time linear in the request; regular expressions have no backtracking, and their
-//! compiled size is bounded ([`limits::REGEX_BYTES`]).
+//! `INVARIANT`: every matcher takes time linear in the request; regular expressions and globs have no backtracking, and
+//! their compiled size is bounded ([`limits::REGEX_BYTES`]).
 
 use std::borrow::Cow;
 use std::fmt;
 
+use globset::GlobBuilder;
 use http::HeaderMap;
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -24,6 +25,13 @@ pub enum TextMatch {
     StartsWith(String),
     /// Found anywhere (linear-time, unanchored).
     Regex(Regex),
+    /// The whole of it, by a path pattern ([`Self::glob`]).
+    Glob {
+        /// As it was written.
+        text: String,
+        /// What it compiles to.
+        regex: Regex,
+    },
 }
 
 impl TextMatch {
@@ -32,32 +40,41 @@ impl TextMatch {
     /// # Errors
     /// The expression is wrong, or larger than [`limits::REGEX_BYTES`] when compiled.
     pub fn regex(text: &str, any_case: bool) -> Result<Self, RegexError> {
+        if text.len() > limits::REGEX_TEXT_BYTES {
+            return Err(RegexError::TooLarge);
+        }
         build(text, any_case).map(Self::Regex)
     }
 
-    /// A path pattern: `*` stays in one segment, `**` crosses, all else stands for itself; the whole path is matched.
+    /// Compiles a path pattern, by the syntax of the `globset` crate; the whole path is matched, byte by byte.
+    ///
+    /// | in the pattern | stands for |
+    /// |---|---|
+    /// | `*` | any number of bytes other than `/` |
+    /// | `?` | one byte other than `/` |
+    /// | `/**/` | `/`, or any number of segments between two |
+    /// | `/**` at the end | `/` and whatever follows it |
+    /// | `[a-z]`, `[!a-z]` | one byte that is, or is not, of these, and never `/` |
+    /// | `{a,b}` | either pattern |
+    /// | `\` and a character | that character |
+    /// | anything else | itself, with regard to case |
     ///
     /// # Errors
-    /// Too large when compiled.
+    /// Not a glob, or too large.
     pub fn glob(text: &str) -> Result<Self, RegexError> {
-        let mut regex = String::from("(?-u)\\A");
-        let mut rest = text;
-        while let Some((literal, after)) = rest.split_once('*') {
-            regex.push_str(&regex::escape(literal));
-            rest = match after.strip_prefix('*') {
-                Some(after) => {
-                    regex.push_str("(?s:.*)");
-                    after
-                }
-                None => {
-                    regex.push_str("[^/]*");
-                    after
-                }
-            };
+        // The translation goes down into each group.
+        if text.len() > limits::REGEX_TEXT_BYTES || text.matches('{').count() > limits::GLOB_GROUPS {
+            return Err(RegexError::GlobTooLarge);
         }
-        regex.push_str(&regex::escape(rest));
-        regex.push_str("\\z");
-        build(&regex, false).map(Self::Regex)
+        let mut glob = GlobBuilder::new(text);
+        // The default of this one is the platform's.
+        glob.literal_separator(true).backslash_escape(true);
+        let glob = glob.build().map_err(|_| RegexError::Glob)?;
+        let regex = build(&without_separator(glob.regex()), false).map_err(|fault| match fault {
+            RegexError::TooLarge => RegexError::GlobTooLarge,
+            _ => RegexError::Glob,
+        })?;
+        Ok(Self::Glob { text: text.to_owned(), regex })
     }
 
     /// Whether `text` satisfies it.
@@ -66,9 +83,26 @@ impl TextMatch {
         match self {
             Self::Exact(exact) => exact.as_bytes() == text,
             Self::StartsWith(start) => text.starts_with(start.as_bytes()),
-            Self::Regex(regex) => regex.is_match(text),
+            Self::Regex(regex) | Self::Glob { text: _, regex } => regex.is_match(text),
         }
     }
+}
+
+/// Takes `/` out of every class of a translated glob, for `[!a]` and `[+-9]` hold it, and a class stays in its segment
+/// as `?` does: `[^a]` becomes `[[^a]&&[^/]]`. Brackets that are not escaped are those of classes. Where `/**` was, a
+/// line feed counts as any other byte: what is decoded may hold one.
+fn without_separator(regex: &str) -> String {
+    let mut narrowed = String::from("(?s)");
+    let mut escaped = false;
+    for character in regex.chars() {
+        match character {
+            '[' if !escaped => narrowed.push_str("[["),
+            ']' if !escaped => narrowed.push_str("]&&[^/]]"),
+            _ => narrowed.push(character),
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    narrowed
 }
 
 fn build(regex: &str, any_case: bool) -> Result<Regex, RegexError> {
@@ -83,21 +117,29 @@ fn build(regex: &str, any_case: bool) -> Result<Regex, RegexError> {
         })
 }
 
-/// Why a text is no regular expression.
+/// Why a text is no regular expression, or no glob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegexError {
     /// Not an expression; look-around and back-references, which are not linear, are none.
     Syntax,
-    /// Larger than [`limits::REGEX_BYTES`] when compiled.
+    /// Not a glob.
+    Glob,
+    /// Larger than [`limits::REGEX_BYTES`] when compiled, or than [`limits::REGEX_TEXT_BYTES`] as written.
     TooLarge,
+    /// A glob that is so, or has more than [`limits::GLOB_GROUPS`].
+    GlobTooLarge,
 }
 
 impl fmt::Display for RegexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Syntax => "this is not a regular expression (look-around and back-references are not supported)",
+            Self::Glob => {
+                "this is not a glob: `[…]` and `{…}` are closed, ranges run upwards, `\\` escapes a character"
+            }
             Self::TooLarge => "the regular expression is too large when compiled",
+            Self::GlobTooLarge => "the glob is too large when compiled",
         })
     }
 }
@@ -184,6 +226,8 @@ fn form_decode(text: &str) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -248,25 +292,93 @@ mod tests {
     }
 
     #[test]
-    fn a_glob_star_stays_in_its_segment_and_two_cross() {
+    fn a_glob_is_read_as_its_table_says() {
         for (glob, hits, misses) in [
             (
                 "/repos/*/issues",
                 &["/repos/x/issues", "/repos//issues"][..],
-                &["/repos/x/y/issues", "/repos/x/issues/1"][..],
+                &["/repos/x/y/issues", "/repos/x/issues/1", "/repos/issues", "/Repos/x/issues"][..],
             ),
-            ("/repos/**", &["/repos/", "/repos/x/y"], &["/repos", "/x/repos/y"]),
-            ("/**/raw", &["/a/b/raw", "//raw"], &["/raw/x"]),
-            ("/a.b", &["/a.b"], &["/axb"]),
+            ("/repos/**", &["/repos/", "/repos/x/y", "/repos/x\ny"], &["/repos", "/x/repos/y"]),
+            ("/**/raw", &["/raw", "/a/raw", "/a/b/raw", "//raw"], &["/raw/x", "/straw", "/a/straw"]),
+            ("/a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b"], &["/ab", "/a/xb"]),
+            ("/a**b", &["/ab", "/axxb"], &["/a/b"]),
+            ("**", &["/", "/a/b", "*"], &[]),
+            ("/a.b+(c)", &["/a.b+(c)"], &["/axb+(c)", "/a.bb(c)"]),
+            ("/v?", &["/v1"], &["/v", "/v12", "/v/"]),
+            ("/v[0-9]", &["/v1"], &["/vx", "/v", "/v10"]),
+            ("/a[!x]b", &["/ayb"], &["/axb", "/a/b"]),
+            ("/a[^x]b", &["/ayb"], &["/axb", "/a/b"]),
+            ("/a[+-9]b", &["/a+b", "/a.b", "/a0b"], &["/a/b"]),
+            ("/a[/]b", &[], &["/a/b", "/ab"]),
+            ("/[]]", &["/]"], &["/x"]),
+            ("/[[]", &["/["], &["/x"]),
+            ("/[\\]", &["/\\"], &["/x"]),
+            ("/{a,b*}/c", &["/a/c", "/b/c", "/bx/c"], &["/c", "/x/c", "/b/x/c", "/a,b/c"]),
+            ("/\\*\\?\\[\\{", &["/*?[{"], &["/a?[{"]),
+            ("/\\\\", &["/\\"], &["/"]),
+            ("/\\a", &["/a"], &["/\\a"]),
+            ("", &[""], &["/"]),
         ] {
             let matcher = TextMatch::glob(glob).unwrap();
             for hit in hits {
-                assert!(matcher.matches(hit.as_bytes()), "{glob} should match {hit}");
+                assert!(matcher.matches(hit.as_bytes()), "{glob} should match {hit:?}");
             }
             for miss in misses {
-                assert!(!matcher.matches(miss.as_bytes()), "{glob} should not match {miss}");
+                assert!(!matcher.matches(miss.as_bytes()), "{glob} should not match {miss:?}");
             }
         }
-        assert!(TextMatch::glob("/*").unwrap().matches(b"/\xff\xfe"));
+    }
+
+    #[test]
+    fn a_glob_matches_bytes_and_keeps_its_text() {
+        let matcher = TextMatch::glob("/*/**").unwrap();
+        assert!(matcher.matches(b"/\xff\xfe/\n\xff"));
+        assert!(!matcher.matches(b"/\xff\xfe"));
+        assert!(TextMatch::glob("/caf\u{e9}").unwrap().matches("/caf\u{e9}".as_bytes()));
+        assert!(matches!(matcher, TextMatch::Glob { text, .. } if text == "/*/**"));
+    }
+
+    /// `limits::REGEX_BYTES`, `limits::REGEX_TEXT_BYTES`, `limits::GLOB_GROUPS`
+    #[test]
+    fn globs_are_bounded() {
+        for glob in ["/[a", "/{a", "/a}", "/[z-a]", "/a\\"] {
+            assert_eq!(TextMatch::glob(glob).unwrap_err(), RegexError::Glob, "{glob}");
+        }
+        let groups = |count: usize| format!("{}a{}", "{".repeat(count), "}".repeat(count));
+        assert!(TextMatch::glob(&groups(limits::GLOB_GROUPS)).unwrap().matches(b"a"));
+        for glob in [
+            groups(limits::GLOB_GROUPS + 1),
+            groups(1_000_000),
+            "a".repeat(limits::REGEX_TEXT_BYTES + 1),
+            "?".repeat(limits::REGEX_TEXT_BYTES),
+        ] {
+            assert_eq!(TextMatch::glob(&glob).unwrap_err(), RegexError::GlobTooLarge, "{} bytes", glob.len());
+        }
+        assert!(TextMatch::glob(&"a".repeat(8 * 1024)).is_ok());
+        let longest = "a".repeat(limits::REGEX_TEXT_BYTES);
+        assert!(TextMatch::regex(&longest, false).is_ok());
+        assert_eq!(TextMatch::regex(&(longest + "a"), false).unwrap_err(), RegexError::TooLarge);
+        let hostile = TextMatch::glob(&"*a".repeat(1000)).unwrap();
+        assert!(!hostile.matches(&[&b"a".repeat(50_000)[..], b"!"].concat()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_glob_or_none(
+            glob in "(\\PC|[*?\\[\\]{},!^/\\\\a-]){0,24}",
+            path in proptest::collection::vec(any::<u8>(), 0..24),
+        ) {
+            if let Ok(matcher) = TextMatch::glob(&glob) {
+                let _ = matcher.matches(&path);
+            }
+        }
+
+        #[test]
+        fn only_two_stars_cross_a_segment(glob in "(\\*|\\?|\\[!a\\]|\\[+-a\\]|a|/){0,8}", path in "(a|b|/){0,8}") {
+            prop_assume!(!glob.contains("**"));
+            let matched = TextMatch::glob(&glob).unwrap().matches(path.as_bytes());
+            prop_assert!(!matched || glob.matches('/').count() == path.matches('/').count());
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::{Base, Compiled, Denials, Dns, Entry, Flags, Handling, Policy, Source
 use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
-use crate::matcher::domain::{DomainMap, DomainPattern};
+use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
 use fields::{Faults, Fields, Later};
 
 /// Keys of a document (POLICY §1).
@@ -263,9 +263,13 @@ impl<'a> Compiler<'a> {
             let Some(text) = self.faults.text(item, "a pattern of `deny`") else { continue };
             let Some(pattern) = self.pattern(text, item.span) else { continue };
             let rule = self.id(item.span);
-            if let Err(first) = self.deny.insert(pattern, rule) {
-                let message = format!("`{text}` stands in `deny` already ({first})");
-                self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
+            match self.deny.insert(pattern, rule) {
+                Ok(()) => {}
+                Err(Refusal::Duplicate(first)) => {
+                    let message = format!("`{text}` stands in `deny` already ({first})");
+                    self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
+                }
+                Err(Refusal::Arrangements) => self.faults.push(arrangements(text).place(item.span)),
             }
         }
     }
@@ -334,10 +338,14 @@ impl<'a> Compiler<'a> {
             self.advice.push(Fault::new(Code::Advice, message).place(span));
         }
         let entry = Entry::new(self.id(span), handling);
-        if let Err(first) = self.allow.insert(pattern, entry) {
-            let message = format!("`{text}` stands in `allow` already ({})", first.id);
-            let fault = Fault::new(Code::Duplicate, message).place(span);
-            self.faults.push(fault.help("entries are never merged; write one with all its rules"));
+        match self.allow.insert(pattern, entry) {
+            Ok(()) => {}
+            Err(Refusal::Duplicate(first)) => {
+                let message = format!("`{text}` stands in `allow` already ({})", first.id);
+                let fault = Fault::new(Code::Duplicate, message).place(span);
+                self.faults.push(fault.help("entries are never merged; write one with all its rules"));
+            }
+            Err(Refusal::Arrangements) => self.faults.push(arrangements(text).place(span)),
         }
     }
 
@@ -393,9 +401,13 @@ impl Compiler<'_> {
                 Ok(pattern) => {
                     self.count_entry(None);
                     let entry = Entry::new(rule, Handling::default());
-                    if let Err(first) = self.allow.insert(pattern, entry) {
-                        let message = format!("--allow {text}: it is allowed already ({})", first.id);
-                        self.faults.push(Fault::new(Code::Duplicate, message));
+                    match self.allow.insert(pattern, entry) {
+                        Ok(()) => {}
+                        Err(Refusal::Duplicate(first)) => {
+                            let message = format!("--allow {text}: it is allowed already ({})", first.id);
+                            self.faults.push(Fault::new(Code::Duplicate, message));
+                        }
+                        Err(Refusal::Arrangements) => self.faults.push(arrangements(text)),
                     }
                 }
                 Err(fault) => self.bad_flag("--allow", text, &fault, fault.help().map(str::to_owned)),
@@ -428,6 +440,8 @@ impl Compiler<'_> {
             // Ranges of one map are distinct, so none stands there already.
             let _ = opened.insert(range, rule.clone());
         }
+        self.allow.shrink_to_fit();
+        self.deny.shrink_to_fit();
         let dns = self.dns.unwrap_or(if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names });
         let policy = Policy {
             revision: Revision([0; 32]),
@@ -477,6 +491,13 @@ impl Compiler<'_> {
             self.advice.push(Fault::new(Code::Advice, message));
         }
     }
+}
+
+/// One arrangement of `*` too many.
+fn arrangements(text: &str) -> Fault {
+    let most = limits::POLICY_ARRANGEMENTS;
+    let message = format!("`{text}`: the list's patterns have `*` in more than {most} different places");
+    Fault::new(Code::Limit, message).help("a `*` at the left end alone is not counted")
 }
 
 #[cfg(test)]

@@ -48,10 +48,10 @@ impl Policy {
             Dns::None => 2,
         });
         hash.list(allow.iter(), |hash, (pattern, entry)| {
-            hash.text(pattern.to_string());
+            hash.text(pattern.as_str());
             entry_content(hash, entry);
         });
-        hash.list(deny.iter(), |hash, (pattern, _)| hash.text(pattern.to_string()));
+        hash.list(deny.iter(), |hash, (pattern, _)| hash.text(pattern.as_str()));
         hash.list(subnets_allow.iter(), |hash, (range, _)| hash.text(range.to_string()));
         hash.list(subnets_deny.iter(), |hash, (range, _)| hash.text(range.to_string()));
         hash.list(sources.iter(), |hash, (name, source)| {
@@ -110,6 +110,7 @@ fn text_match(hash: &mut Hash, matcher: &TextMatch) {
         TextMatch::Exact(text) => hash.tagged(0, text),
         TextMatch::StartsWith(text) => hash.tagged(1, text),
         TextMatch::Regex(regex) => hash.tagged(2, regex.as_str()),
+        TextMatch::Glob { text, regex: _ } => hash.tagged(3, text),
     }
 }
 

@@ -59,7 +59,7 @@ fn name() -> Domain {
 }
 
 fn snapshot(flags: Flags) -> Snapshot {
-    Snapshot { policy: Policy::compile(None, &flags, &Terms::default()).unwrap().policy, generation: 1 }
+    Snapshot { policy: Policy::compile(None, &flags, &Terms::default()).unwrap().policy.into(), generation: 1 }
 }
 
 fn allowing() -> Snapshot {

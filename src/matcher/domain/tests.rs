@@ -1,4 +1,4 @@
-//! The table of POLICY §2, and the map against a scan.
+//! The table of POLICY §2, pattern by pattern.
 
 use proptest::prelude::*;
 
@@ -10,14 +10,6 @@ fn name(text: &str) -> Domain {
 
 fn pattern(text: &str) -> DomainPattern {
     DomainPattern::parse(text).unwrap()
-}
-
-fn map(patterns: &[&str]) -> DomainMap<String> {
-    let mut map = DomainMap::default();
-    for text in patterns {
-        map.insert(pattern(text), (*text).to_owned()).unwrap();
-    }
-    map
 }
 
 #[test]
@@ -43,6 +35,24 @@ fn a_pattern_matches_as_the_table_of_the_policy_page_says() {
 fn a_pattern_is_canonical() {
     assert_eq!(pattern("*.GitHub.COM."), pattern("*.github.com"));
     assert_eq!(pattern("*.bücher.example").to_string(), "*.xn--bcher-kva.example");
+    assert_eq!(pattern("WWW.*.example.").as_str(), "www.*.example");
+}
+
+#[test]
+fn a_pattern_knows_its_kind() {
+    for (text, any, exact, top_level) in [
+        ("*", true, false, false),
+        ("github.com", false, true, false),
+        ("localhost", false, true, false),
+        ("*.com", false, false, true),
+        ("*.github.com", false, false, false),
+        ("*.*.com", false, false, false),
+        ("www.*", false, false, false),
+        ("www.*.com", false, false, false),
+    ] {
+        let pattern = pattern(text);
+        assert_eq!((pattern.is_any(), pattern.is_exact(), pattern.is_top_level()), (any, exact, top_level), "{text}");
+    }
 }
 
 #[test]
@@ -51,6 +61,7 @@ fn what_is_no_pattern_says_what_to_write_instead() {
         ("api-*.github.com", PatternError::PartialStar),
         ("**.github.com", PatternError::PartialStar),
         ("*.*", PatternError::OnlyStars),
+        ("*.", PatternError::OnlyStars),
         ("https://github.com", PatternError::Url),
         ("github.com/login", PatternError::Url),
         ("github.com:443", PatternError::Port),
@@ -59,12 +70,15 @@ fn what_is_no_pattern_says_what_to_write_instead() {
         ("10.0.0.0/8", PatternError::Address),
         ("::1", PatternError::Address),
         ("[::1]", PatternError::Address),
+        ("[::1", PatternError::Address),
         ("0x7f.1", PatternError::Address),
         ("*.0.0.1", PatternError::Address),
         ("", PatternError::Domain(DomainError::Empty)),
         ("a..b", PatternError::Domain(DomainError::EmptyLabel)),
+        ("*.a..", PatternError::Domain(DomainError::BadCharacter)),
         ("a b.test", PatternError::Domain(DomainError::BadCharacter)),
         ("*.a。b", PatternError::Domain(DomainError::BadCharacter)),
+        ("a。b", PatternError::Domain(DomainError::BadCharacter)),
     ] {
         assert_eq!(DomainPattern::parse(text), Err(fault), "{text}");
     }
@@ -72,74 +86,82 @@ fn what_is_no_pattern_says_what_to_write_instead() {
 }
 
 #[test]
-fn the_most_specific_pattern_wins_whatever_the_order() {
-    let ladder = ["www.api.test", "*.www.api.test", "www.*.test", "*.api.test", "*.test", "*"];
-    for (host, wins) in [
-        ("www.api.test", "www.api.test"),
-        ("x.www.api.test", "*.www.api.test"),
-        ("www.b.test", "www.*.test"),
-        ("x.api.test", "*.api.test"),
-        ("x.test", "*.test"),
-        ("other.example", "*"),
-    ] {
-        let mut reversed = ladder;
-        reversed.reverse();
-        for order in [ladder, reversed] {
-            assert_eq!(map(&order).get(&name(host)).map(String::as_str), Some(wins), "{host}");
-        }
+fn specificity_orders_as_the_policy_page_says() {
+    let ladder =
+        ["a.test", "*.a.b.test", "a.*.test", "*.a.test", "*.test", "*"].map(|text| pattern(text).specificity());
+    assert!(ladder.is_sorted_by(|higher, lower| higher < lower));
+    for (one, other) in [("a.*.b.test", "a.b.*.test"), ("*.a.*.test", "*.a.test")] {
+        assert_eq!(pattern(one).specificity(), pattern(other).specificity(), "{one} and {other}");
     }
 }
 
-#[test]
-fn a_middle_star_beats_a_leading_one_and_then_order_decides() {
-    assert_eq!(map(&["*.api.test", "www.*.test"]).get(&name("www.api.test")).unwrap(), "www.*.test");
-    assert_eq!(map(&["a.*.b.test", "a.c.*.test"]).get(&name("a.c.b.test")).unwrap(), "a.*.b.test");
-    assert_eq!(map(&["a.c.*.test", "a.*.b.test"]).get(&name("a.c.b.test")).unwrap(), "a.c.*.test");
+/// What POLICY §2 says of a pattern and a name, by trying every reading of the leading `*`.
+pub(super) fn meets(pattern: &[&str], name: &[&str]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        (["*", rest @ ..], [_, ..]) => (1..=name.len()).any(|taken| meets_below(rest, &name[taken..])),
+        _ => meets_below(pattern, name),
+    }
+}
+
+/// Below a leading `*`, each label stands for one.
+fn meets_below(pattern: &[&str], name: &[&str]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([own, pattern @ ..], [other, name @ ..]) => (*own == "*" || own == other) && meets_below(pattern, name),
+        _ => false,
+    }
+}
+
+/// Every sequence of one to `most` of these labels.
+fn sequences(labels: &[&str], most: usize) -> Vec<String> {
+    let mut all: Vec<String> = labels.iter().map(ToString::to_string).collect();
+    let mut from = 0;
+    for _ in 1..most {
+        let until = all.len();
+        let longer = all[from..until].iter().flat_map(|tail| labels.iter().map(move |label| format!("{label}.{tail}")));
+        let longer: Vec<String> = longer.collect();
+        all.extend(longer);
+        from = until;
+    }
+    all
 }
 
 #[test]
-fn the_star_alone_stands_for_no_name() {
-    assert_eq!(map(&["*.test"]).any(), None);
-    assert_eq!(map(&["*.test", "*"]).any().unwrap(), "*");
-}
-
-#[test]
-fn the_same_pattern_twice_is_refused_and_the_first_stays() {
-    let mut map = map(&["*.github.com"]);
-    assert_eq!(map.insert(pattern("*.GITHUB.com"), "second".into()), Err(&"*.github.com".to_owned()));
-    assert_eq!(map.get(&name("a.github.com")).unwrap(), "*.github.com");
-}
-
-/// What [`DomainMap::get`] promises, by looking at every pattern.
-fn scan<'a>(patterns: &'a [DomainPattern], name: &Domain) -> Option<&'a DomainPattern> {
-    patterns.iter().filter(|pattern| pattern.matches(name)).min_by_key(|pattern| pattern.specificity())
+fn one_pattern_covers_another_if_it_matches_every_name_that_the_other_does() {
+    let names = sequences(&["a", "b", "c"], 5);
+    let texts = sequences(&["a", "b", "*"], 4);
+    let matched_by = |pattern: &str| -> Vec<bool> {
+        let pattern: Vec<&str> = pattern.split('.').collect();
+        names.iter().map(|name| meets(&pattern, &name.split('.').collect::<Vec<_>>())).collect()
+    };
+    let patterns: Vec<(DomainPattern, Vec<bool>)> =
+        texts.iter().filter_map(|text| Some((DomainPattern::parse(text).ok()?, matched_by(text)))).collect();
+    assert!(patterns.len() > 100);
+    for (one, matches_of_one) in &patterns {
+        for (text, matched) in names.iter().zip(matches_of_one) {
+            assert_eq!(one.matches(&name(text)), *matched, "{one} and {text}");
+        }
+        for (other, matches_of_other) in &patterns {
+            let covers = matches_of_other.iter().zip(matches_of_one).all(|(other, one)| !other || *one);
+            assert_eq!(one.covers(other), covers, "{one} over {other}");
+        }
+    }
 }
 
 proptest! {
     #[test]
-    fn the_map_agrees_with_a_scan(
-        patterns in proptest::collection::vec("(\\*|a|b|c)(\\.(\\*|a|b|c)){0,4}", 0..24),
-        names in proptest::collection::vec("(a|b|c|d)(\\.(a|b|c|d)){0,5}", 1..24),
-    ) {
-        let mut unique: Vec<DomainPattern> = Vec::new();
-        for pattern in patterns.iter().filter_map(|text| DomainPattern::parse(text).ok()) {
-            if !unique.contains(&pattern) {
-                unique.push(pattern);
-            }
-        }
-        let mut map = DomainMap::default();
-        for pattern in &unique {
-            prop_assert!(map.insert(pattern.clone(), pattern.clone()).is_ok());
-        }
-        for name in names.iter().map(|text| name(text)) {
-            prop_assert_eq!(map.get(&name), scan(&unique, &name), "{}", name);
+    fn a_pattern_is_parsed_or_refused_and_shown_as_it_is_read(text in "\\PC{0,40}") {
+        if let Ok(pattern) = DomainPattern::parse(&text) {
+            prop_assert_eq!(DomainPattern::parse(&pattern.to_string()), Ok(pattern));
         }
     }
 
     #[test]
-    fn a_pattern_is_parsed_or_refused_and_shown_as_it_is_read(text in "\\PC{0,40}") {
+    fn what_looks_like_a_pattern_is_parsed_or_refused(text in "(\\*|a|xn--|bü|。|\\.|1|0x){0,12}") {
         if let Ok(pattern) = DomainPattern::parse(&text) {
-            prop_assert_eq!(DomainPattern::parse(&pattern.to_string()), Ok(pattern));
+            prop_assert!(pattern.covers(&pattern));
+            prop_assert_eq!(DomainPattern::parse(pattern.as_str()), Ok(pattern));
         }
     }
 }
