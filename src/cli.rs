@@ -2,9 +2,11 @@
 
 mod demo;
 mod doctor;
+pub mod policy;
 pub mod run;
 
-use std::io::{ErrorKind, Write};
+use std::error::Error;
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -61,19 +63,30 @@ pub enum Exit {
 /// How long a stream may be full before what is told there is given up, in milliseconds.
 const FULL: u16 = 2_000;
 
-/// Tells the user something on standard error.
+/// Tells the user something on standard error. What cannot be told is not worth a failure.
 fn tell(text: &str) {
-    write_whole(std::io::stderr().lock(), text);
+    let _ = write_whole(io::stderr().lock(), text);
 }
 
-/// Tells the user something on standard output.
+/// Tells the user something on standard output. What cannot be told is not worth a failure.
 fn say(text: &str) {
-    write_whole(std::io::stdout().lock(), text);
+    let _ = write_whole(io::stdout().lock(), text);
 }
 
-/// Writes to a stream that a command may share, and may have filled, closed or made non-blocking. What cannot be told
-/// is not worth a failure.
-fn write_whole(mut stream: impl Write + AsFd, text: &str) {
+/// An error and its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Writes to a stream that a command may share, and may have filled, closed or made non-blocking.
+fn write_whole(mut stream: impl Write + AsFd, text: &str) -> io::Result<()> {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         match stream.write(rest) {
@@ -82,14 +95,15 @@ fn write_whole(mut stream: impl Write + AsFd, text: &str) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let mut room = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
                 if !poll(&mut room, FULL).is_ok_and(|ready| ready > 0) {
-                    return;
+                    return Err(error);
                 }
             }
-            Ok(_) | Err(_) => return,
+            Ok(_) => return Err(ErrorKind::WriteZero.into()),
+            Err(error) => return Err(error),
         }
     }
     // A line that does not reach its end stands in the buffer until now.
-    let _ = stream.flush();
+    stream.flush()
 }
 
 /// Parses the command line and runs its verb.

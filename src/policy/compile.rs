@@ -335,7 +335,7 @@ impl<'a> Compiler<'a> {
         let Some(pattern) = self.pattern(text, span) else { return };
         if pattern.is_top_level() {
             let message = format!("`{text}` allows every name below a top-level domain");
-            self.advice.push(Fault::new(Code::Advice, message).place(span));
+            self.advice.push(Fault::new(Code::TopLevelWildcard, message).place(span));
         }
         let entry = Entry::new(self.id(span), handling);
         match self.allow.insert(pattern, entry) {
@@ -478,17 +478,17 @@ impl Compiler<'_> {
         for (name, span) in &self.declared {
             if !self.used.contains(name) {
                 let message = format!("no rule uses the secret `{}`", name.as_str());
-                self.advice.push(Fault::new(Code::Advice, message).place(*span));
+                self.advice.push(Fault::new(Code::UnusedSecret, message).place(*span));
             }
         }
         let open = matches!(self.base, Some(Base::AllowAll(_))) || self.allow.any().is_some();
         if open && !self.deny.is_empty() && !self.strict {
             let message = "a `deny` beneath `*` or allow-all does not hold against encrypted names and fronting";
-            self.advice.push(Fault::new(Code::Advice, message).help("`strict: true` makes it hold"));
+            self.advice.push(Fault::new(Code::AdvisoryDeny, message).help("`strict: true` makes it hold"));
         }
         if !self.subnets_allow.is_empty() && (!self.deny.is_empty() || !self.sources.is_empty()) {
             let message = "what goes to a range of `subnets.allow` is judged by address alone: no `deny`, no injection";
-            self.advice.push(Fault::new(Code::Advice, message));
+            self.advice.push(Fault::new(Code::BypassedByAddress, message));
         }
     }
 }

@@ -1,58 +1,25 @@
 //! What is wrong with a policy: every fault, each with its code, place, message and help (HOUSE habit 7).
 //!
+//! A report is text ([`fmt::Display`], or [`Diagnostics::styled`] for a terminal) or data ([`Diagnostic`] is one JSON
+//! object of seven fields, always all of them).
+//!
 //! `INVARIANT`: rendering shows of a source line its keys and the text at fault, the rest as `…`: a policy may hold
 //! a credential where none belongs, and a report is pasted into issues. What is at fault inside a header value or a
 //! secret's source is not shown either (`Fault::hidden`).
+//! `INVARIANT`: what is shown of a document cannot steer a terminal.
+
+mod code;
+mod style;
 
 use std::fmt;
 
+use serde::Serialize;
+use serde::ser::SerializeStruct;
+
 use super::wire::{Document, Source, Span};
 use crate::limits;
-
-/// Kinds of fault: one variant, one stable string.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Code {
-    /// Not YAML, or YAML that the language does not use.
-    Syntax,
-    /// A key that nothing knows.
-    UnknownKey,
-    /// A key or an element that stands there twice, also after canonicalisation.
-    Duplicate,
-    /// A list where a map is due, and the like.
-    WrongType,
-    /// Of the right type, and not a value that can be.
-    BadValue,
-    /// What is needed is not there.
-    Missing,
-    /// Two things that exclude each other.
-    Conflict,
-    /// Known to the language, and not to this version of exeat.
-    Unsupported,
-    /// Over a bound of [`crate::limits`].
-    Limit,
-    /// Legal, and perhaps not meant.
-    Advice,
-}
-
-impl Code {
-    /// The stable string.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Syntax => "syntax",
-            Self::UnknownKey => "unknown-key",
-            Self::Duplicate => "duplicate",
-            Self::WrongType => "wrong-type",
-            Self::BadValue => "bad-value",
-            Self::Missing => "missing",
-            Self::Conflict => "conflict",
-            Self::Unsupported => "unsupported",
-            Self::Limit => "limit",
-            Self::Advice => "advice",
-        }
-    }
-}
+pub use code::{Code, Severity};
+pub use style::{Ink, Style};
 
 /// A fault that does not know its document yet.
 #[derive(Debug)]
@@ -100,7 +67,7 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it, where that is known.
     pub help: Option<String>,
-    /// Where; `None` for the command line, or a document as a whole.
+    /// Where; `None` for the command line, and for what no single place is to blame for.
     pub place: Option<Place>,
 }
 
@@ -147,9 +114,15 @@ impl Diagnostics {
     /// A fault of a document that could not be parsed; its line is not shown, as nothing is known of it.
     pub(super) fn unparsed(fault: Fault, source: Source<'_>) -> Self {
         Self::of(vec![fault], |fault| {
-            let (line, column, _) = line_at(source.text, fault.span?.start);
+            let (line, column, _) = line_at(source.text, fault.span.unwrap_or_default().start);
             Some(Place { path: source.path.to_owned(), line, column, excerpt: None })
         })
+    }
+
+    /// A fault of a file as a whole, such as one that cannot be read.
+    #[must_use]
+    pub fn of_file(path: &str, code: Code, message: impl Into<String>, help: Option<String>) -> Self {
+        Self::unparsed(Fault::new(code, message).perhaps(help), Source { path, text: "" })
     }
 
     fn of(mut faults: Vec<Fault>, place: impl Fn(&Fault) -> Option<Place>) -> Self {
@@ -158,7 +131,8 @@ impl Diagnostics {
         faults.truncate(limits::POLICY_FAULTS);
         let show = |fault: Fault| {
             let place = place(&fault);
-            Diagnostic { code: fault.code, message: fault.message, help: fault.help, place }
+            let (message, help) = (harmless(&fault.message), fault.help.as_deref().map(harmless));
+            Diagnostic { code: fault.code, message, help, place }
         };
         Self { list: faults.into_iter().map(show).collect(), beyond }
     }
@@ -173,43 +147,96 @@ impl Diagnostics {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
+
+    /// How many faults there are beyond those kept ([`limits::POLICY_FAULTS`]).
+    #[must_use]
+    pub fn beyond(&self) -> usize {
+        self.beyond
+    }
+
+    /// As it is written in this style.
+    pub fn styled(&self, style: Style) -> impl fmt::Display {
+        Styled(self, style)
+    }
 }
 
-impl fmt::Display for Diagnostics {
+/// A report in a style.
+struct Styled<'a>(&'a Diagnostics, Style);
+
+impl fmt::Display for Styled<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.list.iter().enumerate() {
+        let Self(Diagnostics { list, beyond }, style) = self;
+        for (index, diagnostic) in list.iter().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{diagnostic}")?;
+            diagnostic.write(f, *style)?;
         }
-        if self.beyond > 0 {
-            write!(f, "\nand {} more\n", self.beyond)?;
+        if *beyond > 0 {
+            write!(f, "\nand {beyond} more\n")?;
         }
         Ok(())
     }
 }
 
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.styled(Style::Plain).fmt(f)
+    }
+}
+
 impl std::error::Error for Diagnostics {}
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = if self.code == Code::Advice { "warning" } else { "error" };
-        writeln!(f, "{level}[{}]: {}", self.code.as_str(), self.message)?;
+impl Diagnostic {
+    /// How bad it is.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
+        let ink = match self.severity() {
+            Severity::Error => Ink::Bad,
+            Severity::Warning => Ink::Doubtful,
+        };
+        let frame = |text: &str| style.paint(Ink::Frame, text);
+        let level = style.paint(ink, &format!("{}[{}]", self.severity().as_str(), self.code.as_str()));
+        writeln!(f, "{level}{}", style.paint(Ink::Strong, &format!(": {}", self.message)))?;
         if let Some(place) = &self.place {
             let Place { path, line, column, excerpt } = place;
-            writeln!(f, "  --> {path}:{line}:{column}")?;
+            writeln!(f, "  {} {path}:{line}:{column}", frame("-->"))?;
             if let Some(Excerpt { text, indent, width }) = excerpt {
                 let number = line.to_string();
                 let margin = " ".repeat(number.len());
-                writeln!(f, "{number} | {text}")?;
-                writeln!(f, "{margin} | {}{}", " ".repeat(*indent), "^".repeat(*width))?;
+                writeln!(f, "{} {text}", frame(&format!("{number} |")))?;
+                let underline = style.paint(ink, &"^".repeat(*width));
+                writeln!(f, "{} {}{underline}", frame(&format!("{margin} |")), " ".repeat(*indent))?;
             }
         }
         match &self.help {
-            Some(help) => writeln!(f, "  help: {help}"),
+            Some(help) => writeln!(f, "  {} {help}", frame("help:")),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, Style::Plain)
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Diagnostic", 7)?;
+        fields.serialize_field("severity", self.severity().as_str())?;
+        fields.serialize_field("code", self.code.as_str())?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("help", &self.help)?;
+        fields.serialize_field("file", &self.place.as_ref().map(|place| &place.path))?;
+        fields.serialize_field("line", &self.place.as_ref().map(|place| place.line))?;
+        fields.serialize_field("column", &self.place.as_ref().map(|place| place.column))?;
+        fields.end()
     }
 }
 
@@ -240,7 +267,7 @@ fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -
         if *span == at {
             excerpt.underline(text.chars().count());
         }
-        excerpt.text.extend(text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }));
+        excerpt.text.push_str(&harmless(text));
         cursor = to;
     }
     excerpt.structure(source.text, cursor, bounds.end, at);
@@ -248,6 +275,11 @@ fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -
         excerpt.underline(1);
     }
     Place { path: source.path.to_owned(), line, column, excerpt: Some(excerpt) }
+}
+
+/// The text, without what could steer a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Characters that would move the cursor or turn the text around in a terminal.

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::channel::Fault;
-use crate::cli::{Exit, doctor, tell};
+use crate::cli::policy::DocumentError;
+use crate::cli::{Exit, chain, doctor, tell};
 use crate::policy::diagnostic::Diagnostics;
 use crate::secret::source::SourceError;
 
@@ -17,8 +18,8 @@ use crate::secret::source::SourceError;
 pub(in crate::cli) enum RunError {
     /// A file of the operator's cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// There is no preset of this name.
-    NoPreset(String),
+    /// The document that --policy names cannot be had.
+    Document(DocumentError),
     /// The policy, or the flags that stand for one, do not compile.
     Policy(Box<Diagnostics>),
     /// A secret that the policy names has no value.
@@ -49,14 +50,7 @@ impl RunError {
 
     /// Tells the user, and says how exeat ends.
     pub(in crate::cli) fn report(&self) -> Exit {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        tell(&format!("exeat: {text}\n"));
+        tell(&format!("exeat: {}\n", chain(self)));
         match self {
             Self::NotFound(_) => Exit::NotFound,
             Self::NotExecutable(..) => Exit::NotExecutable,
@@ -69,10 +63,7 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(path, _) => write!(f, "cannot read {}", path.display()),
-            Self::NoPreset(name) => {
-                let names = crate::policy::presets().collect::<Vec<_>>().join(", ");
-                write!(f, "there is no preset `{name}`; there are: {names}")
-            }
+            Self::Document(error) => write!(f, "{error}"),
             Self::Policy(faults) => {
                 write!(f, "the policy does not compile; nothing was run\n{}", faults.to_string().trim_end())
             }
@@ -94,9 +85,9 @@ impl Error for RunError {
         match self {
             Self::Unreadable(_, error) | Self::Unwritable(_, error) | Self::NotThere(_, _, error) => Some(error),
             Self::Own(_, error) => Some(error.as_ref()),
+            Self::Document(error) => error.source(),
             Self::Secret(error) => error.source(),
-            Self::NoPreset(_)
-            | Self::Policy(_)
+            Self::Policy(_)
             | Self::NoCertificate(_)
             | Self::Sandbox(_)
             | Self::Lost

@@ -12,13 +12,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::{RunArguments, RunError};
+use crate::cli::policy::{Disk, Document, terms};
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{self, Policy, SourceSpec};
 use crate::resolve::Overrides;
 use crate::secret::{Secrets, source};
-
-/// The prefix of `--policy` that names a built-in policy.
-const PRESET: &str = "preset:";
 
 /// What a session needs.
 pub(in crate::cli) struct Settings {
@@ -71,29 +69,20 @@ impl Settings {
         flags: &policy::Flags,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, RunError> {
-        let mut hidden = Vec::new();
-        let mut base = PathBuf::from(".");
-        let text;
-        let source = match policy.map(|named| (named, named.strip_prefix(PRESET))) {
-            None => None,
-            Some((_, Some(name))) => Some(policy::preset(name).ok_or_else(|| RunError::NoPreset(name.to_owned()))?),
-            Some((file, None)) => {
-                let path = PathBuf::from(file);
-                text = fs::read_to_string(&path).map_err(|error| RunError::Unreadable(path.clone(), error))?;
-                base = path.parent().map_or(base, Path::to_path_buf);
-                hidden.push(path);
-                Some(policy::Source { path: file, text: &text })
-            }
-        };
-        let compiled = Policy::compile(source, flags, &policy::Terms::default())
+        let document = policy.map(Document::named).transpose().map_err(RunError::Document)?;
+        let file = document.as_ref().and_then(Document::file);
+        let base = file.and_then(Path::parent).unwrap_or(Path::new("."));
+        let disk = Disk::default();
+        let compiled = Policy::compile(document.as_ref().map(Document::source), flags, &terms(&disk))
             .map_err(|faults| RunError::Policy(Box::new(faults)))?;
         let (policy, advice) = (compiled.policy, compiled.advice);
+        let mut hidden: Vec<PathBuf> = file.map(Path::to_owned).into_iter().chain(disk.into_read()).collect();
         let mut secrets = Secrets::default();
         let mut variables = BTreeSet::new();
         for (name, from) in policy.sources() {
-            let value = source::read(name, from, &base, &environment);
+            let value = source::read(name, from, base, &environment);
             secrets.insert(name.clone(), value.map_err(RunError::Secret)?);
-            hidden.extend(source::file(from, &base));
+            hidden.extend(source::file(from, base));
             if let SourceSpec::Env(variable) = from {
                 variables.insert(variable.clone());
             }

@@ -99,7 +99,10 @@ fn what_is_not_yaml_says_where() {
         ("a: &x [1]\nb: *x", "error[syntax]: anchors and tags are not part of the policy language\n  --> p.yaml:1:"),
         ("{}\n---\n{}", "error[syntax]: the file holds a second document\n  --> p.yaml:2:1"),
         ("{[a]: b}", "error[syntax]: a key must be text\n  --> p.yaml:1:2"),
-        ("", "error[wrong-type]: the document is empty\n  help: a policy that allows nothing is `{}`"),
+        (
+            "",
+            "error[wrong-type]: the document is empty\n  --> p.yaml:1:1\n  help: a policy that allows nothing is `{}`",
+        ),
         ("# nothing", "error[wrong-type]: the document is empty"),
         ("5", "error[wrong-type]: a policy must be a map, and this is a number"),
         ("[a.test]", "error[wrong-type]: a policy must be a map, and this is a list"),

@@ -1,0 +1,177 @@
+//! How documents are read: `FILE`, `preset:NAME`, and what they `extends`.
+//!
+//! `INVARIANT`: what is read is bounded ([`limits::POLICY_BYTES`]); a pipe's writer is waited for only where the user
+//! named the pipe.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::error::Error;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::limits;
+use crate::policy::{self, Files, Source};
+
+/// The prefix that names a built-in policy.
+const PRESET: &str = "preset:";
+
+/// A document, read whole.
+#[derive(Debug)]
+pub(in crate::cli) struct Document {
+    /// As it is shown.
+    path: Cow<'static, str>,
+    text: Cow<'static, str>,
+    file: Option<PathBuf>,
+}
+
+impl Document {
+    /// What `FILE` or `preset:NAME` names.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(in crate::cli) fn named(named: &str) -> Result<Self, DocumentError> {
+        match named.strip_prefix(PRESET) {
+            Some(name) => {
+                let Source { path, text } = policy::preset(name).ok_or_else(|| DocumentError::no_preset(name))?;
+                Ok(Self { path: path.into(), text: text.into(), file: None })
+            }
+            None => Self::read(Path::new(named)),
+        }
+    }
+
+    /// A file, which may be a pipe.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(in crate::cli) fn read(path: &Path) -> Result<Self, DocumentError> {
+        let text = read(path).map_err(|why| DocumentError::File(path.to_owned(), why))?;
+        Ok(Self { path: shown(path).into(), text: text.into(), file: Some(path.to_owned()) })
+    }
+
+    /// Its text, and what it is called.
+    pub(in crate::cli) fn source(&self) -> Source<'_> {
+        Source { path: &self.path, text: &self.text }
+    }
+
+    /// Where it was read, if not built in.
+    pub(in crate::cli) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+}
+
+/// Why a document cannot be had.
+#[derive(Debug)]
+pub(in crate::cli) enum DocumentError {
+    /// There is no preset of this name.
+    NoPreset(String),
+    /// This file cannot be read.
+    File(PathBuf, ReadError),
+}
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(in crate::cli) enum ReadError {
+    Io(io::Error),
+    TooLarge,
+    NotText,
+    NotAFile,
+}
+
+impl DocumentError {
+    fn no_preset(name: &str) -> Self {
+        Self::NoPreset(harmless(name))
+    }
+
+    /// Whether there is no such document, rather than one that cannot be used.
+    pub(in crate::cli) fn is_usage(&self) -> bool {
+        match self {
+            Self::NoPreset(_) => true,
+            Self::File(_, ReadError::Io(error)) => error.kind() == io::ErrorKind::NotFound,
+            Self::File(..) => false,
+        }
+    }
+}
+
+impl fmt::Display for DocumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPreset(name) => {
+                let names = policy::presets().collect::<Vec<_>>().join(", ");
+                write!(f, "there is no preset `{name}`; there are: {names}")
+            }
+            Self::File(path, _) => write!(f, "cannot read {}", shown(path)),
+        }
+    }
+}
+
+impl Error for DocumentError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::NoPreset(_) => None,
+            Self::File(_, why) => Some(why),
+        }
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::TooLarge => write!(f, "the file is larger than {} bytes", limits::POLICY_BYTES),
+            Self::NotText => f.write_str("this is not text in UTF-8"),
+            Self::NotAFile => f.write_str("this is not a regular file"),
+        }
+    }
+}
+
+impl Error for ReadError {}
+
+/// The disk, for what a policy `extends`; it remembers what it read.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Disk {
+    read: RefCell<Vec<PathBuf>>,
+}
+
+impl Disk {
+    /// The files that were read.
+    pub(in crate::cli) fn into_read(self) -> Vec<PathBuf> {
+        self.read.into_inner()
+    }
+}
+
+impl Files for Disk {
+    fn read(&self, path: &str) -> Result<String, String> {
+        let path = Path::new(path);
+        let text = read_regular(path).map_err(|why| why.to_string())?;
+        self.read.borrow_mut().push(path.to_owned());
+        Ok(text)
+    }
+}
+
+/// Reads a file that is no pipe or device: a policy's author names it, and must not make us wait.
+fn read_regular(path: &Path) -> Result<String, ReadError> {
+    let found = fs::metadata(path).map_err(ReadError::Io)?;
+    if found.is_file() { read(path) } else { Err(ReadError::NotAFile) }
+}
+
+fn read(path: &Path) -> Result<String, ReadError> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limits::POLICY_BYTES).unwrap_or(u64::MAX);
+    let file = File::open(path).map_err(ReadError::Io)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() > limits::POLICY_BYTES {
+        return Err(ReadError::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|_| ReadError::NotText)
+}
+
+/// A path as it is shown: in a report, in a rule's name. It cannot steer a terminal.
+fn shown(path: &Path) -> String {
+    harmless(&path.to_string_lossy())
+}
+
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
