@@ -3,14 +3,98 @@
 //! A sandbox **is** the listener that its connection came in on (HOUSE §2): never a source address, a header or a
 //! token.
 
+mod error;
+mod host;
+mod identity;
+mod netlink;
 pub mod netns;
+mod nft;
+mod rules;
+mod sockets;
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::flow::{ClientAddr, OriginalDst};
+pub use error::{AttachError, AttachStep, Refusal};
+pub use host::Host;
+pub use identity::{AttachmentId, NotAnId};
+pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
+
+/// What is to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// A network namespace of the sandbox's own, by a path such as `/run/netns/x` or `/proc/PID/ns/net`.
+    Netns(PathBuf),
+}
+
+/// A sandbox's packets arrive. Dropping it changes nothing: what confines them stays until [`detach`](Self::detach).
+#[derive(Debug)]
+#[must_use]
+pub enum Attachment {
+    /// Through listeners inside its own network namespace.
+    Netns(netns::Netns),
+}
+
+impl Attachment {
+    /// Who it is: equal only where it is the very same namespace or interface.
+    #[must_use]
+    pub fn id(&self) -> &AttachmentId {
+        match self {
+            Self::Netns(netns) => netns.id(),
+        }
+    }
+
+    /// Takes away every trace of it. Its sockets are whoever's they were given to, and should be closed before.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn detach(self) -> Result<(), AttachError> {
+        match self {
+            Self::Netns(netns) => netns.detach().await,
+        }
+    }
+}
+
+/// What attaching gives.
+#[derive(Debug)]
+pub struct Attached {
+    /// To be kept, and detached when the sandbox ends.
+    pub attachment: Attachment,
+    /// To be served.
+    pub sockets: Sockets,
+    /// To be watched from the beginning: what happens while nobody asks is told late.
+    pub events: Events,
+}
+
+/// What happens to an attachment.
+#[derive(Debug)]
+pub enum Events {
+    /// To a network namespace.
+    Netns(netns::NetnsEvents),
+}
+
+impl Events {
+    /// Waits for the next event. A call that is dropped loses none.
+    pub async fn next(&mut self) -> AttachmentEvent {
+        match self {
+            Self::Netns(events) => events.next().await,
+        }
+    }
+}
+
+/// What can happen to an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachmentEvent {
+    /// It may no longer be what confines the sandbox, for this reason: whoever serves it cuts every flow, and takes
+    /// none. Told once.
+    Quarantined(String),
+    /// The namespace or interface is no longer where it was. Told again whenever it is asked for.
+    Gone,
+}
 
 /// Where connections of one sandbox arrive.
 pub trait Listener: Send + 'static {

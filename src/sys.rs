@@ -196,6 +196,27 @@ pub fn die_by(signal: Signal) {
     }
 }
 
+/// The cookie of the network namespace that a socket is in: no other namespace of this boot has it, before or after.
+///
+/// # Errors
+/// The kernel's (before Linux 5.14: `ENOPROTOOPT`).
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default();
+    // SAFETY: the kernel writes at most `length` bytes to the cookie, and its length back; both outlive the call.
+    // JUSTIFICATION: neither nix nor socket2 has this option.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    check(i64::from(done)).map(|()| cookie)
+}
+
 /// Gives the heap's free pages back to the system. The C library keeps what a burst of handshakes leaves behind
 /// otherwise; other C libraries than GNU's do so by themselves, or have no such call.
 pub fn trim_heap() {

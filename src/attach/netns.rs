@@ -1,149 +1,131 @@
 //! An attachment by network namespace: our listeners stand inside the sandbox's own (HOUSE §2).
 //!
-//! [`prepare`] runs where the sandbox's network namespace is the caller's, and makes every address local, brings all
-//! TCP to one listener and all DNS to one socket. The sockets then go to whoever serves the sandbox; its outbound
-//! sockets are made elsewhere, in the host's namespace.
+//! There every address is made local, all TCP brought to one listener and all DNS to one socket. [`prepare`] does it
+//! where the caller is; [`attach`] from outside, for a namespace that has a path: on a thread of its own that enters
+//! it, makes the sockets, and ends. The sockets go to whoever serves the sandbox; its outbound sockets are made
+//! elsewhere, in the host's namespace.
 //!
-//! - `INVARIANT`: no interface leads out of the namespace: [`prepare`] refuses one that has any but `lo` up. When
-//!   the daemon is gone, or the rules are flushed, nothing leaves, for there is no way out.
-//! - `INVARIANT`: the original destination is the accepted socket's own address, so it needs no lookup that could
-//!   be raced.
+//! - `INVARIANT`: no interface leads out of the namespace: one that has any but `lo` and the idle tunnels of some
+//!   kernels is refused, and one that comes later quarantines the sandbox. When the daemon is gone, or the rules are
+//!   flushed, nothing leaves, for there is no way out.
+//! - `INVARIANT`: no thread of the runtime enters a namespace.
 
-mod netlink;
-mod rules;
-
-use std::fmt;
+use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NetlinkMessage};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::cmsg_space;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, recvmsg,
-    sendmsg, setsockopt, sockopt,
-};
-use socket2::{Domain as Family, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use nix::sched::{CloneFlags, setns};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Interval, MissedTickBehavior};
 
-use super::{Arrival, Datagrams, Envelope, Listener};
-use crate::flow::{ClientAddr, OriginalDst};
+use super::error::{AttachError, AttachStep, Refusal};
+use super::identity::AttachmentId;
+use super::netlink::{Link, LinkWatch, Netlink, News};
+use super::nft::{self, Table};
+use super::rules::namespace::{LOOPBACK_INDEX, TABLE, declare};
+use super::sockets::Sockets;
+use super::{Attached, Attachment, AttachmentEvent, Events};
 use crate::limits;
-use netlink::Netlink;
 
-/// The port of our TCP listener inside each namespace: above what kernels hand out as ephemeral ports. A flow whose
-/// original destination has this port is refused as a loop, for it cannot be told from one to the listener itself.
-pub const LISTENER_PORT: u16 = 65_533;
 /// The sandbox's own non-loopback addresses, one of each family; the first is also its name server.
 pub const SANDBOX_IPV4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// See [`SANDBOX_IPV4`].
 pub const SANDBOX_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x7865, 0x6174, 0, 0, 0, 0, 1);
 
-/// Where DNS is asked.
-const DNS_PORT: u16 = 53;
-/// The mark of what our own sockets send inside the namespace ("exea"). The sandbox cannot set one: that takes
-/// `CAP_NET_ADMIN` over the namespace.
-const MARK: u32 = 0x6578_6561;
-/// `lo` has this index in every network namespace.
-const LOOPBACK_INDEX: u32 = 1;
 /// `RT_TABLE_LOCAL`.
 const TABLE_LOCAL: u8 = 255;
-/// Connections that the kernel completes before we accept them.
-const BACKLOG: i32 = 1024;
-/// How long an accept that failed for want of descriptors or memory rests before it tries again.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
-
-/// What [`prepare`] made: sockets of one sandbox, to be served.
-#[derive(Debug)]
-pub struct Sockets {
-    /// TCP, IPv4 and IPv6.
-    pub tcp: [OwnedFd; 2],
-    /// DNS over UDP, IPv4 and IPv6.
-    pub udp: [OwnedFd; 2],
-}
-
-/// Which step of attaching failed, and why.
-#[derive(Debug)]
-pub struct AttachError {
-    /// What was being done.
-    pub step: AttachStep,
-    /// The kernel's answer.
-    pub source: io::Error,
-}
-
-/// The steps of [`prepare`], in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttachStep {
-    /// Bringing `lo` up, with its addresses and the routes that make every address local.
-    Loopback,
-    /// Looking for interfaces that lead out.
-    Interfaces,
-    /// The nftables batch, with its TPROXY rules.
-    Rules,
-    /// The listening sockets.
-    Listen,
-}
-
-impl fmt::Display for AttachError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.step {
-            AttachStep::Loopback => "cannot set up the loopback interface of the sandbox",
-            AttachStep::Interfaces => "cannot make sure that no interface leads out of the sandbox",
-            AttachStep::Rules => "cannot load the nftables rules (TPROXY) of the sandbox",
-            AttachStep::Listen => "cannot listen inside the sandbox",
-        })
-    }
-}
-
-impl std::error::Error for AttachError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+/// Tunnels that some kernels put into every new namespace. While they are down they lead nowhere, and raising one
+/// takes `CAP_NET_ADMIN` over the namespace.
+const IDLE_KINDS: [&str; 9] = ["sit", "ipip", "ip6tnl", "gre", "gretap", "ip6gre", "erspan", "vti", "vti6"];
+/// What the table's comment says when detaching should put `lo` down again.
+const LO_WAS_DOWN: &str = "lo was down";
+/// What it says otherwise.
+const LO_WAS_UP: &str = "lo was up";
 
 /// Makes the calling thread's network namespace a sandbox's: see the module's doc. Needs `CAP_NET_ADMIN` over it.
 ///
 /// # Errors
-/// The step that failed. What was done before it stays until the namespace goes.
+/// What refuses it, or the step that failed. What was done before it stays until the namespace goes.
 pub fn prepare() -> Result<Sockets, AttachError> {
-    let at = |step| move |source| AttachError { step, source };
-    loopback().map_err(at(AttachStep::Loopback))?;
-    refuse_ways_out().map_err(at(AttachStep::Interfaces))?;
-    load_rules().map_err(at(AttachStep::Rules))?;
-    listen().map_err(at(AttachStep::Listen))
+    stand(&route()?, None)
 }
 
-fn loopback() -> io::Result<()> {
-    let route = Netlink::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-    let mut link = LinkMessage::default();
-    link.header.index = LOOPBACK_INDEX;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    let requests = vec![
-        RouteNetlinkMessage::SetLink(link),
-        RouteNetlinkMessage::NewAddress(address(SANDBOX_IPV4.into())),
-        RouteNetlinkMessage::NewAddress(address(SANDBOX_IPV6.into())),
-        RouteNetlinkMessage::NewRoute(everything_is_local(SANDBOX_IPV4.into())),
-        RouteNetlinkMessage::NewRoute(everything_is_local(SANDBOX_IPV6.into())),
-    ];
-    for request in requests {
-        let mut request = NetlinkMessage::from(request);
-        request.header.flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        route.transact(vec![request])?;
+fn route() -> Result<Netlink, AttachError> {
+    Netlink::route().map_err(AttachError::at(AttachStep::Interfaces))
+}
+
+/// Sockets that are there already are taken; others are made.
+fn stand(route: &Netlink, sockets: Option<Sockets>) -> Result<Sockets, AttachError> {
+    let present = route.links().map_err(AttachError::at(AttachStep::Interfaces))?;
+    if let Some(link) = present.iter().find(|link| leads_out(link)) {
+        return Err(Refusal::WayOut(link.name.clone()).into());
+    }
+    let sockets = match sockets {
+        Some(sockets) => sockets,
+        None => Sockets::listen(None).map_err(AttachError::at(AttachStep::Listen))?,
+    };
+    let lo_is_up = present.iter().any(|link| link.index == LOOPBACK_INDEX && link.up);
+    load_rules(lo_is_up).map_err(AttachError::at(AttachStep::Rules))?;
+    raise_loopback(route).map_err(AttachError::at(AttachStep::Loopback))?;
+    Ok(sockets)
+}
+
+/// Whether packets could leave the namespace through it.
+fn leads_out(link: &Link) -> bool {
+    let idle = !link.up && IDLE_KINDS.contains(&link.kind.as_str());
+    link.index != LOOPBACK_INDEX && !idle
+}
+
+fn load_rules(lo_is_up: bool) -> io::Result<()> {
+    let netfilter = Netlink::netfilter()?;
+    let now = if lo_is_up { LO_WAS_UP } else { LO_WAS_DOWN };
+    // Where an earlier attachment was left behind, `lo` is as that one made it.
+    let before = Table::inet(TABLE).comment(&netfilter)?;
+    nft::commit(&netfilter, declare(before.as_deref().unwrap_or(now), &[]))
+}
+
+fn raise_loopback(route: &Netlink) -> io::Result<()> {
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    route.ask(loopback_is(true), flags)?;
+    for ip in own_addresses() {
+        route.ask(RouteNetlinkMessage::NewAddress(address(ip, full(ip))), flags)?;
+        route.ask(RouteNetlinkMessage::NewRoute(everything_is_local(ip)), flags)?;
     }
     Ok(())
 }
 
-fn address(ip: IpAddr) -> AddressMessage {
+/// [`SANDBOX_IPV4`], and [`SANDBOX_IPV6`] unless the namespace has IPv6 turned off on `lo`.
+fn own_addresses() -> Vec<IpAddr> {
+    let off = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|text| text.trim() == "1");
+    let ipv6 = (!off).then_some(IpAddr::V6(SANDBOX_IPV6));
+    std::iter::once(IpAddr::V4(SANDBOX_IPV4)).chain(ipv6).collect()
+}
+
+fn loopback_is(up: bool) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = LOOPBACK_INDEX;
+    link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+fn full(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+fn address(ip: IpAddr, prefix: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(ip);
-    message.header.prefix_len = if ip.is_ipv4() { 32 } else { 128 };
+    message.header.prefix_len = prefix;
     message.header.index = LOOPBACK_INDEX;
     // Without it an IPv6 address is tentative for a moment, and cannot yet be the source of a route.
     message.header.flags = AddressHeaderFlags::Nodad;
@@ -172,212 +154,207 @@ fn family(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// Refuses a namespace in which any interface but `lo` is up. (Some kernels put idle tunnel devices into every new
-/// namespace; they are down, and stay so: raising one takes `CAP_NET_ADMIN` over the namespace.)
-fn refuse_ways_out() -> io::Result<()> {
-    let route = Netlink::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-    request.header.flags = NLM_F_ACK | NLM_F_DUMP;
-    for answer in route.transact(vec![request])? {
-        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-        if link.header.index != LOOPBACK_INDEX && link.header.flags.contains(LinkFlags::Up) {
-            let name = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name.as_str()),
-                _ => None,
-            });
-            return Err(io::Error::other(format!("interface {} is up", name.unwrap_or("without a name"))));
-        }
-    }
-    Ok(())
-}
-
-fn load_rules() -> io::Result<()> {
-    Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER)?.transact(rules::batch()).map(drop)
-}
-
-fn listen() -> io::Result<Sockets> {
-    let any = [SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))];
-    let tcp = any.map(|any| listen_tcp(SocketAddr::new(any.ip(), LISTENER_PORT)));
-    let udp = any.map(|any| listen_dns(SocketAddr::new(any.ip(), DNS_PORT)));
-    let [tcp4, tcp6] = tcp;
-    let [udp4, udp6] = udp;
-    Ok(Sockets { tcp: [tcp4?, tcp6?], udp: [udp4?, udp6?] })
-}
-
-fn listen_tcp(addr: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = transparent(addr, Type::STREAM, Protocol::TCP)?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn listen_dns(addr: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = transparent(addr, Type::DGRAM, Protocol::UDP)?;
-    if addr.is_ipv4() {
-        setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?;
-    } else {
-        setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?;
-    }
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
-}
-
-/// A socket that TPROXY may hand packets for any address to, and whose own packets bear [`MARK`].
-fn transparent(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Family::for_address(addr), kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    socket.set_mark(MARK)?;
-    if addr.is_ipv4() {
-        socket.set_ip_transparent_v4(true)?;
-    } else {
-        socket.set_only_v6(true)?;
-        socket.set_ip_transparent_v6(true)?;
-    }
-    Ok(socket)
-}
-
-/// The TCP side of an attachment.
+/// What [`attach`] is asked.
 #[derive(Debug)]
-pub struct NetnsListener {
-    ipv4: TcpListener,
-    ipv6: TcpListener,
+pub(super) struct Request {
+    /// Where the namespace is found.
+    pub(super) path: PathBuf,
+    /// The namespace that exeat itself is in.
+    pub(super) own: AttachmentId,
+    /// Whom it must be, where it was attached before.
+    pub(super) expected: Option<AttachmentId>,
+    /// Its sockets, where they were never closed.
+    pub(super) sockets: Option<Sockets>,
 }
 
-impl NetnsListener {
-    /// Takes the listening sockets over; call it inside a runtime.
-    ///
-    /// # Errors
-    /// The runtime's, when it cannot watch them.
-    pub fn new(tcp: [OwnedFd; 2]) -> io::Result<Self> {
-        let [ipv4, ipv6] = tcp.map(|fd| TcpListener::from_std(std::net::TcpListener::from(fd)));
-        Ok(Self { ipv4: ipv4?, ipv6: ipv6? })
-    }
-}
-
-impl Listener for NetnsListener {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> Arrival<TcpStream> {
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.ipv4.accept() => accepted,
-                accepted = self.ipv6.accept() => accepted,
-            };
-            let arrival = accepted.and_then(|(io, client)| {
-                let dst = io.local_addr()?;
-                Ok(Arrival { io, client: ClientAddr(client), dst: OriginalDst(dst) })
-            });
-            match arrival {
-                Ok(arrival) => return arrival,
-                // A connection that died in the queue takes nothing from the next; anything else is want of
-                // descriptors or memory, and a moment's rest keeps the loop from spinning on it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_) => tokio::time::sleep(ACCEPT_REST).await,
-            }
+/// Attaches a namespace by its path. Needs `CAP_SYS_ADMIN` here and `CAP_NET_ADMIN` over it.
+///
+/// A future that is dropped may leave rules and addresses in the namespace, but no socket: nothing leaves.
+///
+/// # Errors
+/// What refuses it, or the step that failed.
+pub(super) async fn attach(request: Request) -> Result<Attached, AttachError> {
+    let Request { path, own, expected, sockets } = request;
+    let namespace = open(&path)?;
+    let found = namespace.metadata().map_err(AttachError::at(AttachStep::Enter))?;
+    let watched = path.clone();
+    let runtime = Handle::current();
+    let (id, sockets, links) = inside(&namespace, move || {
+        let route = route()?;
+        let id = AttachmentId::of_namespace(route.as_fd()).map_err(AttachError::at(AttachStep::Identify))?;
+        if id == own {
+            return Err(Refusal::OwnNamespace(path).into());
         }
-    }
-}
-
-/// The DNS side of an attachment.
-#[derive(Debug)]
-pub struct NetnsDatagrams {
-    ipv4: UdpSocket,
-    ipv6: UdpSocket,
-}
-
-impl NetnsDatagrams {
-    /// Takes the sockets over; call it inside a runtime.
-    ///
-    /// # Errors
-    /// The runtime's, when it cannot watch them.
-    pub fn new(udp: [OwnedFd; 2]) -> io::Result<Self> {
-        let [ipv4, ipv6] = udp.map(|fd| UdpSocket::from_std(std::net::UdpSocket::from(fd)));
-        Ok(Self { ipv4: ipv4?, ipv6: ipv6? })
-    }
-}
-
-impl Datagrams for NetnsDatagrams {
-    async fn receive(&self, buffer: &mut Vec<u8>) -> Envelope {
-        let mut room = vec![0_u8; limits::DNS_EDNS_BYTES];
-        loop {
-            let (ready, socket) = tokio::select! {
-                ready = self.ipv4.readable() => (ready, &self.ipv4),
-                ready = self.ipv6.readable() => (ready, &self.ipv6),
-            };
-            let received = ready.and_then(|()| socket.try_io(Interest::READABLE, || receive_one(socket, &mut room)));
-            match received {
-                Ok((length, envelope)) => {
-                    buffer.clear();
-                    buffer.extend_from_slice(room.get(..length).unwrap_or_default());
-                    return envelope;
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidData) => {}
-                Err(_) => tokio::time::sleep(ACCEPT_REST).await,
-            }
+        if expected.is_some_and(|expected| expected != id) {
+            return Err(Refusal::Another(id).into());
         }
-    }
-
-    async fn reply(&self, to: Envelope, message: &[u8]) {
-        let socket = if to.dst.0.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        // A datagram that finds no room is lost, as UDP may: the client asks again.
-        drop(socket.async_io(Interest::WRITABLE, || reply_one(socket, to, message)).await);
-    }
+        // First the watch, then the look: what comes in between is seen twice, and nothing never.
+        let links = {
+            let _inside = runtime.enter();
+            LinkWatch::open().map_err(AttachError::at(AttachStep::Watch))?
+        };
+        let sockets = stand(&route, sockets)?;
+        Ok((id, sockets, links))
+    })
+    .await
+    .map_err(|error| match error {
+        AttachError::Failed { step: AttachStep::Enter, source } if source.raw_os_error() == Some(libc::EINVAL) => {
+            Refusal::NotANamespace(watched.clone()).into()
+        }
+        error => error,
+    })?;
+    let events = NetnsEvents { links, path: watched, file: (found.dev(), found.ino()), check: check(), told: false };
+    let attachment = Attachment::Netns(Netns { id, namespace });
+    Ok(Attached { attachment, sockets, events: Events::Netns(events) })
 }
 
-/// Reads one datagram whole, with the address that it was sent to. What is longer than `room`, or came without its
-/// destination, is an error: it cannot be answered.
-fn receive_one(socket: &UdpSocket, room: &mut [u8]) -> io::Result<(usize, Envelope)> {
-    let mut space = cmsg_space!(libc::sockaddr_in6);
-    let mut pieces = [io::IoSliceMut::new(room)];
-    let received =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut pieces, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
-    let client = received.address.as_ref().and_then(socket_addr);
-    let dst = received.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4OrigDstAddr(addr) => Some(SocketAddr::V4(SocketAddrV4::from(SockaddrIn::from(addr)))),
-        ControlMessageOwned::Ipv6OrigDstAddr(addr) => Some(SocketAddr::V6(SocketAddrV6::from(SockaddrIn6::from(addr)))),
-        _ => None,
+fn open(path: &Path) -> Result<File, AttachError> {
+    // What is no namespace could block.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Refusal::NoNamespace(path.to_owned()).into(),
+        _ => AttachError::Failed { step: AttachStep::Enter, source: error },
+    })
+}
+
+/// Runs `work` in a network namespace, on a thread that ends with it.
+async fn inside<R: Send + 'static>(
+    namespace: &File,
+    work: impl FnOnce() -> Result<R, AttachError> + Send + 'static,
+) -> Result<R, AttachError> {
+    let enter = || AttachError::at(AttachStep::Enter);
+    let namespace = namespace.try_clone().map_err(enter())?;
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("attach".to_owned());
+    let started = thread.spawn(move || {
+        let entered = setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| enter()(errno.into()));
+        // Whoever asked may have gone; then so does the result.
+        drop(done.send(entered.and_then(|()| work())));
     });
-    match (client, dst) {
-        (Some(client), Some(dst)) if !received.flags.contains(MsgFlags::MSG_TRUNC) => {
-            Ok((received.bytes, Envelope { client: ClientAddr(client), dst: OriginalDst(dst) }))
-        }
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    started.map_err(enter())?;
+    result.await.unwrap_or_else(|_| Err(enter()(io::Error::other("the thread ended without a result"))))
+}
+
+/// An attachment by network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    id: AttachmentId,
+    namespace: File,
+}
+
+impl Netns {
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> &AttachmentId {
+        &self.id
+    }
+
+    /// Takes away what attaching put into the namespace.
+    pub(super) async fn detach(self) -> Result<(), AttachError> {
+        inside(&self.namespace, || restore().map_err(AttachError::at(AttachStep::Loopback))).await
     }
 }
 
-fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
-    let ipv4 = addr.as_sockaddr_in().map(|addr| SocketAddr::V4((*addr).into()));
-    ipv4.or_else(|| addr.as_sockaddr_in6().map(|addr| SocketAddr::V6((*addr).into())))
+fn restore() -> io::Result<()> {
+    let (netfilter, route) = (Netlink::netfilter()?, Netlink::route()?);
+    let table = Table::inet(TABLE);
+    let before = table.comment(&netfilter)?;
+    for ip in [SANDBOX_IPV4.into(), SANDBOX_IPV6.into()] {
+        absent_is_fine(route.ask(RouteNetlinkMessage::DelRoute(everything_is_local(ip)), 0))?;
+        absent_is_fine(route.ask(RouteNetlinkMessage::DelAddress(address(ip, full(ip))), 0))?;
+    }
+    if before.as_deref() == Some(LO_WAS_DOWN) {
+        route.ask(loopback_is(false), 0)?;
+        // The kernel gives it this address when it comes up, and does not take it back.
+        let given = address(Ipv4Addr::LOCALHOST.into(), 8);
+        absent_is_fine(route.ask(RouteNetlinkMessage::DelAddress(given), 0))?;
+    }
+    if before.is_some() { nft::commit(&netfilter, vec![table.delete()]) } else { Ok(()) }
 }
 
-/// Sends one datagram from the address that the question was sent to.
-fn reply_one(socket: &UdpSocket, to: Envelope, message: &[u8]) -> io::Result<()> {
-    let pieces = [io::IoSlice::new(message)];
-    match (to.client.0, to.dst.ip()) {
-        (SocketAddr::V4(client), IpAddr::V4(from)) => {
-            let source = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
-                ipi_addr: libc::in_addr { s_addr: 0 },
+/// What should be taken away, and is not there, is as it should be.
+fn absent_is_fine<T>(answer: io::Result<T>) -> io::Result<()> {
+    match answer {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EADDRNOTAVAIL)) => Ok(()),
+        answer => answer.map(drop),
+    }
+}
+
+/// What happens to a network namespace.
+#[derive(Debug)]
+pub struct NetnsEvents {
+    links: LinkWatch,
+    path: PathBuf,
+    /// Device and inode of what was found there.
+    file: (u64, u64),
+    check: Interval,
+    told: bool,
+}
+
+fn check() -> Interval {
+    let mut check = tokio::time::interval(limits::ATTACHMENT_CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    check
+}
+
+impl NetnsEvents {
+    pub(super) async fn next(&mut self) -> AttachmentEvent {
+        loop {
+            let news = tokio::select! {
+                _ = self.check.tick() => {
+                    if self.is_there() { continue } else { return AttachmentEvent::Gone }
+                }
+                // A quarantine is told once; what is left to tell is that the namespace is gone.
+                news = self.links.next(), if !self.told => news,
             };
-            send(socket, &pieces, &ControlMessage::Ipv4PacketInfo(&source), &SockaddrIn::from(client))
+            let reason = match news {
+                Ok(News::Link(link)) if leads_out(&link) => format!("interface {} is in the namespace", link.name),
+                Ok(News::Link(_) | News::Gone(_) | News::Lost | News::All) => continue,
+                Ok(News::Unreadable) => "an interface is in the namespace that cannot be told".to_owned(),
+                Err(error) => format!("the interfaces of the namespace cannot be watched: {error}"),
+            };
+            self.told = true;
+            return AttachmentEvent::Quarantined(reason);
         }
-        (SocketAddr::V6(client), IpAddr::V6(from)) => {
-            let source = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 };
-            send(socket, &pieces, &ControlMessage::Ipv6PacketInfo(&source), &SockaddrIn6::from(client))
-        }
-        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+
+    /// Whether the path still leads to the namespace. That one lives as long as our sockets do, so its inode is not
+    /// given to another.
+    fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
     }
 }
 
-fn send(
-    socket: &UdpSocket,
-    pieces: &[io::IoSlice<'_>],
-    source: &ControlMessage<'_>,
-    client: &impl SockaddrLike,
-) -> io::Result<()> {
-    sendmsg(socket.as_raw_fd(), pieces, std::slice::from_ref(source), MsgFlags::MSG_DONTWAIT, Some(client))?;
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_idle_tunnels_lead_nowhere() {
+        let link = |index, name: &str, kind: &str, up| Link {
+            index,
+            name: name.to_owned(),
+            up,
+            ethernet: false,
+            kind: kind.to_owned(),
+            enslaved: false,
+        };
+        for idle in [
+            link(1, "lo", "", true),
+            link(1, "lo", "", false),
+            link(2, "sit0", "sit", false),
+            link(3, "tunl0", "ipip", false),
+        ] {
+            assert!(!leads_out(&idle), "{idle:?}");
+        }
+        for way_out in [
+            link(2, "sit0", "sit", true),
+            link(2, "eth0", "veth", false),
+            link(2, "eth0", "", false),
+            link(2, "lo", "dummy", true),
+            link(2, "sit0", "veth", false),
+        ] {
+            assert!(leads_out(&way_out), "{way_out:?}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setresgid, setresuid, setsid};
 
 use super::channel::{Channel, Fault, Identity, Order, Part, Plan, Report, Stdio};
-use crate::attach::netns::{self, AttachStep};
+use crate::attach::{AttachError, AttachStep, netns};
 use crate::confine::{mounts, seccomp};
 use crate::sys::{self, End, Fork};
 
@@ -113,14 +113,7 @@ fn be_first(channel: &Channel, plan: &Plan, overlays: Vec<OwnedFd>, stdio: Vec<O
         what: error.what,
     })?;
     drop(view);
-    let sockets = netns::prepare().map_err(|error| Fault {
-        part: if error.step == AttachStep::Rules { Part::Rules } else { Part::Network },
-        errno: error.source.raw_os_error().unwrap_or(0),
-        what: match error.source.raw_os_error() {
-            Some(_) => error.to_string(),
-            None => format!("{error}: {}", error.source),
-        },
-    })?;
+    let sockets = netns::prepare().map_err(|error| unattached(&error))?;
     let terminal = if plan.stdio.contains(&Stdio::Terminal) { Some(open_terminal()?) } else { None };
     let filter = seccomp::programs().map_err(|what| Fault { part: Part::Seccomp, what, errno: 0 })?;
     chdir(&plan.directory).map_err(fault(Part::Directory, &format!("enter {}", plan.directory.display())))?;
@@ -136,6 +129,18 @@ fn be_first(channel: &Channel, plan: &Plan, overlays: Vec<OwnedFd>, stdio: Vec<O
     }
     let slave = terminal.map(|(_, slave)| slave);
     start_and_watch(channel, plan, stdio, slave, &filter)
+}
+
+fn unattached(error: &AttachError) -> Fault {
+    match error {
+        AttachError::Refused(refusal) => Fault { part: Part::Network, what: refusal.to_string(), errno: 0 },
+        AttachError::Failed { step, source } => {
+            let part = if *step == AttachStep::Rules { Part::Rules } else { Part::Network };
+            let errno = source.raw_os_error().unwrap_or(0);
+            let what = if errno == 0 { format!("{error}: {source}") } else { error.to_string() };
+            Fault { part, what, errno }
+        }
+    }
 }
 
 /// A pseudo-terminal of the sandbox's own devpts: master and slave.

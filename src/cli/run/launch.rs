@@ -15,7 +15,7 @@ use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 
 use super::channel::{Channel, Fault, Identity, Order, Part, Plan, Report};
 use super::init;
-use crate::attach::netns::Sockets;
+use crate::attach::Sockets;
 
 /// The unprivileged user that root's sandboxes are on the host ("nobody").
 const UNPRIVILEGED: u32 = 65_534;

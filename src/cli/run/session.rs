@@ -24,7 +24,7 @@ use super::channel::{Channel, Order, Passed, Plan, Report as Word};
 use super::launch::{self, Launched, Launching};
 use super::terminal::{Resize, Streams};
 use super::{RunError, Settings, host};
-use crate::attach::netns::{LISTENER_PORT, NetnsDatagrams, NetnsListener, Sockets};
+use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
 use crate::audit::{Fanout, JsonLines, Record, Summary};
 use crate::ca::Authority;
 use crate::cli::Exit;
@@ -253,8 +253,8 @@ struct Serving {
 impl Serving {
     fn start(runtime: &Runtime, context: Arc<Context>, sockets: Sockets) -> Result<Self, RunError> {
         let _inside = runtime.enter();
-        let listener = NetnsListener::new(sockets.tcp).map_err(RunError::own("watch the sandbox's listener"))?;
-        let datagrams = NetnsDatagrams::new(sockets.udp).map_err(RunError::own("watch the sandbox's resolver"))?;
+        let listener = SandboxListener::new(sockets.tcp).map_err(RunError::own("watch the sandbox's listener"))?;
+        let datagrams = SandboxDatagrams::new(sockets.udp).map_err(RunError::own("watch the sandbox's resolver"))?;
         let (stop, shutdown) = intercept::shutdown();
         let mut questions = shutdown.clone();
         let dns = Arc::clone(&context.dns);

@@ -1,0 +1,247 @@
+//! Where attachments are tried: a host of the test's own, sandboxes beside it, and a service that answers by name.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use exeat::attach::{
+    AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener,
+    SandboxDatagrams, SandboxListener, Sockets, Spec,
+};
+use nix::mount::{MsFlags, mount};
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
+
+use crate::support::PATIENCE;
+use crate::support::place::Place;
+
+/// A client inside a sandbox: each line of its input is `tcp ADDRESS PORT`, `udp ADDRESS PORT TEXT` or `echo ADDRESS`,
+/// with `from PORT` or `through DEVICE` at its end where that matters; each line of its output is what came back, or
+/// the error's name.
+const CLIENT: &str = r#"
+import errno, socket, struct, sys
+kept = []
+def attempt(words):
+    kind, address, *rest = words
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    options = dict(zip(rest, rest[1:]))
+    s = socket.socket(family, {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "echo": socket.SOCK_RAW}[kind],
+        (socket.IPPROTO_ICMPV6 if ":" in address else socket.IPPROTO_ICMP) if kind == "echo" else 0)
+    kept.append(s)
+    s.settimeout(float(options.get("for", 2)))
+    if "through" in options:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options["through"].encode())
+    if "as" in options or "from" in options:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((options.get("as", ""), int(options.get("from", 0))))
+    if kind == "echo":
+        s.sendto(struct.pack("!BBHHH", 8, 0, 0xf7ff, 0, 0) if family == socket.AF_INET else b"\x80\0\0\0\0\0\0\0",
+            (address, 0))
+        return s.recv(99)[:0] or b"an answer"
+    s.connect(socket.getaddrinfo(address, int(rest[0]), type=s.type)[0][4])
+    if kind == "udp":
+        s.send(rest[1].encode())
+    return s.recv(999) or b"closed"
+for line in sys.stdin.read().splitlines():
+    try:
+        print(attempt(line.split()).decode().strip())
+    except TimeoutError:
+        print("silence")
+    except OSError as error:
+        print(errno.errorcode.get(error.errno, error))
+"#;
+
+/// A host in namespaces of its own, with a runtime that lives there.
+pub(crate) struct Ground {
+    pub(crate) place: Place,
+    host: Arc<Host>,
+    runtime: Runtime,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let place = Place::fresh();
+        place.enter(|| {
+            fs::create_dir_all("/run/netns").expect("root may make it");
+            mount(Some("none"), "/run/netns", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a file system");
+        });
+        let (runtime, host) = place.enter(|| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let host = runtime.block_on(async { Host::open() }).expect("a host");
+            (runtime, Arc::new(host))
+        });
+        Self { place, host, runtime }
+    }
+
+    /// Runs `work` on the runtime, where the host is.
+    pub(crate) fn run<R: Send + 'static>(&self, work: impl Future<Output = R> + Send + 'static) -> R {
+        let work = self.runtime.spawn(async { tokio::time::timeout(PATIENCE, work).await.expect("in time") });
+        self.runtime.block_on(work).expect("no panic")
+    }
+
+    pub(crate) fn attach(&self, spec: &Spec) -> Result<Attached, AttachError> {
+        let (host, spec) = (Arc::clone(&self.host), spec.clone());
+        self.run(async move { host.attach(&spec).await })
+    }
+
+    pub(crate) fn take_up(
+        &self,
+        spec: &Spec,
+        id: &AttachmentId,
+        sockets: Option<Sockets>,
+    ) -> Result<Attached, AttachError> {
+        let (host, spec, id) = (Arc::clone(&self.host), spec.clone(), id.clone());
+        self.run(async move { host.take_up(&spec, &id, sockets).await })
+    }
+
+    /// Attaches, and serves as `name`.
+    pub(crate) fn serve(&self, name: &'static str, spec: &Spec) -> Served {
+        self.serve_attached(name, self.attach(spec).expect("an attachment"))
+    }
+
+    pub(crate) fn serve_attached(&self, name: &'static str, attached: Attached) -> Served {
+        let Attached { attachment, sockets, events } = attached;
+        let tasks = self.run(async move { answer(name, sockets) });
+        Served { attachment, events, tasks }
+    }
+
+    /// The next event of an attachment.
+    pub(crate) fn event(&self, served: Served) -> (AttachmentEvent, Served) {
+        self.run(async move {
+            let mut served = served;
+            (served.events.next().await, served)
+        })
+    }
+
+    pub(crate) fn detach(&self, served: Served) {
+        let Served { attachment, tasks, .. } = served;
+        tasks.iter().for_each(AbortHandle::abort);
+        self.run(async move { attachment.detach().await.expect("detaching") });
+    }
+
+    /// A network namespace with a name, and so a path.
+    pub(crate) fn sandbox(&self, name: &'static str) -> Spec {
+        self.place.ip(&format!("netns add {name}"));
+        Spec::Netns(path(name))
+    }
+
+    /// Runs a client in a named namespace; what it answers to each line of `script`.
+    pub(crate) fn client(&self, sandbox: &str, script: &str) -> Vec<String> {
+        let script = script.trim().to_owned();
+        let command = format!("exec ip netns exec {sandbox} /usr/bin/python3 -c \"$CLIENT\" <<< \"$SCRIPT\"");
+        let done = self.place.enter(move || {
+            let mut bash = Command::new("bash");
+            bash.args(["-c", &command]).env("CLIENT", CLIENT).env("SCRIPT", script).output().expect("bash")
+        });
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    /// Runs a command of the shell on the host, or in a sandbox with `ip netns exec`.
+    pub(crate) fn shell(&self, command: &str) -> String {
+        let text = command.to_owned();
+        let done: Output = self.place.enter(move || Command::new("bash").args(["-ec", &text]).output().expect("bash"));
+        assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text")
+    }
+
+    /// Everything of the network that attaching may change: of the host with `""`, of a sandbox by its name.
+    pub(crate) fn traces(&self, sandbox: &str) -> Traces {
+        let all = "nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
+            ip -o address; ip -o link
+            grep -rH . /proc/sys/net/ipv4/conf/*/{rp_filter,src_valid_mark,forwarding,accept_redirects} \
+                /proc/sys/net/ipv6/conf/*/{accept_ra,disable_ipv6,forwarding,autoconf,accept_redirects}";
+        let found = match sandbox {
+            "" => self.shell(all),
+            sandbox => self.shell(&format!("ip netns exec {sandbox} bash -ec '{all}'")),
+        };
+        // A device that was up once keeps its queue.
+        let queue = |line: &str| line.replace(" qdisc noqueue ", " qdisc noop ");
+        Traces(found.lines().map(queue).collect())
+    }
+}
+
+/// What a network looked like; two of them are compared with [`Traces::assert_same`].
+pub(crate) struct Traces(Vec<String>);
+
+impl Traces {
+    #[track_caller]
+    pub(crate) fn assert_same(&self, earlier: &Traces) {
+        let only = |these: &Traces, others: &Traces| -> Vec<String> {
+            these.0.iter().filter(|line| !others.0.contains(line)).cloned().collect()
+        };
+        let (new, lost) = (only(self, earlier), only(earlier, self));
+        assert!(new.is_empty() && lost.is_empty(), "new: {new:#?}, lost: {lost:#?}");
+        assert_eq!(self.0.len(), earlier.0.len(), "a line is there twice");
+    }
+
+    pub(crate) fn has(&self, text: &str) -> bool {
+        self.0.iter().any(|line| line.contains(text))
+    }
+}
+
+/// Where `ip netns` keeps it.
+pub(crate) fn path(name: &str) -> PathBuf {
+    format!("/run/netns/{name}").into()
+}
+
+/// A sandbox that is attached and served.
+pub(crate) struct Served {
+    pub(crate) attachment: Attachment,
+    pub(crate) events: Events,
+    tasks: [AbortHandle; 2],
+}
+
+impl Served {
+    pub(crate) fn id(&self) -> AttachmentId {
+        self.attachment.id().clone()
+    }
+
+    /// Closes the listeners, as a daemon does that dies: nothing is detached.
+    pub(crate) fn abandon(self, ground: &Ground) -> AttachmentId {
+        let id = self.id();
+        self.tasks.iter().for_each(AbortHandle::abort);
+        ground.run(async move {
+            for task in &self.tasks {
+                while !task.is_finished() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        id
+    }
+}
+
+/// Tells every client who answers it, and whom it asked.
+fn answer(name: &'static str, sockets: Sockets) -> [AbortHandle; 2] {
+    let mut listener = SandboxListener::new(sockets.tcp).expect("a listener");
+    let datagrams = SandboxDatagrams::new(sockets.udp).expect("sockets for datagrams");
+    let connections = tokio::spawn(async move {
+        loop {
+            let mut arrival = listener.accept().await;
+            let line = format!("{name} {}\n", plain(arrival.dst.0));
+            tokio::spawn(async move {
+                // A client that went away has its answer.
+                let _ = arrival.io.write_all(line.as_bytes()).await;
+            });
+        }
+    });
+    let questions = tokio::spawn(async move {
+        let mut buffer = Vec::new();
+        loop {
+            let envelope = datagrams.receive(&mut buffer).await;
+            let answer = format!("{name} {} {}", plain(envelope.dst.0), String::from_utf8_lossy(&buffer));
+            datagrams.reply(envelope, answer.as_bytes()).await;
+        }
+    });
+    [connections.abort_handle(), questions.abort_handle()]
+}
+
+/// Without the number of the interface that a link-local address is on.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
