@@ -97,6 +97,8 @@ pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
 pub const POLICY_NODES: usize = 1024 * 1024;
 /// Lists and maps inside one another in a policy document.
 pub const POLICY_DEPTH: usize = 32;
+/// Files of one policy: itself and all that it extends.
+pub const POLICY_FILES: usize = 32;
 /// Domain patterns and ranges of one policy, all lists together.
 pub const POLICY_ENTRIES: usize = 128 * 1024;
 /// Arrangements of `*` in the domain patterns of one list, those with a `*` at the left end alone not counted: how

@@ -51,7 +51,7 @@ use verdict::{
 
 pub use presets::{preset, presets};
 pub use protected::Protected;
-pub use wire::Source;
+pub use wire::{Source, schema};
 
 /// The address that a refused name is answered with, so that an HTTP client can be told why (POLICY §5).
 pub const BLOCK_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -109,6 +109,13 @@ struct Handling {
     opaque: Vec<(u16, RuleId)>,
 }
 
+impl Handling {
+    fn add(&mut self, rule: Rule) {
+        self.reads_path |= rule.when.path.is_some();
+        self.rules.push(rule);
+    }
+}
+
 /// A rule of an entry.
 #[derive(Debug)]
 struct Rule {
@@ -153,7 +160,7 @@ pub enum Denials {
 pub enum SourceSpec {
     /// An environment variable of exeat's own.
     Env(String),
-    /// A file, read as it is.
+    /// A file, read as it is; its path is joined to the folder of the policy file that names it.
     File(PathBuf),
 }
 

@@ -10,10 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::compile::fields::{Faults, Fields};
 use super::diagnostic::{Code, Fault};
 use super::verdict::{Action, Basis, DenyReason, Permit, Route, RuleId, Verdict};
-use super::wire::{Document, Node};
+use super::wire::{Documents, Faults, HeaderKey, HeaderText, List, Table, TestWire, Text};
 use super::{Policy, Protected};
 use crate::flow::{
     Alpn, ClientAddr, Domain, Flow, FlowId, Hello, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme, Seen,
@@ -222,107 +221,89 @@ impl Facts {
 /// Where a name is taken to be if the case does not say (TEST-NET-2, RFC 5737).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
-/// Reads `tests:`.
-pub(super) fn read(node: &Node, document: &Document<'_>, faults: &mut Faults) -> Vec<Case> {
-    let items = faults.list(node, "`tests`").unwrap_or_default();
-    items.iter().filter_map(|item| read_case(item, faults, document.rule_id(item.span))).collect()
+/// Compiles `tests:`.
+pub(super) fn compile(list: &List<TestWire<'_>>, documents: &Documents<'_>, faults: &mut Faults) -> Vec<Case> {
+    let case = |wire: &TestWire<'_>| compile_case(wire, faults, documents.rule_id(wire.span));
+    list.items.iter().filter_map(case).collect()
 }
 
-fn read_case(node: &Node, faults: &mut Faults, place: RuleId) -> Option<Case> {
-    const EXPECTATIONS: [&str; 6] = ["verdict", "route", "reason", "rule", "injected", "status"];
-    const KEYS: &[&str] =
-        &["request", "connect", "headers", "address", "verdict", "route", "reason", "rule", "injected", "status"];
-    let fields = faults.fields(node, "a test", KEYS, &[])?;
-    let input = read_input(node, &fields, faults);
-    let expected = read_expected(&fields, faults);
-    if EXPECTATIONS.iter().all(|key| fields.get(key).is_none()) {
-        faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(node.span));
+fn compile_case(wire: &TestWire<'_>, faults: &mut Faults, place: RuleId) -> Option<Case> {
+    let TestWire { span, request, connect, headers, address, verdict, route, reason, rule, injected, status } = wire;
+    let expects = [
+        verdict.is_written(),
+        route.is_written(),
+        reason.is_written(),
+        rule.is_written(),
+        injected.is_written(),
+        status.is_written(),
+    ];
+    if !expects.contains(&true) {
+        faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(*span));
     }
-    Some(Case { place, input: input?, expected })
-}
-
-fn read_input(node: &Node, fields: &Fields<'_>, faults: &mut Faults) -> Option<Input> {
-    let address = match fields.get("address") {
-        Some(node) => {
-            let text = faults.text(node, "`address`")?;
-            let Ok(address) = text.parse::<IpAddr>() else {
-                faults.bad(node, format!("`{text}` is not an address"));
-                return None;
-            };
-            Some(address)
+    let expected = Facts {
+        verdict: verdict.get().map(|word| word.value.0.to_owned()),
+        route: route.get().map(|word| word.value.0.to_owned()),
+        reason: reason.get().map(|word| word.value.as_str().to_owned()),
+        rule: rule.get().map(|text| text.text.to_owned()),
+        injected: injected.get().map(|list| list.items.iter().map(|name| name.text.to_ascii_lowercase()).collect()),
+        status: status.get().map(|number| u64::from(number.value)),
+    };
+    let to = match address.get() {
+        Some(text) => {
+            let parsed = text.text.parse::<IpAddr>();
+            if parsed.is_err() {
+                faults.bad(text.span, format!("`{}` is not an address", text.text));
+            }
+            Some(parsed.ok()?)
         }
         None => None,
     };
-    let headers = fields.get("headers").map(|node| read_headers(node, faults)).unwrap_or_default();
-    match (fields.get("request"), fields.get("connect")) {
-        (Some(node), None) => {
-            let input = parse_request(faults.text(node, "`request`")?, address, headers);
+    let fields = headers.get().map(|table| compile_headers(table, faults)).unwrap_or_default();
+    let input = match (request.is_written(), connect.is_written()) {
+        (true, false) => {
+            let text = request.get()?;
+            let input = parse_request(text.text, to, fields);
             if input.is_none() {
-                faults.bad(node, "`request` is a method, a space and an http or https URL");
+                faults.bad(text.span, "`request` is a method, a space and an http or https URL");
             }
             input
         }
-        (None, Some(node)) => {
-            if let Some(headers) = fields.key("headers") {
-                faults.push(Fault::new(Code::Conflict, "`headers` go with `request`").place(headers));
+        (false, true) => {
+            if let Some(key) = headers.key() {
+                faults.push(Fault::new(Code::Conflict, "`headers` go with `request`").place(key));
             }
-            let input = parse_connect(faults.text(node, "`connect`")?, address);
+            let text = connect.get()?;
+            let input = parse_connect(text.text, to);
             if input.is_none() {
-                faults.bad(node, "`connect` is a host, a colon and a port; an IPv6 address stands in brackets");
+                faults.bad(text.span, "`connect` is a host, a colon and a port; an IPv6 address stands in brackets");
             }
             input
         }
-        (Some(_), Some(_)) => {
-            faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(node.span));
+        (true, true) => {
+            faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(*span));
             None
         }
-        (None, None) => {
-            faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(node.span));
+        (false, false) => {
+            faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(*span));
             None
         }
-    }
+    };
+    Some(Case { place, input: input?, expected })
 }
 
-fn read_headers(node: &Node, faults: &mut Faults) -> HeaderMap {
+fn compile_headers(table: &Table<'_, HeaderKey, Text<'_, HeaderText>>, faults: &mut Faults) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (key, value) in faults.map(node, "`headers`").unwrap_or_default() {
-        let Some(text) = faults.text(value, "a header's value") else { continue };
-        match (HeaderName::from_bytes(key.text.as_bytes()), HeaderValue::from_str(text)) {
+    for (key, value) in &table.entries {
+        match (HeaderName::from_bytes(key.text.as_bytes()), HeaderValue::from_str(value.text)) {
             (Ok(name), Ok(_)) if headers.contains_key(&name) => {
                 let message = format!("the header `{name}` stands here twice");
                 faults.push(Fault::new(Code::Duplicate, message).place(key.span));
             }
             (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            _ => faults.push(Fault::new(Code::BadValue, "this cannot be a header").place(key.span)),
+            _ => faults.bad(key.span, "this cannot be a header"),
         }
     }
     headers
-}
-
-fn read_expected(fields: &Fields<'_>, faults: &mut Faults) -> Facts {
-    const VERDICTS: [(&str, &str); 2] = [("allow", "allow"), ("deny", "deny")];
-    const ROUTES: [(&str, &str); 5] = [
-        ("splice", "splice"),
-        ("terminate", "terminate"),
-        ("relay", "relay"),
-        ("respond", "respond"),
-        ("forward", "forward"),
-    ];
-    let reasons: Vec<(&str, &str)> = DenyReason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())).collect();
-    let mut word = |key: &str, words: &[(&str, &'static str)]| {
-        let node = fields.get(key)?;
-        faults.word(node, &format!("`{key}`"), words).map(str::to_owned)
-    };
-    let verdict = word("verdict", &VERDICTS);
-    let route = word("route", &ROUTES);
-    let reason = word("reason", &reasons);
-    let rule = fields.get("rule").and_then(|node| faults.text(node, "`rule`")).map(str::to_owned);
-    let status = fields.get("status").and_then(|node| faults.number(node, "`status`"));
-    let injected = fields.get("injected").and_then(|node| faults.list(node, "`injected`")).map(|items| {
-        let names = items.iter().filter_map(|item| faults.text(item, "a header's name"));
-        names.map(str::to_ascii_lowercase).collect()
-    });
-    Facts { verdict, route, reason, rule, injected, status }
 }
 
 /// `METHOD URL`, its path kept as it is written.

@@ -1,88 +1,76 @@
-//! From a document and flags to a [`Policy`]: every fault is found in one run, and only a policy without one is made.
+//! From documents and flags to a [`Policy`]: every fault is found in one run, and only a policy without one is made.
 //!
-//! Wire forms end here (HOUSE habit 1). What the language has and this version has not is refused by name, never
-//! ignored.
+//! Wire forms end here (HOUSE habit 1). What the language has and this host has not is refused by name, never ignored.
+//!
+//! A document counts with those that it `extends`, and their meaning is one: **lists add up; of what can stand once,
+//! the nearest counts.** So `allow`, `deny` and `subnets` are those of all files together; but a mode, a setting, the
+//! entry of one domain pattern (never merged), or a secret or placeholder of one name is that of the first file that
+//! has it, in the order: the document, then each file of its `extends` followed by those that this one extends. A file
+//! that is met twice counts once. `tests` are the document's own.
 
-pub(super) mod fields;
+mod lists;
 mod rules;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use ipnet::IpNet;
 
 use super::cases::{self, Case};
 use super::diagnostic::{Code, Diagnostics, Fault};
 use super::verdict::{Revision, RuleId};
-use super::wire::{self, Document, Key, Node, Source, Span, Value};
-use super::{Base, Compiled, Denials, Dns, Entry, Flags, Handling, Policy, SourceSpec, Terms, protected};
+use super::wire::{DocumentWire, Documents, Faults, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire, Word};
+use super::{
+    Author, Base, Compiled, Denials, Dns, Entry, Feature, Flags, Handling, Policy, SourceSpec, Terms, protected,
+};
 use crate::flow::{Domain, SecretName};
-use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
 use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
-use fields::{Faults, Fields, Later};
-
-/// Keys of a document (POLICY §1).
-const KEYS: &[&str] = &[
-    "version",
-    "name",
-    "description",
-    "mode",
-    "allow",
-    "subnets",
-    "deny",
-    "strict",
-    "denials",
-    "dns",
-    "observe",
-    "secrets",
-    "tests",
-];
-
-/// Keys that POLICY §1 has beyond these.
-const LATER: Later = &[
-    ("extends", "write what it would bring into this file"),
-    ("placeholders", "secrets are set by `transform` rules alone"),
-    ("allowedDomains", "this is an older API's spelling; write `allow`"),
-    ("allowedCIDRs", "this is an older API's spelling; write `subnets: {allow: […]}`"),
-    ("deniedCIDRs", "this is an older API's spelling; write `subnets: {deny: […]}`"),
-    ("injectionRules", "this is an older API's spelling; write `allow: {DOMAIN: [{transform: […]}]}`"),
-    ("forwardRules", "requests cannot be sent elsewhere yet"),
-];
 
 /// Compiles; see [`Policy::compile`].
-pub(super) fn compile(file: Option<Source<'_>>, flags: &Flags, _terms: &Terms<'_>) -> Result<Compiled, Diagnostics> {
-    let document = match file {
-        Some(source) => Some(wire::parse(source).map_err(|fault| Diagnostics::unparsed(fault, source))?),
-        None => None,
-    };
-    let mut compiler = Compiler::new(document.as_ref());
-    if let Some(document) = &document {
-        compiler.document(&document.root);
+pub(super) fn compile(document: Option<Source<'_>>, flags: &Flags, terms: &Terms<'_>) -> Result<Compiled, Diagnostics> {
+    let (documents, faults) = document.map(|source| Documents::load(source, terms.files)).unwrap_or_default();
+    let mut faults = Faults(faults);
+    let mut wires = Vec::new();
+    for root in documents.iter().filter_map(|document| document.root.as_ref()) {
+        wires.extend(DocumentWire::read(root, DocumentWire::NOUN, &mut faults).map(|wire| (root.span.file, wire)));
     }
-    compiler.flags(flags, file.is_some());
+    let mut compiler = Compiler::new(&documents, terms, faults);
+    // Whichever file uses a secret, any of them may declare it.
+    for (_, wire) in &wires {
+        if let DocumentWire::Policy(policy) = wire {
+            compiler.secrets(policy);
+        }
+    }
+    for (file, wire) in &wires {
+        match wire {
+            DocumentWire::Bare(mode) => compiler.mode(mode),
+            DocumentWire::Policy(policy) => compiler.policy(*file, policy),
+        }
+    }
+    compiler.flags(flags, document.is_some());
     compiler.finish()
 }
 
 /// A policy in the making.
 struct Compiler<'a> {
-    source: Option<&'a Document<'a>>,
+    documents: &'a Documents<'a>,
+    terms: &'a Terms<'a>,
     faults: Faults,
     advice: Faults,
-    base: Option<Base>,
+    mode: Option<(Mode, RuleId)>,
     allow: DomainMap<Entry>,
     deny: DomainMap<RuleId>,
     subnets_allow: CidrMap<RuleId>,
     subnets_deny: CidrMap<RuleId>,
-    strict: bool,
-    denials: Denials,
+    strict: Option<bool>,
+    denials: Option<Denials>,
     dns: Option<Dns>,
-    observe: bool,
+    observe: Option<bool>,
     sources: BTreeMap<SecretName, SourceSpec>,
+    placeholders: BTreeMap<String, SecretName>,
     /// Where each secret is declared.
     declared: HashMap<SecretName, Span>,
-    /// Secrets that some template asks for.
+    /// Secrets that some template or placeholder asks for.
     used: HashSet<SecretName>,
     /// `host` headers that rules set: legal only to names that `allow` matches, known at the end.
     hosts: Vec<(Domain, Span)>,
@@ -93,21 +81,23 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(source: Option<&'a Document<'a>>) -> Self {
+    fn new(documents: &'a Documents<'a>, terms: &'a Terms<'a>, faults: Faults) -> Self {
         Self {
-            source,
-            faults: Faults::default(),
+            documents,
+            terms,
+            faults,
             advice: Faults::default(),
-            base: None,
+            mode: None,
             allow: DomainMap::default(),
             deny: DomainMap::default(),
             subnets_allow: CidrMap::default(),
             subnets_deny: CidrMap::default(),
-            strict: false,
-            denials: Denials::default(),
+            strict: None,
+            denials: None,
             dns: None,
-            observe: false,
+            observe: None,
             sources: BTreeMap::new(),
+            placeholders: BTreeMap::new(),
             declared: HashMap::new(),
             used: HashSet::new(),
             hosts: Vec::new(),
@@ -118,263 +108,199 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// `FILE:LINE`. Spans come from the document, so there is one.
     fn id(&self, span: Span) -> RuleId {
-        self.source.map_or_else(|| RuleId::of_flag("the policy"), |document| document.rule_id(span))
+        self.documents.rule_id(span)
     }
 
-    fn document(&mut self, root: &Node) {
-        if root.text().is_some() {
-            self.mode(root);
-            return;
+    /// What only the operator may say is refused to a control plane.
+    fn operators_own(&mut self, key: &str, span: Option<Span>, help: &str) -> bool {
+        let refused = span.is_some() && self.terms.author != Author::Operator;
+        if refused {
+            let message = format!("`{key}` is the operator's, and stands in a policy from the control plane");
+            self.faults.push(Fault::new(Code::Unsupported, message).place(span).help(help));
         }
-        let Some(fields) = self.faults.fields(root, "a policy", KEYS, LATER) else { return };
-        self.head(&fields);
-        if let Some(node) = fields.get("secrets") {
-            self.secrets(node);
-        }
-        if let Some(node) = fields.get("deny") {
-            self.deny(node);
-        }
-        if let Some(node) = fields.get("subnets") {
-            self.subnets(node);
-        }
-        if let Some(node) = fields.get("allow") {
-            self.allow(node);
-        }
-        if let (Some(node), Some(document)) = (fields.get("tests"), self.source) {
-            self.cases = cases::read(node, document, &mut self.faults);
-        }
-        if let (Some(Base::DenyAll(_)), Some(mode)) = (&self.base, fields.key("mode")) {
-            for other in ["allow", "deny", "subnets"] {
-                if fields.get(other).is_some() {
-                    let message = format!("`mode: deny-all` stands alone, and `{other}` stands beside it");
-                    let fault = Fault::new(Code::Conflict, message).place(mode);
-                    self.faults.push(fault.help("without `mode`, what no list allows is denied"));
-                }
-            }
-        }
+        !refused
     }
 
-    /// The keys whose value is one word.
-    fn head(&mut self, fields: &Fields<'_>) {
-        if let Some(node) = fields.get("version")
-            && let Some(version) = self.faults.number(node, "`version`")
-            && version != 1
+    fn lacks(&mut self, feature: Feature, key: &str, span: Span) -> bool {
+        let lack = self.terms.lacks.iter().find(|(lacking, _)| *lacking == feature);
+        if let Some((_, why)) = lack {
+            let message = format!("`{key}` cannot be had here: {why}");
+            self.faults.push(Fault::new(Code::Unsupported, message).place(span));
+        }
+        lack.is_some()
+    }
+
+    /// One document of several: see the module for what its keys mean beside those of the others.
+    fn policy(&mut self, file: usize, wire: &PolicyWire<'_>) {
+        let PolicyWire {
+            version: _,
+            name: _,
+            description: _,
+            extends,
+            mode,
+            allow,
+            deny,
+            subnets,
+            strict,
+            denials,
+            dns,
+            observe,
+            secrets: _,
+            placeholders,
+            tests,
+            allowed_domains: _,
+            allowed_cidrs: _,
+            denied_cidrs: _,
+            injection_rules: _,
+        } = wire;
+        if let Some(key) = extends.key()
+            && self.operators_own("extends", Some(key), "write what it would bring into the policy")
+            && self.terms.files.is_none()
         {
-            self.faults.bad(node, format!("there is no version {version} of the policy language; this is version 1"));
+            let message = "no further file can be read here";
+            self.faults.push(Fault::new(Code::Unsupported, message).place(key));
         }
-        for key in ["name", "description"] {
-            if let Some(node) = fields.get(key) {
-                self.faults.text(node, &format!("`{key}`"));
-            }
+        if let Some(mode) = mode.get() {
+            self.mode(mode);
         }
-        if let Some(node) = fields.get("mode") {
-            self.mode(node);
+        self.strict = self.strict.or(strict.get().map(|flag| flag.value));
+        self.denials = self.denials.or(denials.get().map(|word| word.value));
+        self.dns = self.dns.or(dns.get().map(|word| word.value));
+        if self.operators_own("observe", observe.key(), "the operator sets it for a sandbox") {
+            self.observe = self.observe.or(observe.get().map(|flag| flag.value));
         }
-        if let Some(node) = fields.get("strict") {
-            self.strict = self.faults.boolean(node, "`strict`").unwrap_or_default();
+        if let Some(list) = deny.get() {
+            self.deny(list);
         }
-        if let Some(node) = fields.get("observe") {
-            self.observe = self.faults.boolean(node, "`observe`").unwrap_or_default();
+        if let Some(subnets) = subnets.get() {
+            self.subnets(subnets);
         }
-        if let Some(node) = fields.get("denials") {
-            let words = [("explain", Denials::Explain), ("terse", Denials::Terse)];
-            self.denials = self.faults.word(node, "`denials`", &words).unwrap_or_default();
+        if let Some(allow) = allow.get() {
+            self.allow(allow);
         }
-        if let Some(node) = fields.get("dns") {
-            let words = [("any", Dns::Any), ("names", Dns::Names), ("none", Dns::None)];
-            self.dns = self.faults.word(node, "`dns`", &words);
+        self.older(wire);
+        if let Some(table) = placeholders.get() {
+            self.placeholders(placeholders.key().unwrap_or_default(), table);
+        }
+        if let (0, Some(list)) = (file, tests.get())
+            && self.operators_own("tests", tests.key(), "keep them in a file, and run `exeat test` on it")
+        {
+            self.cases = cases::compile(list, self.documents, &mut self.faults);
+        }
+        self.check_deny_all(wire);
+    }
+
+    fn mode(&mut self, word: &Word<Mode>) {
+        if self.mode.is_none() {
+            self.mode = Some((word.value, self.id(word.span)));
         }
     }
 
-    fn mode(&mut self, node: &Node) {
-        if let Some(word @ ("custom" | "default-allow" | "default-deny")) = node.text() {
-            let message = format!("the mode `{word}` is not supported by this version of exeat");
-            let fault = Fault::new(Code::Unsupported, message).place(node.span);
-            self.faults.push(fault.help("this is an older API's spelling; write `allow-all`, `deny-all` or no mode"));
-            return;
-        }
-        let rule = self.id(node.span);
-        match self.faults.word(node, "`mode`", &[("allow-all", true), ("deny-all", false)]) {
-            Some(true) => self.base = Some(Base::AllowAll(rule)),
-            Some(false) => self.base = Some(Base::DenyAll(Some(rule))),
-            None => {}
-        }
-    }
-
-    fn secrets(&mut self, node: &Node) {
-        for (key, value) in self.faults.map(node, "`secrets`").unwrap_or_default() {
-            let Some(name) = SecretName::new(&key.text) else {
-                let fault =
-                    Fault::new(Code::BadValue, "a secret's name is letters, digits and `_`, and no digit first");
-                self.faults.push(fault.place(key.span));
-                continue;
-            };
-            if let Some(source) = self.secret_source(value) {
-                self.sources.insert(name.clone(), source);
-            }
-            self.declared.insert(name, key.span);
-        }
-    }
-
-    fn secret_source(&mut self, node: &Node) -> Option<SourceSpec> {
-        const OTHERS: Later = &[
-            ("command", "sources are `env` and `file`"),
-            ("vault", "sources are `env` and `file`"),
-            ("aws", "sources are `env` and `file`"),
-            ("literal", "a policy never holds a secret's value; sources are `env` and `file`"),
-            ("value", "a policy never holds a secret's value; sources are `env` and `file`"),
+    fn check_deny_all(&mut self, wire: &PolicyWire<'_>) {
+        let Some(Word { value: Mode::DenyAll, span }) = wire.mode.get() else { return };
+        let lists = [
+            ("allow", wire.allow.is_written()),
+            ("deny", wire.deny.is_written()),
+            ("subnets", wire.subnets.is_written()),
+            ("allowedDomains", wire.allowed_domains.is_written()),
+            ("allowedCIDRs", wire.allowed_cidrs.is_written()),
+            ("deniedCIDRs", wire.denied_cidrs.is_written()),
+            ("injectionRules", wire.injection_rules.is_written()),
         ];
-        let fields = self.faults.fields(node, "a secret's source", &["env", "file"], OTHERS)?;
-        match (fields.get("env"), fields.get("file")) {
-            (Some(env), None) => {
-                let name = self.faults.text(env, "`env`")?;
-                if name.is_empty() || name.contains(['=', '\0']) {
-                    let fault = Fault::new(Code::BadValue, "this is not the name of an environment variable");
-                    self.faults.push(fault.place(env.span).hidden());
-                    return None;
-                }
-                Some(SourceSpec::Env(name.to_owned()))
-            }
-            (None, Some(file)) => {
-                let path = self.faults.text(file, "`file`")?;
-                if path.is_empty() || path.contains('\0') {
-                    self.faults.push(Fault::new(Code::BadValue, "this is not a path").place(file.span).hidden());
-                    return None;
-                }
-                Some(SourceSpec::File(PathBuf::from(path)))
-            }
-            (Some(_), Some(_)) => {
-                self.faults.push(Fault::new(Code::Conflict, "a secret has one source").place(node.span));
-                None
-            }
-            (None, None) => {
-                if matches!(&node.value, Value::Map(entries) if entries.is_empty()) {
-                    self.faults.push(Fault::new(Code::Missing, "a secret needs `env` or `file`").place(node.span));
-                }
-                None
-            }
+        for (other, _) in lists.iter().filter(|(_, written)| *written) {
+            let message = format!("`mode: deny-all` stands alone, and `{other}` stands beside it");
+            let fault = Fault::new(Code::Conflict, message).place(*span);
+            self.faults.push(fault.help("without `mode`, what no list allows is denied"));
         }
     }
 
-    fn deny(&mut self, node: &Node) {
-        for item in self.faults.list(node, "`deny`").unwrap_or_default() {
-            let Some(text) = self.faults.text(item, "a pattern of `deny`") else { continue };
-            let Some(pattern) = self.pattern(text, item.span) else { continue };
-            let rule = self.id(item.span);
-            match self.deny.insert(pattern, rule) {
-                Ok(()) => {}
-                Err(Refusal::Duplicate(first)) => {
-                    let message = format!("`{text}` stands in `deny` already ({first})");
-                    self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
-                }
-                Err(Refusal::Arrangements) => self.faults.push(arrangements(text).place(item.span)),
-            }
-        }
-    }
-
-    fn subnets(&mut self, node: &Node) {
-        let Some(fields) = self.faults.fields(node, "`subnets`", &["allow", "deny"], &[]) else { return };
-        for (key, what) in [("allow", "`subnets.allow`"), ("deny", "`subnets.deny`")] {
-            let items = fields.get(key).and_then(|list| self.faults.list(list, what)).unwrap_or_default();
-            for item in items {
-                let Some(text) = self.faults.text(item, &format!("a range of {what}")) else { continue };
-                match cidr::parse(text) {
-                    Ok(range) => {
-                        let rule = self.id(item.span);
-                        self.range(key == "allow", range, rule, what, Some(item.span));
-                    }
-                    Err(fault) => {
-                        let place = Fault::new(Code::BadValue, format!("`{text}`: {fault}")).place(item.span);
-                        self.faults.push(place.perhaps(fault.help()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn range(&mut self, allow: bool, range: IpNet, rule: RuleId, what: &str, span: Option<Span>) {
-        self.count_entry(span);
-        let map = if allow { &mut self.subnets_allow } else { &mut self.subnets_deny };
-        if let Err(first) = map.insert(range, rule) {
-            let message = format!("`{range}` stands in {what} already ({first})");
-            self.faults.push(Fault::new(Code::Duplicate, message).place(span));
-        }
-    }
-
-    fn allow(&mut self, node: &Node) {
-        match &node.value {
-            Value::List(items) => {
-                for item in items {
-                    if let Some(text) = self.faults.text(item, "a pattern of `allow`") {
-                        self.entry(text, item.span, Handling::default());
-                    }
-                }
-            }
-            _ => {
-                for (key, value) in self.faults.map(node, "`allow`").unwrap_or_default() {
-                    self.keyed_entry(key, value);
-                }
-            }
-        }
-    }
-
-    fn keyed_entry(&mut self, key: &Key, value: &Node) {
-        let Value::List(items) = &value.value else {
-            let message = format!("the rules of `{}` must be a list, and this is {}", key.text, value.kind());
-            let fault = Fault::new(Code::WrongType, message).place(value.span).hidden();
-            self.faults.push(fault.help("an entry without rules is written `[]`"));
+    fn secrets(&mut self, wire: &PolicyWire<'_>) {
+        let help = "register the secret with the control plane, and refer to it by name";
+        if !self.operators_own("secrets", wire.secrets.key(), help) {
             return;
-        };
-        let handling = self.handling(items);
-        self.entry(&key.text, key.span, handling);
-    }
-
-    fn entry(&mut self, text: &str, span: Span, handling: Handling) {
-        let Some(pattern) = self.pattern(text, span) else { return };
-        if pattern.is_top_level() {
-            let message = format!("`{text}` allows every name below a top-level domain");
-            self.advice.push(Fault::new(Code::TopLevelWildcard, message).place(span));
         }
-        let entry = Entry::new(self.id(span), handling);
-        match self.allow.insert(pattern, entry) {
-            Ok(()) => {}
-            Err(Refusal::Duplicate(first)) => {
-                let message = format!("`{text}` stands in `allow` already ({})", first.id);
-                let fault = Fault::new(Code::Duplicate, message).place(span);
-                self.faults.push(fault.help("entries are never merged; write one with all its rules"));
+        for (key, source) in wire.secrets.get().map(|table| table.entries.as_slice()).unwrap_or_default() {
+            let Some(name) = self.secret_name(key) else { continue };
+            let source = self.secret_source(source);
+            if self.declared.contains_key(&name) {
+                continue;
             }
-            Err(Refusal::Arrangements) => self.faults.push(arrangements(text).place(span)),
+            self.declared.insert(name.clone(), key.span);
+            self.sources.extend(source.map(|source| (name, source)));
         }
     }
 
-    fn pattern(&mut self, text: &str, span: Span) -> Option<DomainPattern> {
-        self.count_entry(span.into());
-        match DomainPattern::parse(text) {
-            Ok(pattern) => Some(pattern),
-            Err(fault) => {
-                let place = Fault::new(Code::BadValue, format!("`{text}`: {fault}")).place(span);
-                self.faults.push(place.perhaps(fault.help()));
-                None
+    fn secret_name<K>(&mut self, text: &Text<'_, K>) -> Option<SecretName> {
+        let name = SecretName::new(text.text);
+        if name.is_none() {
+            self.faults.bad(text.span, "a secret's name is letters, digits and `_`, and no digit first");
+        }
+        name
+    }
+
+    fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
+        let SourceWire { span, env, file } = wire;
+        match (env.is_written(), file.is_written()) {
+            (true, true) => {
+                self.faults.push(Fault::new(Code::Conflict, "a secret has one source").place(*span));
+                return None;
             }
+            // What stands there instead has its own fault.
+            (false, false) if self.faults.0.iter().any(|fault| fault.is_within(*span)) => return None,
+            (false, false) => {
+                self.faults.push(Fault::new(Code::Missing, "a secret needs `env` or `file`").place(*span));
+                return None;
+            }
+            _ => {}
+        }
+        let refuse = |message: &str, span: Span| Fault::new(Code::BadValue, message).place(span).hidden();
+        if let Some(env) = env.get() {
+            if !is_variable(env.text) {
+                self.faults.push(refuse("this is not the name of an environment variable", env.span));
+                return None;
+            }
+            return Some(SourceSpec::Env(env.text.to_owned()));
+        }
+        let file = file.get()?;
+        if file.text.is_empty() || file.text.contains('\0') {
+            self.faults.push(refuse("this is not a path", file.span));
+            return None;
+        }
+        let document = self.documents.get(file.span.file).map_or("", |document| &*document.path);
+        let folder = Path::new(document).parent().unwrap_or(Path::new(""));
+        Some(SourceSpec::File(folder.join(PathBuf::from(file.text))))
+    }
+
+    /// Whether `${secrets.NAME}` may refer to it.
+    fn knows_secret(&self, name: &SecretName) -> bool {
+        match &self.terms.author {
+            Author::Operator => self.declared.contains_key(name),
+            Author::ControlPlane { secrets, .. } => secrets.contains(name),
         }
     }
 
-    fn count_entry(&mut self, span: Option<Span>) {
-        self.entries += 1;
-        if self.entries == limits::POLICY_ENTRIES + 1 {
-            let message = format!("the policy has more than {} patterns and ranges", limits::POLICY_ENTRIES);
-            self.faults.push(Fault::new(Code::Limit, message).place(span));
+    /// A secret that nothing declares, as a fault without a place.
+    fn undeclared(&self, name: &SecretName) -> Fault {
+        let name = name.as_str();
+        let fault = Fault::new(Code::BadValue, format!("the secret `{name}` is not declared"));
+        match self.terms.author {
+            Author::Operator => fault.help(format!("declare it: `secrets: {{{name}: {{env: VARIABLE}}}}`")),
+            Author::ControlPlane { .. } => fault.help("register it with the control plane first"),
         }
     }
+}
+
+/// Whether a text can be the name of an environment variable.
+fn is_variable(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['=', '\0'])
 }
 
 /// The command line, and the end.
 impl Compiler<'_> {
     fn flags(&mut self, flags: &Flags, with_file: bool) {
         let Flags { mode, allow, allow_cidr, deny_cidr, observe } = flags;
-        self.observe |= observe;
+        self.observe = self.observe.or(Some(false)).map(|file| file || *observe);
         let lists = !(allow.is_empty() && allow_cidr.is_empty() && deny_cidr.is_empty());
         if let Some(word) = mode {
             if with_file || lists {
@@ -384,14 +310,14 @@ impl Compiler<'_> {
             }
             let rule = RuleId::of_flag(&format!("--mode {word}"));
             match word.as_str() {
-                "allow-all" => self.base = Some(Base::AllowAll(rule)),
-                "deny-all" => self.base = Some(Base::DenyAll(Some(rule))),
+                "allow-all" => self.mode = Some((Mode::AllowAll, rule)),
+                "deny-all" => self.mode = Some((Mode::DenyAll, rule)),
                 _ => {
                     let fault = Fault::new(Code::BadValue, format!("--mode {word}: there is no such mode"));
                     self.faults.push(fault.help("it is one of `allow-all`, `deny-all`"));
                 }
             }
-        } else if let (Some(Base::DenyAll(_)), true) = (&self.base, lists) {
+        } else if let (Some((Mode::DenyAll, _)), true) = (&self.mode, lists) {
             let message = "the policy file says `deny-all`, which stands alone: flags cannot add to it";
             self.faults.push(Fault::new(Code::Conflict, message));
         }
@@ -400,14 +326,13 @@ impl Compiler<'_> {
             match DomainPattern::parse(text) {
                 Ok(pattern) => {
                     self.count_entry(None);
-                    let entry = Entry::new(rule, Handling::default());
-                    match self.allow.insert(pattern, entry) {
+                    match self.allow.insert(pattern, Entry::new(rule, Handling::default())) {
                         Ok(()) => {}
                         Err(Refusal::Duplicate(first)) => {
                             let message = format!("--allow {text}: it is allowed already ({})", first.id);
                             self.faults.push(Fault::new(Code::Duplicate, message));
                         }
-                        Err(Refusal::Arrangements) => self.faults.push(arrangements(text)),
+                        Err(Refusal::Arrangements) => self.faults.push(lists::arrangements(text)),
                     }
                 }
                 Err(fault) => self.bad_flag("--allow", text, &fault, fault.help().map(str::to_owned)),
@@ -427,22 +352,43 @@ impl Compiler<'_> {
         self.faults.push(Fault::new(Code::BadValue, format!("{flag} {text}: {fault}")).perhaps(help));
     }
 
-    fn finish(mut self) -> Result<Compiled, Diagnostics> {
-        self.check_hosts();
-        self.advise();
-        if !self.faults.0.is_empty() {
-            return Err(Diagnostics::new(self.faults.0, self.source));
-        }
+    /// What holds where no list says anything.
+    fn base(&self) -> Base {
         let empty = self.allow.is_empty() && self.subnets_allow.is_empty();
-        let base = self.base.unwrap_or(if empty { Base::DenyAll(None) } else { Base::Lists });
+        match &self.mode {
+            Some((Mode::AllowAll | Mode::DefaultAllow, rule)) => Base::AllowAll(rule.clone()),
+            Some((Mode::DenyAll, rule)) => Base::DenyAll(Some(rule.clone())),
+            Some((Mode::DefaultDeny, rule)) if empty => Base::DenyAll(Some(rule.clone())),
+            Some((Mode::Custom | Mode::DefaultDeny, _)) | None if empty => Base::DenyAll(None),
+            Some((Mode::Custom | Mode::DefaultDeny, _)) | None => Base::Lists,
+        }
+    }
+
+    fn finish(mut self) -> Result<Compiled, Diagnostics> {
+        let base = self.base();
+        self.check_merged(&base);
+        self.check_hosts(&base);
+        self.advise(&base);
+        if !self.faults.0.is_empty() {
+            return Err(Diagnostics::new(self.faults.0, self.documents));
+        }
         let mut opened = CidrMap::default();
-        for (range, rule) in self.subnets_allow.iter().filter(|(range, _)| protected::opens(range)) {
+        let openable = match &self.terms.author {
+            Author::Operator => None,
+            Author::ControlPlane { openable, .. } => Some(openable.as_slice()),
+        };
+        for (range, rule) in self.subnets_allow.iter().filter(|(range, _)| protected::opens(range, openable)) {
             // Ranges of one map are distinct, so none stands there already.
             let _ = opened.insert(range, rule.clone());
         }
         self.allow.shrink_to_fit();
         self.deny.shrink_to_fit();
-        let dns = self.dns.unwrap_or(if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names });
+        let by_address = self.allow.is_empty() && !self.subnets_allow.is_empty();
+        let dns = self.dns.unwrap_or(match (&base, &self.terms.author) {
+            (Base::AllowAll(_), _) => Dns::Any,
+            (_, Author::ControlPlane { .. }) if by_address => Dns::Any,
+            _ => Dns::Names,
+        });
         let policy = Policy {
             revision: Revision([0; 32]),
             base,
@@ -451,21 +397,31 @@ impl Compiler<'_> {
             subnets_allow: self.subnets_allow,
             subnets_deny: self.subnets_deny,
             opened,
-            strict: self.strict,
-            denials: self.denials,
+            strict: self.strict.unwrap_or_default(),
+            denials: self.denials.unwrap_or_default(),
             dns,
-            observe: self.observe,
+            observe: self.observe.unwrap_or_default(),
             sources: self.sources,
-            placeholders: BTreeMap::new(),
+            placeholders: self.placeholders,
             nothing: Arc::from([]),
         };
-        let advice = Diagnostics::new(self.advice.0, self.source);
+        let advice = Diagnostics::new(self.advice.0, self.documents);
         Ok(Compiled { policy: policy.sealed(), cases: self.cases, advice })
     }
 
+    /// `deny-all` stands alone, also where another file brings the lists.
+    fn check_merged(&mut self, base: &Base) {
+        let lists = !(self.allow.is_empty() && self.subnets_allow.is_empty());
+        if let (Base::DenyAll(Some(rule)), true, true) = (base, lists, self.faults.0.is_empty()) {
+            let message = format!("the mode is deny-all ({rule}), which stands alone, and other files have lists");
+            let fault = Fault::new(Code::Conflict, message);
+            self.faults.push(fault.help("say `mode: custom` in the file that extends it"));
+        }
+    }
+
     /// `host` may be set only to a name that `allow` matches (POLICY §3).
-    fn check_hosts(&mut self) {
-        let all = matches!(self.base, Some(Base::AllowAll(_)));
+    fn check_hosts(&mut self, base: &Base) {
+        let all = matches!(base, Base::AllowAll(_));
         for (name, span) in &self.hosts {
             if self.deny.get(name).is_some() || !(all || self.allow.get(name).is_some()) {
                 let message = format!("`host` cannot be set to `{name}`, which this policy does not allow");
@@ -474,15 +430,15 @@ impl Compiler<'_> {
         }
     }
 
-    fn advise(&mut self) {
+    fn advise(&mut self, base: &Base) {
         for (name, span) in &self.declared {
             if !self.used.contains(name) {
                 let message = format!("no rule uses the secret `{}`", name.as_str());
                 self.advice.push(Fault::new(Code::UnusedSecret, message).place(*span));
             }
         }
-        let open = matches!(self.base, Some(Base::AllowAll(_))) || self.allow.any().is_some();
-        if open && !self.deny.is_empty() && !self.strict {
+        let open = matches!(base, Base::AllowAll(_)) || self.allow.any().is_some();
+        if open && !self.deny.is_empty() && !self.strict.unwrap_or_default() {
             let message = "a `deny` beneath `*` or allow-all does not hold against encrypted names and fronting";
             self.advice.push(Fault::new(Code::AdvisoryDeny, message).help("`strict: true` makes it hold"));
         }
@@ -491,13 +447,6 @@ impl Compiler<'_> {
             self.advice.push(Fault::new(Code::BypassedByAddress, message));
         }
     }
-}
-
-/// One arrangement of `*` too many.
-fn arrangements(text: &str) -> Fault {
-    let most = limits::POLICY_ARRANGEMENTS;
-    let message = format!("`{text}`: the list's patterns have `*` in more than {most} different places");
-    Fault::new(Code::Limit, message).help("a `*` at the left end alone is not counted")
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use super::wire::{Document, Source, Span};
+use super::wire::{Document, Documents, Source, Span};
 use crate::limits;
 pub use code::{Code, Severity};
 pub use style::{Ink, Style};
@@ -50,6 +50,11 @@ impl Fault {
     /// Says what to do, where that is known.
     pub(super) fn perhaps(self, help: Option<impl Into<String>>) -> Self {
         Self { help: help.map(Into::into), ..self }
+    }
+
+    /// Whether its place lies in `span`.
+    pub(super) fn is_within(&self, span: Span) -> bool {
+        self.span.is_some_and(|at| at.file == span.file && span.start <= at.start && at.end <= span.end)
     }
 
     /// Keeps the text at fault out of the report.
@@ -103,38 +108,26 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Faults of a document, or of the command line where there is none.
-    pub(super) fn new(faults: Vec<Fault>, document: Option<&Document<'_>>) -> Self {
-        Self::of(faults, |fault| {
-            let document = document?;
-            Some(place(document.source, &document.scalars, fault.span?, fault.hidden))
-        })
-    }
-
-    /// A fault of a document that could not be parsed; its line is not shown, as nothing is known of it.
-    pub(super) fn unparsed(fault: Fault, source: Source<'_>) -> Self {
-        Self::of(vec![fault], |fault| {
-            let (line, column, _) = line_at(source.text, fault.span.unwrap_or_default().start);
-            Some(Place { path: source.path.to_owned(), line, column, excerpt: None })
-        })
+    /// Faults of documents, and of the command line.
+    pub(super) fn new(mut faults: Vec<Fault>, documents: &Documents<'_>) -> Self {
+        faults.sort_by_key(|fault| (fault.span.is_none(), fault.span));
+        let beyond = faults.len().saturating_sub(limits::POLICY_FAULTS);
+        faults.truncate(limits::POLICY_FAULTS);
+        let show = |fault: Fault| {
+            let at = fault.span.and_then(|span| Some((documents.get(span.file)?, span)));
+            let place = at.map(|(document, span)| place(document, span, fault.hidden));
+            let (message, help) = (harmless(&fault.message), fault.help.as_deref().map(harmless));
+            Diagnostic { code: fault.code, message, help, place }
+        };
+        Self { list: faults.into_iter().map(show).collect(), beyond }
     }
 
     /// A fault of a file as a whole, such as one that cannot be read.
     #[must_use]
     pub fn of_file(path: &str, code: Code, message: impl Into<String>, help: Option<String>) -> Self {
-        Self::unparsed(Fault::new(code, message).perhaps(help), Source { path, text: "" })
-    }
-
-    fn of(mut faults: Vec<Fault>, place: impl Fn(&Fault) -> Option<Place>) -> Self {
-        faults.sort_by_key(|fault| fault.span.map_or(usize::MAX, |span| span.start));
-        let beyond = faults.len().saturating_sub(limits::POLICY_FAULTS);
-        faults.truncate(limits::POLICY_FAULTS);
-        let show = |fault: Fault| {
-            let place = place(&fault);
-            let (message, help) = (harmless(&fault.message), fault.help.as_deref().map(harmless));
-            Diagnostic { code: fault.code, message, help, place }
-        };
-        Self { list: faults.into_iter().map(show).collect(), beyond }
+        let (documents, _) = Documents::load(Source { path, text: "" }, None);
+        let fault = Fault::new(code, message).perhaps(help).place(Span::default());
+        Self::new(vec![fault], &documents)
     }
 
     /// The faults.
@@ -248,21 +241,26 @@ fn line_at(text: &str, at: usize) -> (usize, usize, Span) {
     let length = rest.find('\n').unwrap_or(rest.len());
     let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
     let column = before.get(start..).unwrap_or_default().chars().count() + 1;
-    (line, column, Span { start, end: start + length })
+    (line, column, Span { start, end: start + length, ..Span::default() })
 }
 
-fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -> Place {
-    let (line, column, bounds) = line_at(source.text, at.start);
+fn place(document: &Document<'_>, at: Span, hidden: bool) -> Place {
+    let (text, scalars, path) = (&*document.text, document.scalars.as_slice(), document.path.to_string());
+    let (line, column, bounds) = line_at(text, at.start);
+    if document.root.is_none() {
+        // Nothing is known of what stands on the line.
+        return Place { path, line, column, excerpt: None };
+    }
     let mut excerpt = Excerpt::default();
     let first = scalars.partition_point(|(span, _)| span.end <= bounds.start);
     let mut cursor = bounds.start;
     // Lists and maps at fault are pointed at by their first character; their content is shown as any other.
     let leaf = scalars.iter().skip(first).any(|(span, _)| *span == at);
     for (span, key) in scalars.iter().skip(first).take_while(|(span, _)| span.start < bounds.end) {
-        excerpt.structure(source.text, cursor, span.start, at);
+        excerpt.structure(text, cursor, span.start, at);
         let shown = *key || (*span == at && !hidden);
         let (from, to) = (span.start.max(bounds.start), span.end.min(bounds.end));
-        let text = source.text.get(from..to).unwrap_or_default().trim_end();
+        let text = text.get(from..to).unwrap_or_default().trim_end();
         let text = if shown || span.start == span.end { text } else { "…" };
         if *span == at {
             excerpt.underline(text.chars().count());
@@ -270,11 +268,11 @@ fn place(source: Source<'_>, scalars: &[(Span, bool)], at: Span, hidden: bool) -
         excerpt.text.push_str(&harmless(text));
         cursor = to;
     }
-    excerpt.structure(source.text, cursor, bounds.end, at);
+    excerpt.structure(text, cursor, bounds.end, at);
     if !leaf && excerpt.width == 0 {
         excerpt.underline(1);
     }
-    Place { path: source.path.to_owned(), line, column, excerpt: Some(excerpt) }
+    Place { path, line, column, excerpt: Some(excerpt) }
 }
 
 /// The text, without what could steer a terminal.

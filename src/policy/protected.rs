@@ -42,11 +42,12 @@ impl Protected {
     }
 }
 
-/// Whether a `subnets.allow` entry of a local file opens the protected range that it lies in: wholly inside an
-/// openable one (POLICY §3). A supernet never does.
+/// Whether a `subnets.allow` entry opens the protected range that it lies in: wholly inside an openable one, and, where
+/// the operator lists what may be opened, wholly inside one of those (POLICY §3). A supernet never does.
 #[must_use]
-pub(super) fn opens(entry: &IpNet) -> bool {
-    OPENABLE.iter().any(|range| range.contains(entry))
+pub(super) fn opens(entry: &IpNet, listed: Option<&[IpNet]>) -> bool {
+    let inside = |ranges: &[IpNet]| ranges.iter().any(|range| range.contains(entry));
+    inside(&OPENABLE) && listed.is_none_or(inside)
 }
 
 /// Whether `address` lies in a range that a policy may open by naming it.
@@ -109,7 +110,7 @@ mod tests {
 
     fn opened(ranges: &[&str]) -> CidrMap<()> {
         let mut map = CidrMap::default();
-        for range in ranges.iter().map(|text| net(text)).filter(opens) {
+        for range in ranges.iter().map(|text| net(text)).filter(|range| opens(range, None)) {
             map.insert(range, ()).unwrap();
         }
         map

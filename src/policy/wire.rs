@@ -1,264 +1,454 @@
-//! A policy document as it is written: YAML or JSON into a tree whose every node knows its place.
+//! A policy document as it is written: every key of POLICY §1 and §3, by name, with its place.
 //!
-//! Strict (POLICY §1): one document, no anchors, aliases, tags or merge keys, keys that are text. Scalars keep their
-//! spelling, and are typed by whoever reads them, so that `yes` is never a boolean and `1.10` never a number by
-//! accident. The tree ends inside [`super::compile`]; nothing of it is kept in a policy.
+//! The one place where the language is spelled: text becomes a [`tree`], the tree becomes the records below, strictly
+//! and with every fault ([`read`]), and of the very same declarations the JSON Schema is made ([`schema`]). Wire types
+//! end inside [`super::compile`]; nothing of them is kept in a policy.
 //!
-//! `INVARIANT`: a [`Fault`] of this module quotes at most one character of the document.
+//! `INVARIANT`: a [`Fault`] of this module quotes of a document keys, and values only where no credential can stand.
 
-use std::sync::Arc;
+mod documents;
+mod read;
+mod tree;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span as ParserSpan};
+use serde_json::{Value as Json, json};
 
 use super::diagnostic::{Code, Fault};
-use super::verdict::RuleId;
-use crate::limits;
+use super::verdict::DenyReason;
+use super::{Denials, Dns};
+pub use documents::Source;
+pub(super) use documents::{Document, Documents};
+use read::{Definitions, described, record, record_schema};
+pub(super) use read::{Faults, Field, Flag, Kind, List, Number, Table, Text, Wire, Word, Words};
+pub(super) use tree::Span;
+use tree::{Node, Value};
 
-/// A document and where it came from.
+/// The JSON Schema (2020-12) of a policy file. It knows every key and the form of its value; what only compiling knows,
+/// such as whether a text is a domain, it leaves to `exeat check`.
+#[must_use]
+pub fn schema() -> Json {
+    let mut definitions = Definitions::default();
+    let mut root = DocumentWire::schema(&mut definitions);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "exeat policy",
+        "description": "What a sandbox may reach on the network, and with which credentials.",
+        "anyOf": root.get_mut("anyOf").map(Json::take),
+        "$defs": definitions.into_json(),
+    })
+}
+
+/// A whole document.
+#[derive(Debug)]
+pub(super) enum DocumentWire<'n> {
+    /// A mode alone.
+    Bare(Word<Mode>),
+    /// Everything else.
+    Policy(Box<PolicyWire<'n>>),
+}
+
+impl<'n> Wire<'n> for DocumentWire<'n> {
+    const NOUN: &'static str = "a policy";
+
+    fn read(node: &'n Node, what: &str, faults: &mut Faults) -> Option<Self> {
+        if node.text().is_some() {
+            return Word::read(node, "`mode`", faults).map(Self::Bare);
+        }
+        PolicyWire::read(node, what, faults).map(|policy| Self::Policy(Box::new(policy)))
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        let bare = described(json!({ "enum": ["allow-all", "deny-all"] }), "The mode alone.");
+        json!({ "anyOf": [PolicyWire::schema(definitions), bare] })
+    }
+}
+
+record! {
+    /// A policy: what no list allows is denied.
+    PolicyWire<'n> as "a policy" {
+        /// The version of the policy language.
+        "version" => version: Number<1, 1>,
+        /// What the policy is called.
+        "name" => name: Text<'n, Prose>,
+        /// What the policy is for.
+        "description" => description: Text<'n, Prose>,
+        /// Files whose policies this one adds to. Lists add up; of what can stand once (a mode, a setting, the entry of
+        /// a domain, a secret), this file's counts, then the first of these that has one. Their `tests` are not run.
+        "extends" => extends: List<Text<'n, FilePath>>,
+        /// `allow-all` may stand beside the lists, `deny-all` stands alone; without it, what no list allows is denied.
+        "mode" => mode: Word<Mode>,
+        /// Domains that may be reached, with rules for their requests: the most specific pattern that matches a name
+        /// applies, and no other.
+        "allow" => allow: AllowWire<'n>,
+        /// Domains that may not be reached, whatever `allow` says.
+        "deny" => deny: List<Text<'n, Pattern>>,
+        /// Addresses that may or may not be reached, whatever their names.
+        "subnets" => subnets: SubnetsWire<'n>,
+        /// End TLS of every flow that is permitted by name, and hold its requests to that name.
+        "strict" => strict: Flag,
+        /// Whether a refusal says why.
+        "denials" => denials: Word<Denials>,
+        /// Which names may be resolved: those that may be reached, any that `deny` does not match, or none.
+        "dns" => dns: Word<Dns>,
+        /// Record what would be denied, and let it through. The operator's alone.
+        "observe" => observe: Flag,
+        /// Secrets by name, and where their values come from.
+        "secrets" => secrets: Table<'n, SecretKey, SourceWire<'n>>,
+        /// Variables that the sandbox's environment holds, and the secrets that they stand for.
+        "placeholders" => placeholders: Table<'n, Variable, Text<'n, SecretKey>>,
+        /// Cases that `exeat test` runs.
+        "tests" => tests: List<TestWire<'n>>,
+        /// An older API's spelling of `allow`; goes with `mode: custom`.
+        "allowedDomains" => allowed_domains: List<Text<'n, Pattern>>,
+        /// An older API's spelling of `subnets.allow`; goes with `mode: custom`.
+        "allowedCIDRs" => allowed_cidrs: List<Text<'n, Range>>,
+        /// An older API's spelling of `subnets.deny`; goes with `mode: custom`.
+        "deniedCIDRs" => denied_cidrs: List<Text<'n, Range>>,
+        /// An older API's spelling of `transform` rules; goes with `mode: custom`.
+        "injectionRules" => injection_rules: List<InjectionRuleWire<'n>>,
+    }
+    later {
+        "forwardRules" => "a policy is read back so, and written as rules: `allow: {DOMAIN: [{forwardURL: URL}]}`",
+    }
+}
+
+/// What holds where no list says anything (POLICY §1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    AllowAll,
+    DenyAll,
+    Custom,
+    /// Older spelling of allow-all.
+    DefaultAllow,
+    /// Older spelling of custom, or alone of deny-all.
+    DefaultDeny,
+}
+
+impl Words for Mode {
+    const NOUN: &'static str = "a mode";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![
+            ("allow-all", Self::AllowAll),
+            ("deny-all", Self::DenyAll),
+            ("custom", Self::Custom),
+            ("default-allow", Self::DefaultAllow),
+            ("default-deny", Self::DefaultDeny),
+        ]
+    }
+}
+
+impl Words for Denials {
+    const NOUN: &'static str = "how denials look";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("explain", Self::Explain), ("terse", Self::Terse)]
+    }
+}
+
+impl Words for Dns {
+    const NOUN: &'static str = "which names are resolved";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("any", Self::Any), ("names", Self::Names), ("none", Self::None)]
+    }
+}
+
+/// Kinds of text.
+macro_rules! kinds {
+    ($($(#[doc = $about:literal])+ $name:ident as $noun:literal $(such as $examples:expr)?;)+) => {
+        $(
+            $(#[doc = $about])+
+            #[derive(Debug)]
+            pub(super) struct $name;
+
+            impl Kind for $name {
+                const NOUN: &'static str = $noun;
+                const ABOUT: &'static str = concat!($($about),+).trim_ascii();
+                $(const EXAMPLES: &'static [&'static str] = $examples;)?
+            }
+        )+
+    };
+}
+
+kinds! {
+    /// Text for people.
+    Prose as "a text";
+    /// A file's path, from the folder of this file; or `preset:NAME`.
+    FilePath as "a file's path" such as &["base.yaml", "preset:model-apis"];
+    /// A domain; `*` is a whole label: at the left end one label or more, elsewhere exactly one, alone every name.
+    Pattern as "a domain pattern" such as &["github.com", "*.github.com", "www.*.com", "*"];
+    /// A CIDR: an address and a length.
+    Range as "a CIDR" such as &["10.0.0.0/8", "fd00::/8"];
+    /// A secret's name: letters, digits and `_`, and no digit first.
+    SecretKey as "a secret's name" such as &["GITHUB"];
+    /// An environment variable.
+    Variable as "an environment variable" such as &["GITHUB_TOKEN"];
+    /// A file's path, from the folder of this file.
+    SecretPath as "a file's path" such as &["/run/secrets/github"];
+    /// A header's name; case does not matter.
+    HeaderKey as "a header's name" such as &["authorization"];
+    /// A header's value; `${secrets.NAME}` in it stands for a secret.
+    HeaderTemplate as "a header's value" such as &["Bearer ${secrets.GITHUB}"];
+    /// A header's value.
+    HeaderText as "a header's value";
+    /// A request method; case matters.
+    MethodName as "a method" such as &["GET", "HEAD", "POST"];
+    /// Text to compare with.
+    Matched as "a text to match";
+    /// A URL: https, a name, perhaps a port and a path; no user info, query or fragment.
+    ForwardTo as "a URL" such as &["https://proxy.example.com/agents"];
+    /// The body of an answer.
+    Body as "a body";
+    /// A media type.
+    MediaType as "a media type" such as &["text/plain", "application/json"];
+    /// A method, a space and an http or https URL.
+    RequestLine as "a request" such as &["GET https://api.github.com/user"];
+    /// A host, a colon and a port.
+    HostPort as "a host and port" such as &["github.com:22", "10.20.30.4:5432", "[fd00::1]:443"];
+    /// An IP address.
+    Address as "an address" such as &["140.82.112.5"];
+    /// `FILE:LINE`.
+    Place as "a place" such as &["policies/coding-agent.yaml:6"];
+}
+
+/// `allow`: patterns, or patterns with rules.
+#[derive(Debug)]
+pub(super) enum AllowWire<'n> {
+    Patterns(List<Text<'n, Pattern>>),
+    /// Patterns and their rules; `None` where those cannot be read.
+    Entries(Vec<(Text<'n, Pattern>, Option<List<RuleWire<'n>>>)>),
+}
+
+impl<'n> Wire<'n> for AllowWire<'n> {
+    const NOUN: &'static str = "`allow`";
+
+    fn read(node: &'n Node, what: &str, faults: &mut Faults) -> Option<Self> {
+        if let Value::List(_) = &node.value {
+            return List::read(node, what, faults).map(Self::Patterns);
+        }
+        let mut entries = Vec::new();
+        for (key, value) in faults.map(node, what)? {
+            entries.push((Text::key(key), rules(key.text.as_str(), value, faults)));
+        }
+        Some(Self::Entries(entries))
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        let list = List::<Text<'_, Pattern>>::schema(definitions);
+        let table = Table::<'_, Pattern, List<RuleWire<'_>>>::schema(definitions);
+        json!({ "anyOf": [table, list] })
+    }
+}
+
+/// The rules of an entry; what stands there instead is not shown.
+fn rules<'n>(domain: &str, node: &'n Node, faults: &mut Faults) -> Option<List<RuleWire<'n>>> {
+    if let Value::List(_) = &node.value {
+        return List::read(node, "the rules", faults);
+    }
+    let message = format!("the rules of `{domain}` must be a list, and this is {}", node.kind());
+    let fault = Fault::new(Code::WrongType, message).place(node.span).hidden();
+    faults.push(fault.help("an entry without rules is written `[]`"));
+    None
+}
+
+record! {
+    /// Addresses, whatever their names.
+    SubnetsWire<'n> as "subnets" {
+        /// Ranges that may be reached, whatever is spoken: no name is judged and nothing is injected.
+        "allow" => allow: List<Text<'n, Range>>,
+        /// Ranges that may not be reached; beats everything.
+        "deny" => deny: List<Text<'n, Range>>,
+    }
+}
+
+record! {
+    /// A rule of an entry: the first whose `match` holds claims the request. It has one action; without any it lets the
+    /// request go on unchanged.
+    RuleWire<'n> as "a rule" at span {
+        /// Which requests it claims; without it, all.
+        "match" => when: MatchWire<'n>,
+        /// Headers to set on the request.
+        "transform" => transform: List<TransformWire<'n>, 1>,
+        /// Send the request to this URL instead, with a token that says whose it is.
+        "forwardURL" => forward: Text<'n, ForwardTo>,
+        /// Answer here and contact nobody.
+        "response" => response: ResponseWire<'n>,
+        /// Relay another protocol to this domain. Not about requests: no `match` stands beside it.
+        "opaque" => opaque: OpaqueWire<'n>,
+    }
+}
+
+record! {
+    /// Which requests a rule claims: every part that is there must hold.
+    MatchWire<'n> as "`match`" {
+        /// One of these methods.
+        "method" => method: List<Text<'n, MethodName>, 1>,
+        /// The path, without its query.
+        "path" => path: PathMatcherWire<'n>,
+        /// Pairs of the query, each of which must be there.
+        "queryString" => query: List<PairWire<'n>, 1>,
+        /// Header fields, each of which must be there.
+        "headers" => headers: List<PairWire<'n>, 1>,
+    }
+}
+
+record! {
+    /// What a path must be: exactly one of these.
+    PathMatcherWire<'n> as "a matcher" at span {
+        /// Equal to this.
+        "exact" => exact: Text<'n, Matched>,
+        /// Beginning with this.
+        "startsWith" => starts_with: Text<'n, Matched>,
+        /// Holding a match of this regular expression anywhere.
+        "regex" => regex: Text<'n, Matched>,
+        /// Matching this pattern as a whole: `*` stays in one segment, `**` crosses.
+        "glob" => glob: Text<'n, Matched>,
+    }
+    also { "minProperties": 1, "maxProperties": 1 }
+}
+
+record! {
+    /// What a text must be: exactly one of these.
+    MatcherWire<'n> as "a matcher" at span {
+        /// Equal to this.
+        "exact" => exact: Text<'n, Matched>,
+        /// Beginning with this.
+        "startsWith" => starts_with: Text<'n, Matched>,
+        /// Holding a match of this regular expression anywhere.
+        "regex" => regex: Text<'n, Matched>,
+    }
+    also { "minProperties": 1, "maxProperties": 1 }
+}
+
+record! {
+    /// A name and a value, of which one at least must be told.
+    PairWire<'n> as "a matcher of names and values" at span {
+        /// What the name must be.
+        "key" => key: MatcherWire<'n>,
+        /// What the value must be.
+        "value" => value: MatcherWire<'n>,
+    }
+    also { "minProperties": 1 }
+}
+
+record! {
+    /// Headers to set: all copies that the sandbox sent go, and exactly one is added.
+    TransformWire<'n> as "an element of `transform`" {
+        /// Names and values.
+        "headers" (required) => headers: Table<'n, HeaderKey, Text<'n, HeaderTemplate>>,
+    }
+}
+
+record! {
+    /// An answer that is given here.
+    ResponseWire<'n> as "`response`" {
+        /// The status.
+        "statusCode" (required) => status: Number<200, 599>,
+        /// Header fields beside the type.
+        "headers" => headers: Table<'n, HeaderKey, Text<'n, HeaderText>>,
+        /// The body; needs a `contentType`.
+        "body" => body: Text<'n, Body>,
+        /// The type of the body.
+        "contentType" => content_type: Text<'n, MediaType>,
+    }
+}
+
+record! {
+    /// Another protocol, by name.
+    OpaqueWire<'n> as "`opaque`" {
+        /// The ports on which it is relayed; 80 and 443 are not among them.
+        "ports" (required) => ports: List<PortWire, 1>,
+    }
+}
+
+/// A port.
+pub(super) type PortWire = Number<1, 65535>;
+
+record! {
+    /// Where a secret's value comes from: exactly one of these.
+    SourceWire<'n> as "a secret's source" at span {
+        /// An environment variable of exeat's own.
+        "env" => env: Text<'n, Variable>,
+        /// A file.
+        "file" => file: Text<'n, SecretPath>,
+    }
+    later {
+        "command" => "sources are `env` and `file`",
+        "vault" => "sources are `env` and `file`",
+        "aws" => "sources are `env` and `file`",
+        "literal" => "a policy never holds a secret's value; sources are `env` and `file`",
+        "value" => "a policy never holds a secret's value; sources are `env` and `file`",
+    }
+    also { "minProperties": 1, "maxProperties": 1 }
+}
+
+record! {
+    /// An older API's rule that sets headers.
+    InjectionRuleWire<'n> as "an injection rule" at span {
+        /// The domain, which `allowedDomains` must allow.
+        "domain" (required) => domain: Text<'n, Pattern>,
+        /// Header names and values.
+        "headers" (required) => headers: Table<'n, HeaderKey, Text<'n, HeaderTemplate>>,
+        /// Which requests it claims; without it, all.
+        "match" => when: MatchWire<'n>,
+    }
+}
+
+record! {
+    /// A case: a request or a connection, and what must come of it.
+    TestWire<'n> as "a test" at span {
+        /// A request.
+        "request" => request: Text<'n, RequestLine>,
+        /// A connection on which neither HTTP nor TLS is spoken.
+        "connect" => connect: Text<'n, HostPort>,
+        /// Header fields of the request.
+        "headers" => headers: Table<'n, HeaderKey, Text<'n, HeaderText>>,
+        /// What the name resolves to.
+        "address" => address: Text<'n, Address>,
+        /// Whether it is allowed.
+        "verdict" => verdict: Word<Outcome>,
+        /// Which way it takes.
+        "route" => route: Word<RouteWord>,
+        /// Why it is denied.
+        "reason" => reason: Word<DenyReason>,
+        /// The line that decides.
+        "rule" => rule: Text<'n, Place>,
+        /// The headers that are set on the request.
+        "injected" => injected: List<Text<'n, HeaderKey>>,
+        /// The status of the answer that is given here, or of the refusal.
+        "status" => status: Number<100, 599>,
+    }
+    also { "minProperties": 2 }
+}
+
+/// `verdict` of a case.
 #[derive(Debug, Clone, Copy)]
-pub struct Source<'a> {
-    /// As it is to be shown, such as `policies/coding-agent.yaml`.
-    pub path: &'a str,
-    /// The text.
-    pub text: &'a str,
-}
+pub(super) struct Outcome(pub(super) &'static str);
 
-/// Bytes of the document, from the first to after the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Span {
-    pub(super) start: usize,
-    pub(super) end: usize,
-}
+impl Words for Outcome {
+    const NOUN: &'static str = "a verdict";
 
-impl Span {
-    fn of(span: &ParserSpan) -> Self {
-        let range = span.byte_range().unwrap_or_default();
-        Self { start: range.start, end: range.end }
+    fn words() -> Vec<(&'static str, Self)> {
+        ["allow", "deny"].map(|word| (word, Self(word))).to_vec()
     }
 }
 
-/// A value and its place.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) span: Span,
-    pub(super) value: Value,
-}
+/// `route` of a case.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RouteWord(pub(super) &'static str);
 
-/// What a node is.
-#[derive(Debug)]
-pub(super) enum Value {
-    /// Text, and whether it was written without quotes.
-    Scalar {
-        text: String,
-        plain: bool,
-    },
-    List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
-}
+impl Words for RouteWord {
+    const NOUN: &'static str = "a route";
 
-/// A map's key and its place.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) span: Span,
-    pub(super) text: String,
-}
-
-impl Node {
-    /// What it is, for a message; says nothing of its content.
-    pub(super) fn kind(&self) -> &'static str {
-        match &self.value {
-            Value::Scalar { .. } if self.is_null() => "nothing",
-            Value::Scalar { .. } if self.boolean().is_some() => "a boolean",
-            Value::Scalar { text, plain: true } if is_number(text) => "a number",
-            Value::Scalar { .. } => "text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-        }
-    }
-
-    /// Its text, if it is text: quoted, or neither a number, a boolean nor nothing (YAML 1.2 core schema).
-    pub(super) fn text(&self) -> Option<&str> {
-        match &self.value {
-            Value::Scalar { text, plain } => {
-                (!plain || !(self.is_null() || self.boolean().is_some() || is_number(text))).then_some(text)
-            }
-            Value::List(_) | Value::Map(_) => None,
-        }
-    }
-
-    /// `true` or `false`, unquoted; nothing else is a boolean.
-    pub(super) fn boolean(&self) -> Option<bool> {
-        match &self.value {
-            Value::Scalar { text, plain: true } => match text.as_str() {
-                "true" => Some(true),
-                "false" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// A decimal number without sign, unquoted.
-    pub(super) fn number(&self) -> Option<u64> {
-        match &self.value {
-            Value::Scalar { text, plain: true } if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
-            _ => None,
-        }
-    }
-
-    fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar { text, plain: true }
-            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    fn words() -> Vec<(&'static str, Self)> {
+        ["splice", "terminate", "relay", "respond", "forward"].map(|word| (word, Self(word))).to_vec()
     }
 }
 
-/// Whether the YAML 1.2 core schema takes an unquoted text for a number.
-fn is_number(text: &str) -> bool {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let spelled = digits.trim_start_matches('.').starts_with(|c: char| c.is_ascii_digit());
-    let special = matches!(digits, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN");
-    let radix = [("0x", 16), ("0o", 8)].iter().any(|(prefix, radix)| {
-        digits.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_digit(*radix)))
-    });
-    special || radix || (spelled && digits.parse::<f64>().is_ok())
-}
+impl Words for DenyReason {
+    const NOUN: &'static str = "a reason";
 
-/// A parsed document, with what rendering a fault needs to know of its text.
-#[derive(Debug)]
-pub(super) struct Document<'a> {
-    pub(super) source: Source<'a>,
-    /// As in [`Source::path`], shared by every rule.
-    path: Arc<str>,
-    pub(super) root: Node,
-    /// Every scalar in the order of the text: its place, and whether it is a key.
-    pub(super) scalars: Vec<(Span, bool)>,
-    /// Where each line ends, to count them fast.
-    newlines: Vec<usize>,
-}
-
-impl Document<'_> {
-    /// `FILE:LINE` of a node or key, as a rule is called in records.
-    pub(super) fn rule_id(&self, span: Span) -> RuleId {
-        RuleId::in_file(&self.path, self.newlines.partition_point(|newline| *newline < span.start) + 1)
-    }
-}
-
-/// Reads a document.
-///
-/// # Errors
-/// The first fault of form; no later one can be told from its consequences.
-pub(super) fn parse(source: Source<'_>) -> Result<Document<'_>, Fault> {
-    if source.text.len() > limits::POLICY_BYTES {
-        let message = format!("the document is larger than {} bytes", limits::POLICY_BYTES);
-        return Err(Fault::new(Code::Limit, message));
-    }
-    let mut tree = Tree::default();
-    for event in Parser::new_from_str_with_options(source.text, options()) {
-        let (event, span) = event.map_err(|fault| {
-            let at = fault.marker().byte_offset().unwrap_or_default().min(source.text.len());
-            Fault::new(Code::Syntax, format!("not valid YAML: {}", fault.kind())).place(Span { start: at, end: at })
-        })?;
-        tree.take(event, Span::of(&span))?;
-    }
-    let root = tree.root.ok_or_else(|| {
-        Fault::new(Code::WrongType, "the document is empty").help("a policy that allows nothing is `{}`")
-    })?;
-    let newlines = source.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
-    Ok(Document { source, path: Arc::from(source.path), root, scalars: tree.scalars, newlines })
-}
-
-fn options() -> Options {
-    let mut options = Options::default();
-    options.disallow_directives = true;
-    options.flow_nesting_limit = limits::POLICY_DEPTH;
-    options.block_nesting_limit = limits::POLICY_DEPTH;
-    // A key may be as long as the longest text that any key can be: a domain pattern spelled in U-labels.
-    options.simple_key_max_lookahead = 2048;
-    options
-}
-
-/// Builds the tree from events; the stack holds what is open.
-#[derive(Debug, Default)]
-struct Tree {
-    root: Option<Node>,
-    open: Vec<Open>,
-    scalars: Vec<(Span, bool)>,
-    nodes: usize,
-}
-
-#[derive(Debug)]
-enum Open {
-    List(Span, Vec<Node>),
-    /// The key whose value is awaited, if one is.
-    Map(Span, Vec<(Key, Node)>, Option<Key>),
-}
-
-impl Tree {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
-        let refuse = |message: &'static str| Err(Fault::new(Code::Syntax, message).place(span));
-        match event {
-            Event::Scalar(_, _, anchor, ref tag)
-            | Event::SequenceStart(_, anchor, ref tag)
-            | Event::MappingStart(_, anchor, ref tag)
-                if anchor != 0 || tag.is_some() =>
-            {
-                return refuse("anchors and tags are not part of the policy language");
-            }
-            Event::Alias(_) | Event::UnresolvedAlias(_) | Event::Anchor(..) => {
-                return refuse("aliases are not part of the policy language");
-            }
-            Event::DocumentStart(..) if self.root.is_some() => return refuse("the file holds a second document"),
-            Event::Scalar(text, style, _, _) => return self.scalar(text.into_owned(), style, span),
-            Event::SequenceStart(..) | Event::MappingStart(..) if self.awaits_key() => {
-                return refuse("a key must be text");
-            }
-            Event::SequenceStart(..) => self.open.push(Open::List(span, Vec::new())),
-            Event::MappingStart(..) => self.open.push(Open::Map(span, Vec::new(), None)),
-            Event::SequenceEnd | Event::MappingEnd => return self.close(span),
-            Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
-            _ => return refuse("this is not part of the policy language"),
-        }
-        Ok(())
-    }
-
-    fn awaits_key(&self) -> bool {
-        matches!(self.open.last(), Some(Open::Map(_, _, None)))
-    }
-
-    fn scalar(&mut self, text: String, style: ScalarStyle, span: Span) -> Result<(), Fault> {
-        let key = self.awaits_key();
-        self.scalars.push((span, key));
-        if let Some(Open::Map(_, _, awaited @ None)) = self.open.last_mut() {
-            *awaited = Some(Key { span, text });
-            return Ok(());
-        }
-        self.put(Node { span, value: Value::Scalar { text, plain: style == ScalarStyle::Plain } })
-    }
-
-    fn close(&mut self, end: Span) -> Result<(), Fault> {
-        let (start, value) = match self.open.pop() {
-            Some(Open::List(start, items)) => (start, Value::List(items)),
-            Some(Open::Map(start, entries, _)) => (start, Value::Map(entries)),
-            None => return Ok(()),
-        };
-        self.put(Node { span: Span { start: start.start, end: end.end.max(start.end) }, value })
-    }
-
-    fn put(&mut self, node: Node) -> Result<(), Fault> {
-        self.nodes += 1;
-        if self.nodes > limits::POLICY_NODES {
-            let message = format!("the document has more than {} values", limits::POLICY_NODES);
-            return Err(Fault::new(Code::Limit, message).place(node.span));
-        }
-        match self.open.last_mut() {
-            None => self.root = Some(node),
-            Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Map(_, entries, key)) => {
-                if let Some(key) = key.take() {
-                    entries.push((key, node));
-                }
-            }
-        }
-        Ok(())
+    fn words() -> Vec<(&'static str, Self)> {
+        Self::ALL.iter().map(|reason| (reason.as_str(), *reason)).collect()
     }
 }

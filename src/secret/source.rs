@@ -54,14 +54,13 @@ impl std::error::Error for SourceError {
     }
 }
 
-/// Reads a value. `environment` looks a variable up; a relative path counts from `base`.
+/// Reads a value. `environment` looks a variable up; a relative path counts from the working directory.
 ///
 /// # Errors
 /// When there is no value, or an empty one: nothing is ever sent without it.
 pub fn read(
     name: &SecretName,
     source: &SourceSpec,
-    base: &Path,
     environment: impl FnOnce(&str) -> Option<OsString>,
 ) -> Result<Secret, SourceError> {
     let (place, bytes) = match source {
@@ -69,10 +68,7 @@ pub fn read(
             let value = environment(variable).ok_or(Fault::Unset);
             (format!("the variable {variable}"), value.map(|value| Zeroizing::new(value.into_vec())))
         }
-        SourceSpec::File(path) => {
-            let path = base.join(path);
-            (format!("the file {}", path.display()), read_file(&path))
-        }
+        SourceSpec::File(path) => (format!("the file {}", path.display()), read_file(path)),
     };
     let checked = bytes.and_then(|bytes| {
         if bytes.len() > limits::SECRET_BYTES {
@@ -86,9 +82,9 @@ pub fn read(
 
 /// The file that a source reads, if it reads one: what must be hidden from the sandbox.
 #[must_use]
-pub fn file(source: &SourceSpec, base: &Path) -> Option<PathBuf> {
+pub fn file(source: &SourceSpec) -> Option<PathBuf> {
     match source {
-        SourceSpec::File(path) => Some(base.join(path)),
+        SourceSpec::File(path) => Some(path.clone()),
         SourceSpec::Env(_) => None,
     }
 }
@@ -111,7 +107,7 @@ mod tests {
 
     fn of_variable(value: Option<&str>) -> Result<Secret, SourceError> {
         let source = SourceSpec::Env("TOKEN".to_owned());
-        read(&name(), &source, Path::new("/"), |asked| value.filter(|_| asked == "TOKEN").map(OsString::from))
+        read(&name(), &source, |asked| value.filter(|_| asked == "TOKEN").map(OsString::from))
     }
 
     #[test]
@@ -120,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_looked_for_from_the_base() {
+    fn a_file_is_read_where_the_policy_says() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("key"), "canary\n").unwrap();
-        let source = SourceSpec::File("key".into());
-        let secret = read(&name(), &source, directory.path(), |_| None).unwrap();
+        let source = SourceSpec::File(directory.path().join("key"));
+        let secret = read(&name(), &source, |_| None).unwrap();
         secret.expose(|value| assert_eq!(value, b"canary"));
-        assert_eq!(file(&source, directory.path()), Some(directory.path().join("key")));
+        assert_eq!(file(&source), Some(directory.path().join("key")));
     }
 
     #[test]
@@ -138,7 +134,7 @@ mod tests {
         let text = of_variable(Some(&long)).unwrap_err().to_string();
         assert!(text.contains("holds more than") && !text.contains("xx"));
         let missing = SourceSpec::File("/not/there".into());
-        let error = read(&name(), &missing, Path::new("/"), |_| None).unwrap_err();
+        let error = read(&name(), &missing, |_| None).unwrap_err();
         assert_eq!(error.to_string(), "the secret KEY cannot be had: the file /not/there cannot be read");
     }
 }

@@ -71,18 +71,23 @@ impl Settings {
     ) -> Result<Self, RunError> {
         let document = policy.map(Document::named).transpose().map_err(RunError::Document)?;
         let file = document.as_ref().and_then(Document::file);
-        let base = file.and_then(Path::parent).unwrap_or(Path::new("."));
         let disk = Disk::default();
-        let compiled = Policy::compile(document.as_ref().map(Document::source), flags, &terms(&disk))
+        // A run has nobody to sign the token of a `forwardURL`, nor does it replace placeholders.
+        let lacks = vec![
+            (policy::Feature::Forward, "a run has no issuer for the token that goes along"),
+            (policy::Feature::Placeholders, "this version of exeat sets headers alone"),
+        ];
+        let terms = policy::Terms { lacks, ..terms(&disk) };
+        let compiled = Policy::compile(document.as_ref().map(Document::source), flags, &terms)
             .map_err(|faults| RunError::Policy(Box::new(faults)))?;
         let (policy, advice) = (compiled.policy, compiled.advice);
         let mut hidden: Vec<PathBuf> = file.map(Path::to_owned).into_iter().chain(disk.into_read()).collect();
         let mut secrets = Secrets::default();
         let mut variables = BTreeSet::new();
         for (name, from) in policy.sources() {
-            let value = source::read(name, from, base, &environment);
+            let value = source::read(name, from, &environment);
             secrets.insert(name.clone(), value.map_err(RunError::Secret)?);
-            hidden.extend(source::file(from, base));
+            hidden.extend(source::file(from));
             if let SourceSpec::Env(variable) = from {
                 variables.insert(variable.clone());
             }

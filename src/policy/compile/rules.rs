@@ -5,14 +5,16 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Compiler;
-use super::fields::Fields;
 use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::request::{PairMatch, RegexError, RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Template};
-use crate::policy::wire::{Key, Node};
-use crate::policy::{Handling, Rule, Then};
+use crate::policy::wire::{
+    Field, ForwardTo, HeaderKey, HeaderTemplate, Kind, List, MatchWire, Matched, MatcherWire, MethodName, OpaqueWire,
+    PairWire, PathMatcherWire, PortWire, ResponseWire, RuleWire, Span, Table, Text, TransformWire,
+};
+use crate::policy::{Author, Feature, Handling, Rule, Then};
 
 /// How a header or a response uses a header's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,241 +23,266 @@ enum Use {
     Response,
 }
 
+/// A matcher's one key.
+type Written<'w, 'n> = (&'static str, &'w Field<'n, Text<'n, Matched>>);
+
 impl Compiler<'_> {
-    /// Reads the rules of an entry.
-    pub(super) fn handling(&mut self, items: &[Node]) -> Handling {
+    /// The rules of an entry.
+    pub(super) fn handling(&mut self, wires: &[RuleWire<'_>]) -> Handling {
         let mut handling = Handling::default();
-        for item in items {
-            self.rule(item, &mut handling);
+        for wire in wires {
+            self.rule(wire, &mut handling);
         }
-        handling.reads_path = handling.rules.iter().any(|rule| rule.when.path.is_some());
         handling
     }
 
-    /// Reads one rule and adds it, unless it has a fault.
-    fn rule(&mut self, node: &Node, handling: &mut Handling) -> Option<()> {
-        const ACTIONS: [&str; 4] = ["transform", "forwardURL", "response", "opaque"];
-        self.rules += 1;
-        if self.rules == limits::POLICY_RULES + 1 {
-            let message = format!("the policy has more than {} rules", limits::POLICY_RULES);
-            self.faults.push(Fault::new(Code::Limit, message).place(node.span));
-        }
-        let fields =
-            self.faults.fields(node, "a rule", &["match", "transform", "forwardURL", "response", "opaque"], &[])?;
-        let actions: Vec<_> = ACTIONS.iter().filter(|key| fields.get(key).is_some()).collect();
-        if let [first, second, ..] = actions.as_slice() {
+    /// Compiles one rule and adds it, unless it has a fault.
+    fn rule(&mut self, wire: &RuleWire<'_>, handling: &mut Handling) -> Option<()> {
+        let RuleWire { span, when, transform, forward, response, opaque } = wire;
+        self.count_rule(*span);
+        let actions = [
+            ("transform", transform.key()),
+            ("forwardURL", forward.key()),
+            ("response", response.key()),
+            ("opaque", opaque.key()),
+        ];
+        let mut written = actions.iter().filter_map(|(key, span)| Some((key, (*span)?)));
+        if let (Some((first, _)), Some((second, place))) = (written.next(), written.next())
+            && !self.forward_wins(first, second)
+        {
             let message = format!("a rule has one action, and this has `{first}` and `{second}`");
-            self.faults.push(Fault::new(Code::Conflict, message).place(fields.key(second)));
+            self.faults.push(Fault::new(Code::Conflict, message).place(place));
             return None;
         }
-        if let Some(opaque) = fields.get("opaque") {
-            if let Some(key) = fields.key("match") {
+        if opaque.is_written() {
+            if let Some(key) = when.key() {
                 let message = "`opaque` is not about requests, so no `match` stands beside it";
                 self.faults.push(Fault::new(Code::Conflict, message).place(key));
             }
-            let id = self.id(node.span);
-            handling.opaque.extend(self.ports(opaque)?.into_iter().map(|port| (port, id.clone())));
+            let id = self.id(*span);
+            handling.opaque.extend(self.ports(opaque.get()?)?.into_iter().map(|port| (port, id.clone())));
             return Some(());
         }
-        let when = match fields.get("match") {
-            Some(node) => self.request_match(node)?,
-            None => RequestMatch::default(),
-        };
-        let then = if let Some(node) = fields.get("transform") {
-            Then::Transform(self.transform(node)?.into())
-        } else if let Some(node) = fields.get("forwardURL") {
-            Then::Divert(Arc::new(self.forward_url(node)?))
-        } else if let Some(node) = fields.get("response") {
-            Then::Respond(Arc::new(self.response(node)?))
+        let when = self.when(when)?;
+        let then = if forward.is_written() {
+            Then::Divert(Arc::new(self.forward_url(forward.get()?)?))
+        } else if transform.is_written() {
+            Then::Transform(self.transform(transform.get()?).into())
+        } else if response.is_written() {
+            Then::Respond(Arc::new(self.response(response.get()?)?))
         } else {
             Then::Pass
         };
-        handling.rules.push(Rule { id: self.id(node.span), when, then });
+        handling.add(Rule { id: self.id(*span), when, then });
         Some(())
     }
 
+    fn count_rule(&mut self, span: Span) {
+        self.rules += 1;
+        if self.rules == limits::POLICY_RULES + 1 {
+            let message = format!("the policy has more than {} rules", limits::POLICY_RULES);
+            self.faults.push(Fault::new(Code::Limit, message).place(span));
+        }
+    }
+
+    /// The API takes `transform` beside `forwardURL`, and the latter wins (POLICY §3); in a file it is a mistake.
+    fn forward_wins(&self, first: &str, second: &str) -> bool {
+        self.terms.author != Author::Operator && (first, second) == ("transform", "forwardURL")
+    }
+
+    /// An older API's rule: it sets headers.
+    pub(super) fn injection_rule(
+        &mut self,
+        span: Span,
+        headers: Option<&Table<'_, HeaderKey, Text<'_, HeaderTemplate>>>,
+        when: &Field<'_, MatchWire<'_>>,
+    ) -> Option<Rule> {
+        self.count_rule(span);
+        let mut injections = Vec::new();
+        self.set_headers(headers?, &mut injections);
+        let when = self.when(when)?;
+        Some(Rule { id: self.id(span), when, then: Then::Transform(injections.into()) })
+    }
+
     /// The ports of an `opaque` rule.
-    fn ports(&mut self, node: &Node) -> Option<Vec<u16>> {
-        let fields = self.faults.fields(node, "`opaque`", &["ports"], &[])?;
-        let Some(list) = fields.get("ports") else {
-            self.faults.push(Fault::new(Code::Missing, "`ports` is missing").place(node.span));
-            return None;
-        };
+    fn ports(&mut self, wire: &OpaqueWire<'_>) -> Option<Vec<u16>> {
+        let OpaqueWire { ports: list } = wire;
         let mut ports = Vec::new();
-        for item in self.nonempty(list, "`ports`") {
-            let Some(number) = self.faults.number(item, "a port") else { continue };
-            match u16::try_from(number) {
-                Ok(80 | 443) => {
-                    let fault = Fault::new(Code::BadValue, format!("port {number} is never opaque")).place(item.span);
-                    self.faults.push(fault.help("HTTP and TLS are judged by name; an entry without rules is spliced"));
-                }
-                Ok(port) if port > 0 && !ports.contains(&port) => ports.push(port),
-                Ok(port) if port > 0 => {
-                    let message = format!("the port {port} stands here twice");
-                    self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
-                }
-                Ok(_) | Err(_) => self.faults.bad(item, "a port is from 1 to 65535"),
+        for PortWire { value, span } in &list.get()?.items {
+            if matches!(value, 80 | 443) {
+                let fault = Fault::new(Code::BadValue, format!("port {value} is never opaque")).place(*span);
+                self.faults.push(fault.help("HTTP and TLS are judged by name; an entry without rules is spliced"));
+            } else if ports.contains(value) {
+                let message = format!("the port {value} stands here twice");
+                self.faults.push(Fault::new(Code::Duplicate, message).place(*span));
+            } else {
+                ports.push(*value);
             }
         }
         Some(ports)
     }
 
     /// The URL of a `forwardURL` rule (POLICY §6).
-    fn forward_url(&mut self, node: &Node) -> Option<ForwardUrl> {
-        let text = self.faults.text(node, "`forwardURL`")?;
-        let url = read_forward_url(text);
-        if let Err(message) = url {
-            self.faults.push(Fault::new(Code::BadValue, message).place(node.span).hidden());
+    fn forward_url(&mut self, text: &Text<'_, ForwardTo>) -> Option<ForwardUrl> {
+        if self.lacks(Feature::Forward, "forwardURL", text.span) {
+            return None;
         }
-        url.ok()
+        let hosts = self.terms.forward_hosts.as_ref();
+        let url = read_forward_url(text.text).and_then(|url| {
+            let listed = hosts.is_none_or(|hosts| hosts.iter().any(|host| host.matches(&url.host)));
+            listed.then_some(url).ok_or("the operator lists the hosts that a `forwardURL` may name, and this is none")
+        });
+        match url {
+            Ok(url) => Some(url),
+            Err(message) => {
+                self.faults.push(Fault::new(Code::BadValue, message).place(text.span).hidden());
+                None
+            }
+        }
     }
 
-    fn request_match(&mut self, node: &Node) -> Option<RequestMatch> {
-        let fields = self.faults.fields(node, "`match`", &["method", "path", "queryString", "headers"], &[])?;
-        let methods = match fields.get("method") {
-            Some(node) => self.methods(node),
-            None => Vec::new(),
-        };
-        let path = fields.get("path").and_then(|node| self.text_match(node, "`path`", true, false));
-        let query = fields.get("queryString").map(|node| self.pairs(node, "`queryString`", false));
-        let headers = fields.get("headers").map(|node| self.pairs(node, "`headers`", true));
-        Some(RequestMatch { methods, path, query: query.unwrap_or_default(), headers: headers.unwrap_or_default() })
+    /// What a `match` asks; `None` if it is there and has a fault.
+    fn when(&mut self, field: &Field<'_, MatchWire<'_>>) -> Option<RequestMatch> {
+        if !field.is_written() {
+            return Some(RequestMatch::default());
+        }
+        let MatchWire { method, path, query, headers } = field.get()?;
+        Some(RequestMatch {
+            methods: method.get().map(|list| self.methods(list)).unwrap_or_default(),
+            path: path.get().and_then(|path| self.path_match(path)),
+            query: query.get().map(|list| self.pairs(list, false)).unwrap_or_default(),
+            headers: headers.get().map(|list| self.pairs(list, true)).unwrap_or_default(),
+        })
     }
 
-    fn methods(&mut self, node: &Node) -> Vec<String> {
-        let mut methods = Vec::new();
-        for item in self.nonempty(node, "`method`") {
-            let Some(text) = self.faults.text(item, "a method") else { continue };
+    fn methods<const MIN: usize>(&mut self, list: &List<Text<'_, MethodName>, MIN>) -> Vec<String> {
+        let mut methods: Vec<String> = Vec::new();
+        for Text { text, span, .. } in &list.items {
             if Method::from_bytes(text.as_bytes()).is_err() {
-                self.faults.bad(item, format!("`{text}` cannot be a method"));
+                self.faults.bad(*span, format!("`{text}` cannot be a method"));
             } else if methods.iter().any(|method| method == text) {
                 let message = format!("the method `{text}` stands here twice");
-                self.faults.push(Fault::new(Code::Duplicate, message).place(item.span));
+                self.faults.push(Fault::new(Code::Duplicate, message).place(*span));
             } else {
-                methods.push(text.to_owned());
+                methods.push((*text).to_owned());
             }
         }
         methods
     }
 
-    /// A list that, empty, would match everything where nothing was perhaps meant.
-    fn nonempty<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Node] {
-        let items = self.faults.list(node, what);
-        if items.is_some_and(<[Node]>::is_empty) {
-            let fault = Fault::new(Code::BadValue, format!("{what} cannot be empty")).place(node.span);
-            self.faults.push(fault.help("leave it out to match every request"));
-        }
-        items.unwrap_or_default()
-    }
-
-    fn pairs(&mut self, node: &Node, what: &str, header: bool) -> Vec<PairMatch> {
+    fn pairs<const MIN: usize>(&mut self, list: &List<PairWire<'_>, MIN>, header: bool) -> Vec<PairMatch> {
         let mut pairs = Vec::new();
-        for item in self.nonempty(node, what) {
-            let Some(fields) = self.faults.fields(item, "a matcher of names and values", &["key", "value"], &[]) else {
-                continue;
-            };
-            if fields.get("key").is_none() && fields.get("value").is_none() {
+        for PairWire { span, key, value } in &list.items {
+            if !key.is_written() && !value.is_written() {
                 let fault = Fault::new(Code::Missing, "the matcher needs `key`, `value` or both");
-                self.faults.push(fault.place(item.span));
+                self.faults.push(fault.place(*span));
             }
-            let key = fields.get("key").and_then(|node| self.text_match(node, "`key`", false, header));
-            let value = fields.get("value").and_then(|node| self.text_match(node, "`value`", false, false));
+            let key = key.get().and_then(|matcher| self.text_match(matcher, header));
+            let value = value.get().and_then(|matcher| self.text_match(matcher, false));
             pairs.push(PairMatch { key, value });
         }
         pairs
     }
 
+    fn path_match(&mut self, wire: &PathMatcherWire<'_>) -> Option<TextMatch> {
+        let PathMatcherWire { span, exact, starts_with, regex, glob } = wire;
+        let keys = [("exact", exact), ("startsWith", starts_with), ("regex", regex), ("glob", glob)];
+        self.matcher(*span, &keys, false)
+    }
+
     /// A matcher; of a header's name if `any_case`.
-    fn text_match(&mut self, node: &Node, what: &str, path: bool, any_case: bool) -> Option<TextMatch> {
-        let kinds: &[&str] =
-            if path { &["exact", "startsWith", "regex", "glob"] } else { &["exact", "startsWith", "regex"] };
-        let fields = self.faults.fields(node, what, kinds, &[])?;
-        let mut found = kinds.iter().filter_map(|kind| Some((*kind, fields.get(kind)?)));
-        let (Some((kind, value)), None) = (found.next(), found.next()) else {
-            let message = format!("{what} needs exactly one of {}", kinds.join(", "));
-            self.faults.push(Fault::new(Code::Missing, message).place(node.span));
+    fn text_match(&mut self, wire: &MatcherWire<'_>, any_case: bool) -> Option<TextMatch> {
+        let MatcherWire { span, exact, starts_with, regex } = wire;
+        self.matcher(*span, &[("exact", exact), ("startsWith", starts_with), ("regex", regex)], any_case)
+    }
+
+    fn matcher(&mut self, span: Span, keys: &[Written<'_, '_>], any_case: bool) -> Option<TextMatch> {
+        let mut written = keys.iter().filter(|(_, field)| field.is_written());
+        let (Some((kind, field)), None) = (written.next(), written.next()) else {
+            let names: Vec<String> = keys.iter().map(|(key, _)| format!("`{key}`")).collect();
+            let message = format!("a matcher has exactly one of {}", names.join(", "));
+            self.faults.push(Fault::new(Code::Missing, message).place(span));
             return None;
         };
-        let text = self.faults.text(value, &format!("`{kind}`"))?;
-        if !self.without_secrets(text, value) {
+        let value = field.get()?;
+        if !self.without_secrets(value) {
             return None;
         }
-        let cased = if any_case { text.to_ascii_lowercase() } else { text.to_owned() };
-        let compiled = match kind {
-            "exact" => Ok(TextMatch::Exact(cased)),
-            "startsWith" => Ok(TextMatch::StartsWith(cased)),
-            "glob" => self.counted(value, || TextMatch::glob(text)),
-            _ => self.counted(value, || TextMatch::regex(text, any_case)),
+        let text = value.text;
+        let cased = || if any_case { text.to_ascii_lowercase() } else { text.to_owned() };
+        let compiled = match *kind {
+            "exact" => Ok(TextMatch::Exact(cased())),
+            "startsWith" => Ok(TextMatch::StartsWith(cased())),
+            "glob" => self.counted(value.span, || TextMatch::glob(text)),
+            _ => self.counted(value.span, || TextMatch::regex(text, any_case)),
         };
-        compiled.map_err(|fault| self.faults.bad(value, fault.to_string())).ok()
+        compiled.map_err(|fault| self.faults.bad(value.span, fault.to_string())).ok()
     }
 
     /// Compiles an expression unless there are too many.
     fn counted(
         &mut self,
-        node: &Node,
+        span: Span,
         compile: impl FnOnce() -> Result<TextMatch, RegexError>,
     ) -> Result<TextMatch, RegexError> {
         self.regexes += 1;
         if self.regexes == limits::POLICY_REGEXES + 1 {
             let message = format!("the policy has more than {} expressions", limits::POLICY_REGEXES);
-            self.faults.push(Fault::new(Code::Limit, message).place(node.span));
+            self.faults.push(Fault::new(Code::Limit, message).place(span));
         }
         // The fault is recorded, so no policy comes of this; the others are not compiled, which takes memory.
         if self.regexes > limits::POLICY_REGEXES { Ok(TextMatch::Exact(String::new())) } else { compile() }
     }
 
     /// `${secrets.…}` is legal in `transform` values alone.
-    fn without_secrets(&mut self, text: &str, node: &Node) -> bool {
-        let clean = !text.contains("${secrets.");
+    fn without_secrets<K>(&mut self, text: &Text<'_, K>) -> bool {
+        let clean = !text.text.contains("${secrets.");
         if !clean {
-            let fault = Fault::new(Code::BadValue, "a secret may be used in the header values of `transform` alone");
-            self.faults.push(fault.place(node.span));
+            let message = "a secret may be used in the header values of `transform` alone";
+            self.faults.bad(text.span, message);
         }
         clean
     }
 
-    fn transform(&mut self, node: &Node) -> Option<Vec<Injection>> {
-        let elements = self.faults.list(node, "`transform`")?;
-        if elements.is_empty() {
-            let fault = Fault::new(Code::BadValue, "`transform` cannot be empty").place(node.span);
-            self.faults.push(fault.help("a rule without it lets the request go on unchanged"));
-        }
+    fn transform(&mut self, list: &List<TransformWire<'_>, 1>) -> Vec<Injection> {
         let mut injections: Vec<Injection> = Vec::new();
-        for element in elements {
-            let Some(fields) = self.faults.fields(element, "an element of `transform`", &["headers"], &[]) else {
-                continue;
-            };
-            let Some(headers) = fields.get("headers") else {
-                self.faults.push(Fault::new(Code::Missing, "`headers` is missing").place(element.span));
-                continue;
-            };
-            for (header, value) in self.headers(headers, Use::Transform) {
-                let Some(value) = self.template(&header, value) else { continue };
-                // Elements merge, and the later wins; within one, `headers` refuses the same name twice.
-                injections.retain(|other| other.header != header);
-                injections.push(Injection { spelled: header.as_str().into(), header, value });
+        for TransformWire { headers } in &list.items {
+            if let Some(headers) = headers.get() {
+                self.set_headers(headers, &mut injections);
             }
         }
-        Some(injections)
+        injections
+    }
+
+    /// Adds the headers of one element. Elements merge, and the later wins; within one, no name stands twice.
+    fn set_headers(&mut self, table: &Table<'_, HeaderKey, Text<'_, HeaderTemplate>>, injections: &mut Vec<Injection>) {
+        for (header, spelled, value) in self.headers(table, Use::Transform) {
+            let Some(value) = self.template(&header, value) else { continue };
+            injections.retain(|other| other.header != header);
+            injections.push(Injection { header, spelled: spelled.into(), value });
+        }
     }
 
     /// Headers by canonical name, without those that may not be set and without repetition.
-    fn headers<'n>(&mut self, node: &'n Node, purpose: Use) -> Vec<(HeaderName, &'n Node)> {
-        let mut headers: Vec<(HeaderName, &Node)> = Vec::new();
-        for (key, value) in self.faults.map(node, "`headers`").unwrap_or_default() {
+    fn headers<'w, 'n, K: Kind>(
+        &mut self,
+        table: &'w Table<'n, HeaderKey, Text<'n, K>>,
+        purpose: Use,
+    ) -> Vec<(HeaderName, &'n str, &'w Text<'n, K>)> {
+        let mut headers: Vec<(HeaderName, &'n str, &Text<'n, K>)> = Vec::new();
+        for (key, value) in &table.entries {
             let Some(name) = self.header_name(key, purpose) else { continue };
-            if headers.iter().any(|(other, _)| *other == name) {
+            if headers.iter().any(|(other, _, _)| *other == name) {
                 let message = format!("the header `{name}` stands here twice");
                 self.faults.push(Fault::new(Code::Duplicate, message).place(key.span));
             } else {
-                headers.push((name, value));
+                headers.push((name, key.text, value));
             }
         }
         headers
     }
 
-    fn header_name(&mut self, key: &Key, purpose: Use) -> Option<HeaderName> {
+    fn header_name(&mut self, key: &Text<'_, HeaderKey>, purpose: Use) -> Option<HeaderName> {
         /// Framing and hop-by-hop (RFC 9110 §7.6.1, §8.6), which belong to each connection.
         const CONNECTION: [&str; 10] = [
             "connection",
@@ -289,11 +316,10 @@ impl Compiler<'_> {
     }
 
     /// A header's value. No fault shows its text, which may be a credential in the wrong place.
-    fn template(&mut self, header: &HeaderName, node: &Node) -> Option<Template> {
-        let text = self.faults.text(node, "a header's value")?;
-        let refuse = |message: String| Fault::new(Code::BadValue, message).place(node.span).hidden();
+    fn template(&mut self, header: &HeaderName, value: &Text<'_, HeaderTemplate>) -> Option<Template> {
+        let refuse = |message: String| Fault::new(Code::BadValue, message).place(value.span).hidden();
         let mut parts = Vec::new();
-        let mut rest = text;
+        let mut rest = value.text;
         while let Some((literal, after)) = rest.split_once("${") {
             let name = after.split_once('}').and_then(|(inside, after)| {
                 rest = after;
@@ -304,10 +330,9 @@ impl Compiler<'_> {
                 self.faults.push(fault.help("a secret is written `${secrets.NAME}`"));
                 return None;
             };
-            if !self.declared.contains_key(&name) {
-                let name = name.as_str();
-                let fault = refuse(format!("the secret `{name}` is not declared"));
-                self.faults.push(fault.help(format!("declare it: `secrets: {{{name}: {{env: VARIABLE}}}}`")));
+            if !self.knows_secret(&name) {
+                let fault = self.undeclared(&name).place(value.span).hidden();
+                self.faults.push(fault);
             }
             self.used.insert(name.clone());
             parts.extend((!literal.is_empty()).then(|| Part::Literal(literal.to_owned())));
@@ -326,7 +351,7 @@ impl Compiler<'_> {
             match parts.as_slice() {
                 [Part::Literal(literal)] if Domain::parse(literal).is_ok_and(|name| name.as_str() == literal) => {
                     let name = Domain::parse(literal).ok()?;
-                    self.hosts.push((name, node.span));
+                    self.hosts.push((name, value.span));
                 }
                 _ => {
                     let fault = refuse("`host` can be set only to a name, in lower case and without a port".to_owned());
@@ -338,65 +363,53 @@ impl Compiler<'_> {
         Some(Template(parts))
     }
 
-    fn response(&mut self, node: &Node) -> Option<LocalResponse> {
-        const KEYS: &[&str] = &["statusCode", "headers", "body", "contentType"];
-        let fields = self.faults.fields(node, "`response`", KEYS, &[])?;
-        let Some(code) = fields.get("statusCode") else {
-            self.faults.push(Fault::new(Code::Missing, "`statusCode` is missing").place(node.span));
-            return None;
-        };
-        let number = self.faults.number(code, "`statusCode`")?;
-        let Some(status) = u16::try_from(number).ok().filter(|number| (200..=599).contains(number)) else {
-            self.faults.bad(code, "`statusCode` is from 200 to 599");
-            return None;
-        };
-        let status = StatusCode::from_u16(status).ok()?;
+    fn response(&mut self, wire: &ResponseWire<'_>) -> Option<LocalResponse> {
+        let ResponseWire { status, headers: table, body, content_type } = wire;
+        let status = StatusCode::from_u16(status.get()?.value).ok()?;
         let mut headers = HeaderMap::new();
-        for (name, value) in fields.get("headers").map(|node| self.headers(node, Use::Response)).unwrap_or_default() {
+        for (name, _, value) in table.get().map(|table| self.headers(table, Use::Response)).unwrap_or_default() {
             if let Some(value) = self.plain_value(value, "a header's value") {
                 headers.append(name, value);
             }
         }
-        if let Some(node) = fields.get("contentType")
-            && let Some(value) = self.plain_value(node, "`contentType`")
-        {
+        if let Some(value) = content_type.get().and_then(|text| self.plain_value(text, "`contentType`")) {
             headers.insert(http::header::CONTENT_TYPE, value);
         }
-        let body = self.body(&fields, status)?;
+        let body = match body.get() {
+            Some(text) => self.body(text, content_type.is_written(), status)?,
+            None => bytes::Bytes::new(),
+        };
         Some(LocalResponse { status, headers, body })
     }
 
-    fn plain_value(&mut self, node: &Node, what: &str) -> Option<HeaderValue> {
-        let text = self.faults.text(node, what)?;
-        if !self.without_secrets(text, node) {
+    fn plain_value<K>(&mut self, text: &Text<'_, K>, what: &str) -> Option<HeaderValue> {
+        if !self.without_secrets(text) {
             return None;
         }
-        let value = HeaderValue::from_str(text).ok();
+        let value = HeaderValue::from_str(text.text).ok();
         if value.is_none() {
             let message = format!("{what} is visible ASCII and spaces");
-            self.faults.push(Fault::new(Code::BadValue, message).place(node.span).hidden());
+            self.faults.push(Fault::new(Code::BadValue, message).place(text.span).hidden());
         }
         value
     }
 
-    fn body(&mut self, fields: &Fields<'_>, status: StatusCode) -> Option<bytes::Bytes> {
-        let Some(node) = fields.get("body") else { return Some(bytes::Bytes::new()) };
-        let text = self.faults.text(node, "`body`")?;
-        let refuse = |code, message: String| Fault::new(code, message).place(node.span).hidden();
-        if !self.without_secrets(text, node) {
+    fn body<K>(&mut self, text: &Text<'_, K>, typed: bool, status: StatusCode) -> Option<bytes::Bytes> {
+        let refuse = |code, message: String| Fault::new(code, message).place(text.span).hidden();
+        if !self.without_secrets(text) {
             return None;
         }
-        if text.len() > limits::RESPONSE_BODY_BYTES {
+        if text.text.len() > limits::RESPONSE_BODY_BYTES {
             let message = format!("`body` is larger than {} bytes", limits::RESPONSE_BODY_BYTES);
             self.faults.push(refuse(Code::Limit, message));
         }
-        if fields.get("contentType").is_none() {
+        if !typed {
             self.faults.push(refuse(Code::Missing, "a response with a `body` needs `contentType`".to_owned()));
         }
         if matches!(status.as_u16(), 204 | 205 | 304) {
             self.faults.push(refuse(Code::Conflict, format!("a response with status {} has no body", status.as_u16())));
         }
-        Some(bytes::Bytes::copy_from_slice(text.as_bytes()))
+        Some(bytes::Bytes::copy_from_slice(text.text.as_bytes()))
     }
 }
 

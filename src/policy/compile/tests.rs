@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits;
 use crate::policy::{preset, presets};
 
 fn compiled(text: &str, flags: &Flags) -> Result<Compiled, Diagnostics> {
@@ -63,7 +64,7 @@ error[bad-value]: `10.0.0.1/8`: the address has bits set beyond the length
   |                    ^^^^^^^^^^
   help: for the whole range write `10.0.0.0/8`
 
-error[wrong-type]: `subnets.deny` must be a list, and this is a number
+error[wrong-type]: `deny` must be a list, and this is a number
   --> p.yaml:6:39
 6 | subnets: { allow: […], deny: … }
   |                              ^
@@ -116,17 +117,37 @@ fn what_is_not_yaml_says_where() {
 #[test]
 fn each_fault_of_a_document_is_found() {
     for (text, expected) in [
-        ("version: 2", "bad-value: there is no version 2 of the policy language; this is version 1"),
+        ("version: 2", "bad-value: `version` can only be 1"),
         ("version: '1'", "wrong-type: `version` must be a number, and this is text"),
         ("name: 5", "wrong-type: `name` must be text, and this is a number"),
         ("nope", "bad-value: `mode` cannot be `nope`"),
         ("mode: open", "bad-value: `mode` cannot be `open`"),
-        ("mode: custom", "unsupported: the mode `custom` is not supported by this version of exeat"),
         ("mode: deny-all\nallow: [a.test]", "conflict: `mode: deny-all` stands alone, and `allow` stands beside it"),
-        ("extends: []", "unsupported: `extends` is not supported by this version of exeat"),
-        ("placeholders: {}", "unsupported: `placeholders` is not supported by this version of exeat"),
-        ("allowedDomains: []", "unsupported: `allowedDomains` is not supported by this version of exeat"),
-        ("injectionRules: []", "unsupported: `injectionRules` is not supported by this version of exeat"),
+        ("extends: []", "unsupported: no further file can be read here"),
+        (
+            "placeholders: {A=B: KEY}\nsecrets: {KEY: {env: X}}",
+            "bad-value: this is not the name of an environment variable",
+        ),
+        ("placeholders: {A: KEY}", "bad-value: the secret `KEY` is not declared"),
+        ("placeholders: {A: 'K Y'}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
+        ("forwardRules: []", "unsupported: `forwardRules` is not supported by this version of exeat"),
+        ("allowedDomains: []", "conflict: `allowedDomains` is an older spelling, which goes with `mode: custom`"),
+        (
+            "{mode: allow-all, deniedCIDRs: []}",
+            "conflict: `deniedCIDRs` is an older spelling, which goes with `mode: custom`",
+        ),
+        (
+            "{mode: custom, allowedCIDRs: [], allow: []}",
+            "conflict: `allowedCIDRs` is an older spelling, which does not mix with `allow`, `deny`, `subnets`",
+        ),
+        (
+            "{mode: custom, injectionRules: [{domain: a.test, headers: {a: b}}]}",
+            "conflict: an injection rule is for `a.test`, which `allowedDomains` does not allow",
+        ),
+        (
+            "{mode: custom, allowedDomains: [a.test, A.test], injectionRules: [{domain: a.test, headers: {a: b}}]}",
+            "duplicate: `A.test` stands in `allow` already (p.yaml:1)",
+        ),
         ("allow: null", "wrong-type: `allow` must be a map, and this is nothing"),
         ("allow: {a.test: null}", "wrong-type: the rules of `a.test` must be a list, and this is nothing"),
         ("allow: {a.test: {}}", "wrong-type: the rules of `a.test` must be a list, and this is a map"),
@@ -164,6 +185,29 @@ fn with_rule(rule: &str) -> String {
 #[test]
 fn each_fault_of_a_transform_is_found() {
     for (rule, expected) in [
+        ("{forwardURL: 'http://x.test'}", "bad-value: `forwardURL` begins with `https://`"),
+        ("{forwardURL: 'https://u:p@x.test/'}", "bad-value: `forwardURL` has no user info, query or fragment"),
+        ("{forwardURL: 'https://x.test/?a'}", "bad-value: `forwardURL` has no user info, query or fragment"),
+        ("{forwardURL: 'https://x.test/a b'}", "bad-value: `forwardURL` holds a character that no URL holds"),
+        (
+            "{forwardURL: 'https://10.0.0.1/'}",
+            "bad-value: `forwardURL` names a host, not an address, and a port from 1 to 65535 if any",
+        ),
+        (
+            "{transform: [{headers: {a: b}}], forwardURL: 'https://x.test'}",
+            "conflict: a rule has one action, and this has `transform` and `forwardURL`",
+        ),
+        ("{opaque: {ports: []}}", "bad-value: `ports` cannot be empty"),
+        ("{opaque: {}}", "missing: `ports` is missing"),
+        ("{opaque: {ports: [443]}}", "bad-value: port 443 is never opaque"),
+        ("{opaque: {ports: [80]}}", "bad-value: port 80 is never opaque"),
+        ("{opaque: {ports: [0]}}", "bad-value: a number is from 1 to 65535"),
+        ("{opaque: {ports: [65536]}}", "bad-value: a number is from 1 to 65535"),
+        ("{opaque: {ports: [22, 22]}}", "duplicate: the port 22 stands here twice"),
+        (
+            "{match: {method: [GET]}, opaque: {ports: [22]}}",
+            "conflict: `opaque` is not about requests, so no `match` stands beside it",
+        ),
         ("{transforms: []}", "unknown-key: a rule has no key `transforms`"),
         ("{transform: []}", "bad-value: `transform` cannot be empty"),
         ("{transform: [{}]}", "missing: `headers` is missing"),
@@ -230,10 +274,10 @@ fn each_fault_of_a_response_or_match_is_found() {
         ("{match: {method: ['G T']}}", "bad-value: `G T` cannot be a method"),
         ("{match: {method: [GET, GET]}}", "duplicate: the method `GET` stands here twice"),
         ("{match: {path: /x}}", "wrong-type: `path` must be a map, and this is text"),
-        ("{match: {path: {}}}", "missing: `path` needs exactly one of exact, startsWith, regex, glob"),
+        ("{match: {path: {}}}", "missing: a matcher has exactly one of `exact`, `startsWith`, `regex`, `glob`"),
         (
             "{match: {path: {exact: /a, startsWith: /b}}}",
-            "missing: `path` needs exactly one of exact, startsWith, regex, glob",
+            "missing: a matcher has exactly one of `exact`, `startsWith`, `regex`, `glob`",
         ),
         ("{match: {queryString: [{}]}}", "missing: the matcher needs `key`, `value` or both"),
         ("{match: {headers: [{key: {glob: x}}]}}", "unknown-key: `key` has no key `glob`"),
@@ -300,6 +344,159 @@ fn no_report_shows_a_credential() {
         for shown in [faults.to_string(), format!("{faults:?}")] {
             assert!(!shown.contains("canary"), "{text}\n{shown}");
         }
+    }
+}
+
+#[test]
+fn every_spelling_compiles_to_the_same_policy() {
+    let policy = |text: &str| compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}")).policy;
+    for (newer, older) in [
+        ("mode: allow-all", "allow-all"),
+        ("mode: allow-all", "mode: default-allow"),
+        ("mode: deny-all", "deny-all"),
+        ("mode: deny-all", "mode: default-deny"),
+        ("{}", "{\"mode\": \"custom\"}"),
+        ("allow: [a.test]", "{mode: custom, allowedDomains: [A.test.]}"),
+        ("allow: [a.test]", "{mode: default-deny, allowedDomains: [a.test]}"),
+        (
+            "{mode: allow-all, subnets: {allow: [10.0.0.0/8], deny: [10.1.0.0/16]}}",
+            "{mode: default-allow, deniedCIDRs: [10.1.0.0/16], allowedCIDRs: [10.0.0.0/8]}",
+        ),
+        ("subnets: {deny: [10.1.0.0/16]}", "{mode: custom, deniedCIDRs: [10.1.0.0/16]}"),
+        (
+            "allow: {a.test: [{transform: [{headers: {X-Key: v}}]}, \
+             {match: {method: [GET]}, transform: [{headers: {a: b}}]}], b.test: []}",
+            "{mode: custom, allowedDomains: [a.test, b.test], injectionRules: [{domain: a.test, headers: {X-Key: v}}, \
+             {domain: a.test, headers: {a: b}, match: {method: [GET]}}]}",
+        ),
+        (
+            "allow: {'*.test': [], a.test: [{transform: [{headers: {a: b}}]}]}",
+            "{mode: custom, allowedDomains: ['*.test'], injectionRules: [{domain: a.test, headers: {a: b}}]}",
+        ),
+    ] {
+        assert_eq!(policy(newer).revision(), policy(older).revision(), "{newer} | {older}");
+    }
+}
+
+/// Files that are not on a disk.
+struct Folder(&'static [(&'static str, &'static str)]);
+
+impl crate::policy::Files for Folder {
+    fn read(&self, path: &str) -> Result<String, String> {
+        let found = self.0.iter().find(|(name, _)| *name == path);
+        found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| "there is no such file".to_owned())
+    }
+}
+
+fn extended(path: &str, text: &str, folder: &Folder) -> Result<Compiled, Diagnostics> {
+    let terms = Terms { files: Some(folder), ..Terms::default() };
+    compile(Some(Source { path, text }), &Flags::default(), &terms)
+}
+
+#[test]
+fn what_a_file_extends_adds_to_it_and_the_nearest_counts() {
+    let folder = Folder(&[
+        (
+            "lib/base.yaml",
+            "extends: [../shared/deny.yaml, ./deep/../other.yaml]\nallow: {a.test: [], b.test: []}\nstrict: true\n\
+             secrets: {KEY: {file: key}}\ntests: [{connect: 'a.test:1', verdict: deny}]\ndns: none",
+        ),
+        ("shared/deny.yaml", "deny: [gist.test]\nsubnets: {deny: [10.1.0.0/16]}\ndns: any"),
+        ("lib/other.yaml", "allow: {b.test: [{}], '*.c.test': []}\ndeny: [gist.test]\nextends: [../shared/deny.yaml]"),
+    ]);
+    let text = "extends: [lib/base.yaml]\nallow: {a.test: [{transform: [{headers: {x: '${secrets.KEY}'}}]}]}\n\
+                strict: false";
+    let extended = extended("p.yaml", text, &folder).unwrap_or_else(|faults| panic!("{faults}"));
+    let flat = "allow: {a.test: [{transform: [{headers: {x: '${secrets.KEY}'}}]}], b.test: [], '*.c.test': []}\n\
+                deny: [gist.test]\nsubnets: {deny: [10.1.0.0/16]}\nstrict: false\ndns: none\n\
+                secrets: {KEY: {file: lib/key}}";
+    let flat = compiled(flat, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(extended.policy.revision(), flat.policy.revision());
+    assert!(extended.cases.is_empty(), "the tests of what is extended are its own");
+    let ids: Vec<String> = extended.policy.allow.iter().map(|(_, entry)| entry.id.to_string()).collect();
+    assert_eq!(ids, ["p.yaml:2", "lib/base.yaml:2", "lib/other.yaml:1"]);
+}
+
+#[test]
+fn faults_of_what_a_file_extends_are_shown_in_their_own_file() {
+    let folder = Folder(&[
+        ("bad.yaml", "alow: []\n"),
+        ("broken.yaml", "allow: [\n"),
+        ("loop.yaml", "extends: [round.yaml]"),
+        ("round.yaml", "name: x\nextends: [p.yaml]"),
+        ("all.yaml", "mode: deny-all"),
+    ]);
+    let report = |text: &str| extended("p.yaml", text, &folder).unwrap_err().to_string();
+    assert!(
+        report("extends: [bad.yaml]").contains("--> bad.yaml:1:1\n1 | alow: []"),
+        "{}",
+        report("extends: [bad.yaml]")
+    );
+    assert!(report("extends: [broken.yaml]").contains("--> broken.yaml:1:8"), "{}", report("extends: [broken.yaml]"));
+    let looped = report("extends: [loop.yaml]");
+    assert!(looped.contains("`p.yaml` extends itself: p.yaml → loop.yaml → round.yaml → p.yaml"), "{looped}");
+    assert!(looped.contains("--> round.yaml:2:11"), "{looped}");
+    let missing = report("extends: [none.yaml, 'preset:none']");
+    assert!(missing.contains("`none.yaml` cannot be read: there is no such file\n  --> p.yaml:1:11"), "{missing}");
+    assert!(missing.contains("`preset:none` cannot be read: there is no such preset"), "{missing}");
+    let merged = report("extends: [all.yaml]\nallow: [a.test]");
+    assert!(
+        merged.contains("the mode is deny-all (all.yaml:1), which stands alone, and other files have lists"),
+        "{merged}"
+    );
+    assert!(extended("p.yaml", "extends: [all.yaml]\nallow: [a.test]\nmode: custom", &folder).is_ok());
+    assert!(extended("p.yaml", "extends: ['preset:no-network']", &folder).is_ok());
+}
+
+#[test]
+fn a_control_plane_says_less_and_opens_what_the_operator_lists() {
+    let author = crate::policy::Author::ControlPlane {
+        openable: vec!["10.1.0.0/16".parse().unwrap()],
+        secrets: [SecretName::new("KEY").unwrap()].into(),
+    };
+    let terms =
+        Terms { author, forward_hosts: Some(vec![DomainPattern::parse("*.proxy.test").unwrap()]), ..Terms::default() };
+    let compiled = |text: &str| compile(Some(Source { path: "the policy", text }), &Flags::default(), &terms);
+    let report = |text: &str| compiled(text).unwrap_err().to_string();
+    for key in ["observe: true", "secrets: {}", "extends: []", "tests: []"] {
+        let name = key.split(':').next().unwrap();
+        let message = format!("`{name}` is the operator's, and stands in a policy from the control plane");
+        assert!(report(key).contains(&message), "{}", report(key));
+    }
+    let with = |rule: &str| format!("allow: {{a.test: [{rule}]}}");
+    assert!(compiled(&with("{transform: [{headers: {a: '${secrets.KEY}'}}]}")).is_ok());
+    assert!(
+        report(&with("{transform: [{headers: {a: '${secrets.NONE}'}}]}"))
+            .contains("register it with the control plane")
+    );
+    assert!(compiled(&with("{forwardURL: 'https://x.proxy.test/a'}")).is_ok());
+    assert!(report(&with("{forwardURL: 'https://x.test/a'}")).contains("the operator lists the hosts"));
+    let both = compiled(&with("{transform: [{headers: {a: b}}], forwardURL: 'https://x.proxy.test'}")).unwrap().policy;
+    assert_eq!(both.revision(), compiled(&with("{forwardURL: 'https://x.proxy.test'}")).unwrap().policy.revision());
+    let host = crate::policy::Protected::new([]);
+    let vets = |text: &str, address: &str| {
+        matches!(
+            compiled(text).unwrap().policy.vet_answer(address.parse().unwrap(), &host),
+            crate::policy::Verdict::Allow(())
+        )
+    };
+    let ranges = "subnets: {allow: [10.1.2.0/24, 10.2.0.0/16]}";
+    assert!(vets(ranges, "10.1.2.3"));
+    assert!(!vets(ranges, "10.2.0.1"), "the operator does not list it");
+    assert!(matches!(compiled(ranges).unwrap().policy.dns, Dns::Any), "addresses and no names");
+    assert!(matches!(compiled("allow: [a.test]").unwrap().policy.dns, Dns::Names));
+}
+
+#[test]
+fn what_the_host_lacks_is_refused_with_its_reason() {
+    let lacks = vec![(Feature::Forward, "a run has no issuer"), (Feature::Placeholders, "not yet")];
+    let terms = Terms { lacks, ..Terms::default() };
+    for (text, message) in [
+        ("allow: {a.test: [{forwardURL: 'https://b.test'}]}", "`forwardURL` cannot be had here: a run has no issuer"),
+        ("secrets: {A: {env: A}}\nplaceholders: {A: A}", "`placeholders` cannot be had here: not yet"),
+    ] {
+        let report = compile(Some(Source { path: "p.yaml", text }), &Flags::default(), &terms).unwrap_err().to_string();
+        assert!(report.contains(message), "{report}");
     }
 }
 
