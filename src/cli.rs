@@ -41,6 +41,10 @@ enum Verb {
     Demo,
     /// See whether sandboxes can be made here, and what would mend it.
     Doctor,
+    /// Find everything that is wrong with policies. Ends with 0 if nothing is, 1 on faults, 2 on wrong usage.
+    Check(policy::CheckArguments),
+    /// Run the tests that policies carry. Ends with 0 if all pass, 1 if not, 2 on wrong usage.
+    Test(policy::TestArguments),
 }
 
 /// How a verb ended.
@@ -114,6 +118,8 @@ pub fn main() -> ExitCode {
             Verb::Run(arguments) => run::run(*arguments),
             Verb::Demo => demo::demo(),
             Verb::Doctor => doctor::doctor(),
+            Verb::Check(arguments) => policy::check(&arguments),
+            Verb::Test(arguments) => policy::test(&arguments),
         },
         Err(error) => {
             let failed = error.use_stderr();

@@ -1,15 +1,20 @@
 //! The verbs about policies: files in, text out.
 //!
-//! Here stands what they share: how documents are read (`files`), exit codes, colour, and writing what they have to
-//! say.
+//! [`check`] reports every fault of files, [`test`] runs the cases that they carry. Here stands what the verbs share:
+//! how documents are found (`operands`) and read (`files`), exit codes, colour, and writing what they have to say.
 //!
 //! None of them makes a sandbox, opens a connection, resolves a name or reads a secret.
 
+mod check;
 mod files;
+mod operands;
+mod test;
 
 use std::io::{ErrorKind, IsTerminal, stderr, stdout};
 
+pub use check::{CheckArguments, check};
 pub(in crate::cli) use files::{Disk, Document, DocumentError};
+pub use test::{TestArguments, test};
 
 use super::{Exit, tell, write_whole};
 use crate::policy::diagnostic::Style;
@@ -96,6 +101,19 @@ pub fn print(text: &str, exit: Exit) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Data as JSON, to be read by people, too.
+fn json(data: &impl serde::Serialize) -> String {
+    // What these verbs write has text for keys and no numbers but whole ones, so it can be written.
+    let text = serde_json::to_string_pretty(data).unwrap_or_default();
+    format!("{text}\n")
+}
+
+/// `1 file`, `2 files`.
+fn plural(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
 }
 
 #[cfg(test)]

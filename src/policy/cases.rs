@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Serialize;
 
 use super::diagnostic::{Code, Fault};
 use super::verdict::{Action, Basis, DenyReason, Permit, Route, RuleId, Verdict};
@@ -28,7 +29,7 @@ pub struct Case {
 }
 
 /// What one case came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
     /// `FILE:LINE` of the case.
     pub place: RuleId,
@@ -39,7 +40,7 @@ pub struct Outcome {
 }
 
 /// An expectation that does not hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// The audit record's field.
     pub field: &'static str,
@@ -122,7 +123,8 @@ impl Case {
         ];
         let failures = pairs.into_iter().filter_map(|(field, expected, got)| {
             let (expected, got) = (expected?, got.unwrap_or_default());
-            (expected != got).then_some(Failure { field, expected, got })
+            let holds = if field == "rule" { same_rule(&expected, &got) } else { expected == got };
+            (!holds).then_some(Failure { field, expected, got })
         });
         Outcome { place: self.place.clone(), input: self.input.text.clone(), failures: failures.collect() }
     }
@@ -216,6 +218,20 @@ impl Facts {
             Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
         }
     }
+}
+
+/// Whether two rules are the same, by `FILE:LINE`: whoever runs a case may stand in another folder than whoever wrote
+/// it, so one path may have folders before the other.
+fn same_rule(expected: &str, got: &str) -> bool {
+    fn plain(mut rule: &str) -> &str {
+        while let Some(rest) = rule.strip_prefix("./").or_else(|| rule.strip_prefix("../")) {
+            rule = rest;
+        }
+        rule
+    }
+    let within = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('/'));
+    let (expected, got) = (plain(expected), plain(got));
+    expected == got || (!expected.is_empty() && (within(expected, got) || within(got, expected)))
 }
 
 /// Where a name is taken to be if the case does not say (TEST-NET-2, RFC 5737).
@@ -353,4 +369,32 @@ fn parse_authority(
         },
     };
     Some((None, address.unwrap_or(literal), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_the_same_from_any_folder() {
+        for (expected, got, same) in [
+            ("p.yaml:6", "p.yaml:6", true),
+            ("p.yaml:6", "policies/p.yaml:6", true),
+            ("p.yaml:6", "/home/user/policies/p.yaml:6", true),
+            ("policies/p.yaml:6", "/home/user/policies/p.yaml:6", true),
+            ("policies/p.yaml:6", "p.yaml:6", true),
+            ("policies/p.yaml:6", "./p.yaml:6", true),
+            ("policies/p.yaml:6", "../policies/p.yaml:6", true),
+            ("../base/p.yaml:6", "base/p.yaml:6", true),
+            ("p.yaml:6", "p.yaml:7", false),
+            ("p.yaml:6", "p.yaml:66", false),
+            ("p.yaml:6", "other-p.yaml:6", false),
+            ("policies/p.yaml:6", "base/p.yaml:6", false),
+            ("p.yaml:6", "", false),
+            ("", "p.yaml:6", false),
+            ("6", "p.yaml:6", false),
+        ] {
+            assert_eq!(same_rule(expected, got), same, "{expected} {got}");
+        }
+    }
 }

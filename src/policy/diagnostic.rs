@@ -64,7 +64,7 @@ impl Fault {
 }
 
 /// One fault, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// Its kind.
     pub code: Code,
@@ -77,7 +77,7 @@ pub struct Diagnostic {
 }
 
 /// A place in a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Of the document.
     pub path: String,
@@ -90,7 +90,7 @@ pub struct Place {
 }
 
 /// A line as it may be shown, and where to underline it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Excerpt {
     text: String,
     /// Characters before the underlined ones.
@@ -147,16 +147,41 @@ impl Diagnostics {
         self.beyond
     }
 
+    /// The same, where what no single place is to blame for stands at the beginning of this file.
+    #[must_use]
+    pub fn in_file(mut self, path: &str) -> Self {
+        for diagnostic in &mut self.list {
+            let whole = || Place { path: path.to_owned(), line: 1, column: 1, excerpt: None };
+            diagnostic.place.get_or_insert_with(whole);
+        }
+        self
+    }
+
     /// As it is written in this style.
     pub fn styled(&self, style: Style) -> impl fmt::Display {
         Styled(self, style)
     }
 }
 
-/// A report in a style.
-struct Styled<'a>(&'a Diagnostics, Style);
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
 
-impl fmt::Display for Styled<'_> {
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+/// Something in a style.
+struct Styled<'a, T>(&'a T, Style);
+
+impl fmt::Display for Styled<'_, Diagnostic> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, self.1)
+    }
+}
+
+impl fmt::Display for Styled<'_, Diagnostics> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(Diagnostics { list, beyond }, style) = self;
         for (index, diagnostic) in list.iter().enumerate() {
@@ -185,6 +210,11 @@ impl Diagnostic {
     #[must_use]
     pub fn severity(&self) -> Severity {
         self.code.severity()
+    }
+
+    /// As it is written in this style.
+    pub fn styled(&self, style: Style) -> impl fmt::Display {
+        Styled(self, style)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
@@ -276,7 +306,8 @@ fn place(document: &Document<'_>, at: Span, hidden: bool) -> Place {
 }
 
 /// The text, without what could steer a terminal.
-fn harmless(text: &str) -> String {
+#[must_use]
+pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 

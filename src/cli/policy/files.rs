@@ -12,10 +12,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::limits;
+use crate::policy::diagnostic::{Code, Diagnostics, harmless};
 use crate::policy::{self, Files, Source};
 
 /// The prefix that names a built-in policy.
-const PRESET: &str = "preset:";
+pub(super) const PRESET: &str = "preset:";
 
 /// A document, read whole.
 #[derive(Debug)]
@@ -27,26 +28,32 @@ pub(in crate::cli) struct Document {
 }
 
 impl Document {
-    /// What `FILE` or `preset:NAME` names.
+    /// What `FILE`, which may be a pipe, or `preset:NAME` names.
     ///
     /// # Errors
     /// Why it cannot be had.
-    pub(in crate::cli) fn named(named: &str) -> Result<Self, DocumentError> {
-        match named.strip_prefix(PRESET) {
+    pub(in crate::cli) fn named(named: impl AsRef<Path>) -> Result<Self, DocumentError> {
+        let named = named.as_ref();
+        match named.to_str().and_then(|named| named.strip_prefix(PRESET)) {
             Some(name) => {
-                let Source { path, text } = policy::preset(name).ok_or_else(|| DocumentError::no_preset(name))?;
+                let Source { path, text } =
+                    policy::preset(name).ok_or_else(|| DocumentError::NoPreset(harmless(name)))?;
                 Ok(Self { path: path.into(), text: text.into(), file: None })
             }
-            None => Self::read(Path::new(named)),
+            None => Self::of(named, read(named)),
         }
     }
 
-    /// A file, which may be a pipe.
+    /// A file that is no pipe or device.
     ///
     /// # Errors
     /// Why it cannot be had.
-    pub(in crate::cli) fn read(path: &Path) -> Result<Self, DocumentError> {
-        let text = read(path).map_err(|why| DocumentError::File(path.to_owned(), why))?;
+    pub(super) fn read_regular(path: &Path) -> Result<Self, DocumentError> {
+        Self::of(path, read_regular(path))
+    }
+
+    fn of(path: &Path, text: Result<String, ReadError>) -> Result<Self, DocumentError> {
+        let text = text.map_err(|why| DocumentError::File(path.to_owned(), why))?;
         Ok(Self { path: shown(path).into(), text: text.into(), file: Some(path.to_owned()) })
     }
 
@@ -77,13 +84,10 @@ pub(in crate::cli) enum ReadError {
     TooLarge,
     NotText,
     NotAFile,
+    TooMany,
 }
 
 impl DocumentError {
-    fn no_preset(name: &str) -> Self {
-        Self::NoPreset(harmless(name))
-    }
-
     /// Whether there is no such document, rather than one that cannot be used.
     pub(in crate::cli) fn is_usage(&self) -> bool {
         match self {
@@ -91,6 +95,25 @@ impl DocumentError {
             Self::File(_, ReadError::Io(error)) => error.kind() == io::ErrorKind::NotFound,
             Self::File(..) => false,
         }
+    }
+
+    /// What cannot be had, as it is shown.
+    pub(super) fn path(&self) -> String {
+        match self {
+            Self::NoPreset(name) => format!("{PRESET}{name}"),
+            Self::File(path, _) => shown(path),
+        }
+    }
+
+    /// As a finding of `check` or `test`.
+    pub(in crate::cli) fn diagnostics(&self) -> Diagnostics {
+        let (code, message, help) = match self {
+            Self::NoPreset(_) => (Code::Unreadable, self.to_string(), None),
+            Self::File(_, why @ (ReadError::TooLarge | ReadError::TooMany)) => (Code::Limit, why.to_string(), None),
+            Self::File(_, why @ ReadError::NotText) => (Code::Syntax, why.to_string(), Some("save it in UTF-8".into())),
+            Self::File(_, why) => (Code::Unreadable, format!("this cannot be read: {why}"), None),
+        };
+        Diagnostics::of_file(&self.path(), code, message, help)
     }
 }
 
@@ -101,7 +124,7 @@ impl fmt::Display for DocumentError {
                 let names = policy::presets().collect::<Vec<_>>().join(", ");
                 write!(f, "there is no preset `{name}`; there are: {names}")
             }
-            Self::File(path, _) => write!(f, "cannot read {}", shown(path)),
+            Self::File(..) => write!(f, "cannot read {}", self.path()),
         }
     }
 }
@@ -122,6 +145,7 @@ impl fmt::Display for ReadError {
             Self::TooLarge => write!(f, "the file is larger than {} bytes", limits::POLICY_BYTES),
             Self::NotText => f.write_str("this is not text in UTF-8"),
             Self::NotAFile => f.write_str("this is not a regular file"),
+            Self::TooMany => write!(f, "this folder holds more than {} documents", limits::FOLDER_FILES),
         }
     }
 }
@@ -168,10 +192,6 @@ fn read(path: &Path) -> Result<String, ReadError> {
 }
 
 /// A path as it is shown: in a report, in a rule's name. It cannot steer a terminal.
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     harmless(&path.to_string_lossy())
-}
-
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
