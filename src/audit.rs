@@ -12,6 +12,8 @@ use std::time::SystemTime;
 pub use json_lines::JsonLines;
 pub use summary::Summary;
 
+pub use crate::policy::verdict::RouteTaken;
+
 use crate::flow::{Domain, FlowId, OriginalDst, SandboxId};
 use crate::policy::verdict::{DenyReason, Revision, RuleId};
 
@@ -66,35 +68,6 @@ pub struct Judged {
     pub injected: Vec<String>,
     /// The status that we answered with, where we answered.
     pub status: Option<u16>,
-}
-
-/// `route` of POLICY §10.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RouteTaken {
-    /// TLS relayed unread.
-    Splice,
-    /// A request sent upstream.
-    Terminate,
-    /// Bytes relayed to the original destination.
-    Relay,
-    /// A request answered here.
-    Respond,
-    /// A request sent to a `forwardURL`.
-    Forward,
-}
-
-impl RouteTaken {
-    /// The stable string.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Splice => "splice",
-            Self::Terminate => "terminate",
-            Self::Relay => "relay",
-            Self::Respond => "respond",
-            Self::Forward => "forward",
-        }
-    }
 }
 
 /// `protocol` of POLICY §10.

@@ -26,6 +26,7 @@ pub mod cases;
 mod compile;
 pub mod diagnostic;
 mod fingerprint;
+pub mod judge;
 mod presets;
 mod protected;
 pub mod verdict;

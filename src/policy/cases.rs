@@ -1,31 +1,29 @@
 //! A document's `tests:`: cases that say what the policy should decide, and running them (POLICY §1).
 //!
 //! A case names its input, `request: "METHOD URL"` (with `headers` and the `address` dialled) or
-//! `connect: "HOST:PORT"`, and the fields of the audit record that must hold. Running asks the policy exactly what a
-//! connection would: [`Policy::decide_address`], [`Policy::decide`], [`Policy::decide_request`]. Nothing is resolved
-//! and nobody is contacted.
+//! `connect: "HOST:PORT"`, and the fields of the audit record that must hold. Running asks what a connection would
+//! ([`Policy::judge`]).
 
+use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::diagnostic::{Code, Fault};
-use super::verdict::{Action, Basis, DenyReason, Permit, Route, RuleId, Verdict};
-use super::wire::{Documents, Faults, HeaderKey, HeaderText, List, Table, TestWire, Text};
-use super::{Policy, Protected};
-use crate::flow::{
-    Alpn, ClientAddr, Domain, Flow, FlowId, Hello, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme, Seen,
+use super::judge::{Question, QuestionError};
+use super::verdict::RuleId;
+use super::wire::{
+    Address, Documents, Faults, Field, HeaderKey, HeaderText, HostPort, List, RequestLine, Span, Table, TestWire, Text,
 };
+use super::{Policy, Protected};
 
 /// One case of `tests:`.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// `FILE:LINE`.
     pub place: RuleId,
-    input: Input,
-    expected: Facts,
+    question: Question,
+    expected: Expected,
 }
 
 /// What one case came to.
@@ -76,29 +74,9 @@ pub fn run(policy: &Policy, cases: &[Case], host: &Protected) -> Vec<Outcome> {
     cases.iter().map(|case| case.run(policy, host)).collect()
 }
 
-/// What is judged.
-#[derive(Debug, Clone)]
-struct Input {
-    /// As written.
-    text: String,
-    name: Option<Domain>,
-    dst: SocketAddr,
-    /// `None` for `connect`.
-    request: Option<Request>,
-}
-
-#[derive(Debug, Clone)]
-struct Request {
-    scheme: Scheme,
-    method: String,
-    path: String,
-    query: Option<String>,
-    headers: HeaderMap,
-}
-
-/// Fields of the audit record (POLICY §10); absent ones say nothing.
+/// Fields of the audit record that must hold (POLICY §10); absent ones say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Facts {
+struct Expected {
     verdict: Option<String>,
     route: Option<String>,
     reason: Option<String>,
@@ -109,114 +87,23 @@ struct Facts {
 
 impl Case {
     fn run(&self, policy: &Policy, host: &Protected) -> Outcome {
-        let got = self.input.judge(policy, host);
-        let text = |list: &Option<Vec<String>>| list.as_ref().map(|names| format!("[{}]", names.join(", ")));
-        let number = |number: &Option<u64>| number.map(|number| number.to_string());
-        let Facts { verdict, route, reason, rule, injected, status } = &self.expected;
+        let got = policy.judge(&self.question, host);
+        let list = |names: &[String]| format!("[{}]", names.join(", "));
+        let Expected { verdict, route, reason, rule, injected, status } = &self.expected;
         let pairs = [
-            ("verdict", verdict.clone(), got.verdict),
-            ("route", route.clone(), got.route),
-            ("reason", reason.clone(), got.reason),
-            ("rule", rule.clone(), got.rule),
-            ("injected", text(injected), text(&got.injected)),
-            ("status", number(status), number(&got.status)),
+            ("verdict", verdict.clone(), Some(got.verdict().to_owned())),
+            ("route", route.clone(), got.outcome.ok().map(|route| route.as_str().to_owned())),
+            ("reason", reason.clone(), got.reason().map(|reason| reason.as_str().to_owned())),
+            ("rule", rule.clone(), got.basis.rule.as_ref().map(ToString::to_string)),
+            ("injected", injected.as_deref().map(list), Some(list(&got.injected))),
+            ("status", status.map(|code| code.to_string()), got.status.map(|code| code.as_str().to_owned())),
         ];
         let failures = pairs.into_iter().filter_map(|(field, expected, got)| {
             let (expected, got) = (expected?, got.unwrap_or_default());
             let holds = if field == "rule" { same_rule(&expected, &got) } else { expected == got };
             (!holds).then_some(Failure { field, expected, got })
         });
-        Outcome { place: self.place.clone(), input: self.input.text.clone(), failures: failures.collect() }
-    }
-}
-
-impl Input {
-    fn judge(&self, policy: &Policy, host: &Protected) -> Facts {
-        let flow = |seen| Flow {
-            id: FlowId(0),
-            sandbox: SandboxId::of_cases(),
-            client: ClientAddr(self.dst),
-            dst: OriginalDst(self.dst),
-            seen,
-            pinned: self.name.iter().cloned().collect(),
-        };
-        if let Some(verdict) = policy.decide_address(&flow(Seen::Unread), host) {
-            return Facts::of_route(verdict);
-        }
-        let Some(request) = &self.request else {
-            if let Some(name) = &self.name
-                && let Verdict::Deny(denial) = policy.decide_name(name)
-            {
-                return Facts::denied(denial.reason, &denial.basis);
-            }
-            return Facts::of_route(policy.decide(&flow(Seen::Opaque), host));
-        };
-        let seen = match request.scheme {
-            Scheme::Http => Seen::Http(HttpVersion::Http1),
-            Scheme::Https => {
-                Seen::Tls(Hello { sni: self.name.clone(), alpn: vec![Alpn::Http2, Alpn::Http1], ech: false })
-            }
-        };
-        match policy.decide(&flow(seen), host) {
-            Verdict::Allow(Route::Terminate(_)) => Facts::of_action(policy.decide_request(&request.head(self), host)),
-            verdict => Facts::of_route(verdict),
-        }
-    }
-}
-
-impl Request {
-    fn head<'a>(&'a self, input: &'a Input) -> RequestHead<'a> {
-        RequestHead {
-            scheme: self.scheme,
-            authority: input.name.as_ref(),
-            dst: OriginalDst(input.dst),
-            method: &self.method,
-            path: &self.path,
-            query: self.query.as_deref(),
-            headers: &self.headers,
-        }
-    }
-}
-
-impl Facts {
-    fn allowed(route: &str, basis: &Basis) -> Self {
-        let rule = basis.rule.as_ref().map(RuleId::to_string);
-        Self { verdict: Some("allow".into()), route: Some(route.into()), rule, ..Self::default() }
-    }
-
-    fn denied(reason: DenyReason, basis: &Basis) -> Self {
-        Self {
-            verdict: Some("deny".into()),
-            reason: Some(reason.as_str().into()),
-            rule: basis.rule.as_ref().map(RuleId::to_string),
-            status: reason.status().map(|status| u64::from(status.as_u16())),
-            ..Self::default()
-        }
-    }
-
-    fn permitted(route: &str, permit: &Permit) -> Self {
-        let names = permit.injections().iter().map(|injection| injection.header.as_str().to_owned());
-        Self { injected: Some(names.collect()), ..Self::allowed(route, permit.basis()) }
-    }
-
-    fn of_route(verdict: Verdict<Route>) -> Self {
-        match verdict {
-            Verdict::Allow(Route::Relay(permit)) => Self::permitted("relay", &permit),
-            Verdict::Allow(Route::Splice(permit)) => Self::permitted("splice", &permit),
-            Verdict::Allow(Route::Terminate(basis)) => Self::allowed("terminate", &basis),
-            Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
-        }
-    }
-
-    fn of_action(verdict: Verdict<Action>) -> Self {
-        match verdict {
-            Verdict::Allow(Action::Forward(permit)) => Self::permitted("terminate", &permit),
-            Verdict::Allow(Action::Respond(response, basis)) => {
-                Self { status: Some(u64::from(response.status.as_u16())), ..Self::allowed("respond", &basis) }
-            }
-            Verdict::Allow(Action::Divert(_, permit)) => Self::permitted("forward", &permit),
-            Verdict::Deny(denial) => Self::denied(denial.reason, &denial.basis),
-        }
+        Outcome { place: self.place.clone(), input: self.question.to_string(), failures: failures.collect() }
     }
 }
 
@@ -233,9 +120,6 @@ fn same_rule(expected: &str, got: &str) -> bool {
     let (expected, got) = (plain(expected), plain(got));
     expected == got || (!expected.is_empty() && (within(expected, got) || within(got, expected)))
 }
-
-/// Where a name is taken to be if the case does not say (TEST-NET-2, RFC 5737).
-const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 /// Compiles `tests:`.
 pub(super) fn compile(list: &List<TestWire<'_>>, documents: &Documents<'_>, faults: &mut Faults) -> Vec<Case> {
@@ -256,7 +140,7 @@ fn compile_case(wire: &TestWire<'_>, faults: &mut Faults, place: RuleId) -> Opti
     if !expects.contains(&true) {
         faults.push(Fault::new(Code::Missing, "the test expects nothing; say a `verdict`").place(*span));
     }
-    let expected = Facts {
+    let expected = Expected {
         verdict: verdict.get().map(|word| word.value.0.to_owned()),
         route: route.get().map(|word| word.value.0.to_owned()),
         reason: reason.get().map(|word| word.value.as_str().to_owned()),
@@ -264,111 +148,78 @@ fn compile_case(wire: &TestWire<'_>, faults: &mut Faults, place: RuleId) -> Opti
         injected: injected.get().map(|list| list.items.iter().map(|name| name.text.to_ascii_lowercase()).collect()),
         status: status.get().map(|number| u64::from(number.value)),
     };
-    let to = match address.get() {
-        Some(text) => {
-            let parsed = text.text.parse::<IpAddr>();
-            if parsed.is_err() {
-                faults.bad(text.span, format!("`{}` is not an address", text.text));
-            }
-            Some(parsed.ok()?)
-        }
-        None => None,
-    };
-    let fields = headers.get().map(|table| compile_headers(table, faults)).unwrap_or_default();
-    let input = match (request.is_written(), connect.is_written()) {
+    let question = compile_target(*span, request, connect, faults)?;
+    let question = with_address(question, address, faults)?;
+    let question = with_headers(question, headers, faults)?;
+    Some(Case { place, question, expected })
+}
+
+fn compile_target(
+    span: Span,
+    request: &Field<'_, Text<'_, RequestLine>>,
+    connect: &Field<'_, Text<'_, HostPort>>,
+    faults: &mut Faults,
+) -> Option<Question> {
+    match (request.is_written(), connect.is_written()) {
         (true, false) => {
             let text = request.get()?;
-            let input = parse_request(text.text, to, fields);
-            if input.is_none() {
+            let Some((method, url)) = text.text.split_once(' ') else {
                 faults.bad(text.span, "`request` is a method, a space and an http or https URL");
-            }
-            input
+                return None;
+            };
+            taken(Question::request(method, url), text.span, faults)
         }
         (false, true) => {
-            if let Some(key) = headers.key() {
-                faults.push(Fault::new(Code::Conflict, "`headers` go with `request`").place(key));
-            }
             let text = connect.get()?;
-            let input = parse_connect(text.text, to);
-            if input.is_none() {
-                faults.bad(text.span, "`connect` is a host, a colon and a port; an IPv6 address stands in brackets");
-            }
-            input
+            taken(Question::connect(text.text), text.span, faults)
         }
         (true, true) => {
-            faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(*span));
+            faults.push(Fault::new(Code::Conflict, "a test has one of `request` and `connect`").place(span));
             None
         }
         (false, false) => {
-            faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(*span));
+            faults.push(Fault::new(Code::Missing, "a test needs `request` or `connect`").place(span));
             None
         }
-    };
-    Some(Case { place, input: input?, expected })
-}
-
-fn compile_headers(table: &Table<'_, HeaderKey, Text<'_, HeaderText>>, faults: &mut Faults) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (key, value) in &table.entries {
-        match (HeaderName::from_bytes(key.text.as_bytes()), HeaderValue::from_str(value.text)) {
-            (Ok(name), Ok(_)) if headers.contains_key(&name) => {
-                let message = format!("the header `{name}` stands here twice");
-                faults.push(Fault::new(Code::Duplicate, message).place(key.span));
-            }
-            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            _ => faults.bad(key.span, "this cannot be a header"),
-        }
     }
-    headers
 }
 
-/// `METHOD URL`, its path kept as it is written.
-fn parse_request(text: &str, address: Option<IpAddr>, headers: HeaderMap) -> Option<Input> {
-    let (method, url) = text.split_once(' ')?;
-    Method::from_bytes(method.as_bytes()).ok()?;
-    let (scheme, rest, port) = match url.split_once("://")? {
-        ("http", rest) => (Scheme::Http, rest, 80),
-        ("https", rest) => (Scheme::Https, rest, 443),
-        _ => return None,
-    };
-    if rest.contains(['#', ' ']) {
+fn with_address(question: Question, address: &Field<'_, Text<'_, Address>>, faults: &mut Faults) -> Option<Question> {
+    let Some(Text { text, span, .. }) = address.get() else { return Some(question) };
+    let Ok(address) = text.parse() else {
+        faults.bad(*span, format!("`{text}` is not an address"));
         return None;
+    };
+    taken(question.resolved_to(address), *span, faults)
+}
+
+fn with_headers(
+    mut question: Question,
+    headers: &Field<'_, Table<'_, HeaderKey, Text<'_, HeaderText>>>,
+    faults: &mut Faults,
+) -> Option<Question> {
+    let mut names = HashSet::new();
+    for (key, value) in headers.get().map(|table| table.entries.as_slice()).unwrap_or_default() {
+        let name = key.text.to_ascii_lowercase();
+        question = taken(question.header(&name, value.text), key.span, faults)?;
+        if names.contains(&name) {
+            let message = format!("the header `{name}` stands here twice");
+            faults.push(Fault::new(Code::Duplicate, message).place(key.span));
+        }
+        names.insert(name);
     }
-    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (name, address, port) = parse_authority(authority, Some(port), address)?;
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query.to_owned())),
-        None => (target, None),
-    };
-    let path = if path.is_empty() { "/" } else { path }.to_owned();
-    let request = Request { scheme, method: method.to_owned(), path, query, headers };
-    Some(Input { text: text.to_owned(), name, dst: SocketAddr::new(address, port), request: Some(request) })
+    Some(question)
 }
 
-/// `HOST:PORT`.
-fn parse_connect(text: &str, address: Option<IpAddr>) -> Option<Input> {
-    let (name, address, port) = parse_authority(text, None, address)?;
-    Some(Input { text: text.to_owned(), name, dst: SocketAddr::new(address, port), request: None })
-}
-
-/// A host that is a name or an address, and its port; the address is where the connection goes.
-fn parse_authority(
-    text: &str,
-    default_port: Option<u16>,
-    address: Option<IpAddr>,
-) -> Option<(Option<Domain>, IpAddr, u16)> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-        _ => (text, default_port?),
+fn taken(question: Result<Question, QuestionError>, span: Span, faults: &mut Faults) -> Option<Question> {
+    let refuse = |fault: QuestionError| {
+        let code = match fault {
+            QuestionError::HeaderWithoutRequest | QuestionError::TwoAddresses => Code::Conflict,
+            _ => Code::BadValue,
+        };
+        faults.push(Fault::new(code, fault.to_string()).place(span).perhaps(fault.help()));
     };
-    let literal = match host.strip_prefix('[') {
-        Some(rest) => IpAddr::V6(rest.strip_suffix(']')?.parse().ok()?),
-        None => match host.parse::<Ipv4Addr>() {
-            Ok(literal) => IpAddr::V4(literal),
-            Err(_) => return Some((Some(Domain::parse(host).ok()?), address.unwrap_or(SOMEWHERE), port)),
-        },
-    };
-    Some((None, address.unwrap_or(literal), port))
+    question.map_err(refuse).ok()
 }
 
 #[cfg(test)]

@@ -294,6 +294,35 @@ pub enum Route {
     Terminate(Basis),
 }
 
+/// `route` of POLICY §10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RouteTaken {
+    /// TLS relayed unread.
+    Splice,
+    /// A request sent upstream.
+    Terminate,
+    /// Bytes relayed to the original destination.
+    Relay,
+    /// A request answered here.
+    Respond,
+    /// A request sent to a `forwardURL`.
+    Forward,
+}
+
+impl RouteTaken {
+    /// The stable string.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Splice => "splice",
+            Self::Terminate => "terminate",
+            Self::Relay => "relay",
+            Self::Respond => "respond",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// What an allowed request may do next.
 #[derive(Debug, Clone)]
 pub enum Action {

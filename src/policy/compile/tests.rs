@@ -300,11 +300,15 @@ fn each_fault_of_a_test_is_found() {
     for (case, expected) in [
         ("{verdict: deny}", "missing: a test needs `request` or `connect`"),
         ("{request: GET https://a.test/}", "missing: the test expects nothing; say a `verdict`"),
-        ("{request: GET a.test, verdict: deny}", "bad-value: `request` is a method, a space and an http or https URL"),
         (
-            "{connect: a.test, verdict: deny}",
-            "bad-value: `connect` is a host, a colon and a port; \
-            an IPv6 address stands in brackets",
+            "{request: https://a.test, verdict: deny}",
+            "bad-value: `request` is a method, a space and an http or https URL",
+        ),
+        ("{request: GET a.test, verdict: deny}", "bad-value: this is not an http or https URL"),
+        ("{connect: a.test, verdict: deny}", "bad-value: there is no port"),
+        (
+            "{connect: '10.0.0.1:1', verdict: deny, address: 10.0.0.2}",
+            "conflict: the target is an address already, and resolves to no other",
         ),
         (
             "{request: GET http://a.test, verdict: deny, headers: {a: x, A: y}}",
@@ -313,7 +317,7 @@ fn each_fault_of_a_test_is_found() {
         ("{connect: 'a.test:1', verdict: maybe}", "bad-value: `verdict` cannot be `maybe`"),
         ("{connect: 'a.test:1', reason: never}", "bad-value: `reason` cannot be `never`"),
         ("{connect: 'a.test:1', verdict: deny, expect: x}", "unknown-key: a test has no key `expect`"),
-        ("{connect: 'a.test:1', verdict: deny, headers: {a: b}}", "conflict: `headers` go with `request`"),
+        ("{connect: 'a.test:1', verdict: deny, headers: {a: b}}", "conflict: a header goes with a request"),
     ] {
         assert_eq!(faults(&format!("tests: [{case}]")), [expected], "{case}");
     }
