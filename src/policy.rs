@@ -29,6 +29,7 @@ mod fingerprint;
 pub mod judge;
 mod presets;
 mod protected;
+mod response_form;
 pub mod verdict;
 mod wire;
 
@@ -144,6 +145,17 @@ enum Dns {
     Names,
     Any,
     None,
+}
+
+impl Dns {
+    /// As a policy spells it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Any => "any",
+            Self::None => "none",
+        }
+    }
 }
 
 /// How refusals look (POLICY §7).

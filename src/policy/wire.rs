@@ -149,7 +149,7 @@ impl Words for Dns {
     const NOUN: &'static str = "which names are resolved";
 
     fn words() -> Vec<(&'static str, Self)> {
-        vec![("any", Self::Any), ("names", Self::Names), ("none", Self::None)]
+        [Self::Any, Self::Names, Self::None].map(|dns| (dns.word(), dns)).to_vec()
     }
 }
 
