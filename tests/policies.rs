@@ -1,5 +1,8 @@
 //! Every policy in `policies/` compiles without advice, has test cases, and passes them; and is built in.
 
+#[path = "policies/roundtrip.rs"]
+mod roundtrip;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -48,4 +51,39 @@ fn a_case_that_does_not_hold_says_what_was_expected_and_what_came() {
             "  route: expected splice, got nothing"
         ]
     );
+}
+
+/// Documents that together use every key, every action and every matcher.
+const EVERYTHING: [&str; 5] = [
+    "allow-all",
+    "mode: deny-all",
+    "{mode: allow-all, deny: [a.test], strict: true, denials: terse, dns: none, observe: true}",
+    "{mode: custom, allowedDomains: ['*.a.test', b.test], allowedCIDRs: [10.0.0.0/8], deniedCIDRs: [10.1.0.0/16], \
+     injectionRules: [{domain: x.a.test, headers: {X-Key: v}, match: {method: [GET]}}]}",
+    "
+secrets: {KEY: {env: KEY}}
+placeholders: {VAR: KEY}
+deny: [gist.a.test]
+subnets: {allow: [fd00::/8], deny: ['fd00:1::/32']}
+allow:
+  a.test:
+    - {match: {method: [GET, PUT], path: {exact: /a}}, transform: [{headers: {A: b}}, {headers: {C: '${secrets.KEY}'}}]}
+    - {match: {path: {startsWith: /b}}, forwardURL: 'https://x.test:8443/p'}
+    - {match: {path: {regex: '^/c$'}, queryString: [{key: {regex: k}}, {value: {startsWith: v}}]}}
+    - {match: {path: {glob: /d/**}, headers: [{key: {exact: X-A}, value: {exact: B}}]}, response: {statusCode: 404}}
+    - opaque: {ports: [22, 5432]}
+    - {}
+  'www.*.test': []
+  '*': []
+",
+];
+
+#[test]
+fn what_comes_back_from_the_api_can_be_written_again() {
+    let presets = policy::presets().filter_map(policy::preset).map(|source| source.text);
+    for text in EVERYTHING.into_iter().chain(presets) {
+        let source = Source { path: "p.yaml", text };
+        let compiled = Policy::compile(Some(source), &Flags::default(), &Terms::default());
+        roundtrip::hold(&compiled.unwrap_or_else(|faults| panic!("{faults}")).policy);
+    }
 }

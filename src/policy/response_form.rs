@@ -1,9 +1,10 @@
-//! What comes back from the API (POLICY §9): a policy in the older custom form, always with a `mode`, never with a value.
+//! What comes back from the API (POLICY §9): a policy in the older custom form, always with a `mode`, never with a
+//! value.
 //!
-//! Clients of the reference product read `mode`, `allowedDomains`, `allowedCIDRs`, `deniedCIDRs`, `injectionRules` (header
-//! names alone) and `forwardRules`, and pass over the rest. Our own keys stand beside those, spelled as in a document, and
-//! only where they are used; what rules do beside injecting and forwarding is told in `responseRules`, `opaqueRules` and
-//! `passRules`, by domain and with its `match`.
+//! Clients of the reference product read `mode`, `allowedDomains`, `allowedCIDRs`, `deniedCIDRs`, `injectionRules`
+//! (header names alone) and `forwardRules`, and pass over the rest. Our own keys stand beside those, spelled as in a
+//! document, and only where they are used; what rules do beside injecting and forwarding is told in `responseRules`,
+//! `opaqueRules` and `passRules`, by domain and with its `match`.
 //!
 //! `INVARIANT`: no text of a header's value, of a body or of a secret's source stands in it.
 

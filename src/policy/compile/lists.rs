@@ -161,9 +161,8 @@ impl Compiler<'_> {
         let mode = wire.mode.get().map(|word| word.value);
         for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
             let refuse = |message: String| Fault::new(Code::Conflict, message).place(span);
-            if wire.allow.is_written() || wire.deny.is_written() || wire.subnets.is_written() {
-                let message =
-                    format!("`{key}` is an older spelling, which does not mix with `allow`, `deny`, `subnets`");
+            if wire.allow.is_written() || wire.subnets.is_written() {
+                let message = format!("`{key}` is an older spelling, which does not mix with `allow` and `subnets`");
                 self.faults.push(refuse(message).help("write the newer one alone"));
             } else if !wire.mode.is_written() || mode == Some(Mode::AllowAll) {
                 let message = format!("`{key}` is an older spelling, which goes with `mode: custom`");

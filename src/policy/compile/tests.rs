@@ -138,7 +138,7 @@ fn each_fault_of_a_document_is_found() {
         ),
         (
             "{mode: custom, allowedCIDRs: [], allow: []}",
-            "conflict: `allowedCIDRs` is an older spelling, which does not mix with `allow`, `deny`, `subnets`",
+            "conflict: `allowedCIDRs` is an older spelling, which does not mix with `allow` and `subnets`",
         ),
         (
             "{mode: custom, injectionRules: [{domain: a.test, headers: {a: b}}]}",
