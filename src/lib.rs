@@ -11,7 +11,7 @@
 //! 5. [`sandbox`], [`audit`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
 //! 7. [`intercept`]
-//! 8. (control plane: not yet)
+//! 8. [`control`]
 //! 9. [`cli`], which wires all of it
 
 pub mod attach;
@@ -19,6 +19,7 @@ pub mod audit;
 pub mod ca;
 pub mod cli;
 pub mod confine;
+pub mod control;
 pub mod dns;
 pub mod flow;
 pub mod intercept;

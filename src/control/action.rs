@@ -1,0 +1,254 @@
+//! What can be asked of a daemon, as values: one enum of changes, and views of what is.
+
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::broadcast;
+
+use crate::flow::SandboxId;
+use crate::policy::diagnostic::Diagnostics;
+
+/// Carries out what the API asks. Implemented by the daemon.
+pub trait Act: Send + Sync + 'static {
+    /// Changes something, whole or not at all; the view is of the sandbox afterwards.
+    fn act(&self, action: Action) -> impl Future<Output = Result<SandboxView, Refusal>> + Send;
+
+    /// One sandbox, if there is such a one; one that was stopped is still there, one that was deleted is not.
+    fn find(&self, which: &Which) -> Option<SandboxView>;
+
+    /// Every sandbox, in order of creation.
+    fn list(&self) -> Vec<SandboxView>;
+
+    /// How the sandbox's policy judges a target now: the object that `exeat explain --format json` prints. The target
+    /// is a URL or `HOST:PORT`.
+    ///
+    /// # Errors
+    /// There is no such sandbox, or the target is none.
+    fn explain(&self, which: &Which, method: &str, target: &str, address: Option<IpAddr>) -> Result<Value, Refusal>;
+
+    /// The flows that are open in a sandbox now.
+    fn flows(&self, which: &Which) -> Option<Vec<FlowView>>;
+
+    /// What a sandbox must trust.
+    fn trust(&self, which: &Which) -> Option<TrustView>;
+
+    /// Audit records as they are written: lines of JSON (POLICY §10).
+    fn events(&self) -> broadcast::Receiver<Arc<str>>;
+
+    /// Counters, in Prometheus' text format.
+    fn metrics(&self) -> String;
+
+    /// Whether it is ready to take sandboxes; if not, why.
+    ///
+    /// # Errors
+    /// One sentence for the operator.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// A sandbox, by one of its names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// By the name that the control plane gave it.
+    Name(SandboxId),
+    /// By its present session.
+    Session(SessionId),
+}
+
+/// A session: a sandbox from one start to its stop. `sbx_` and random letters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub String);
+
+/// A change.
+#[derive(Debug)]
+pub enum Action {
+    /// Registers a sandbox. Without an attachment it exists and reaches nothing.
+    Create(Draft),
+    /// As [`Self::Create`], with everything that the draft leaves out copied from another sandbox.
+    Fork(SandboxId, Draft),
+    /// Changes what the draft says and leaves the rest.
+    Patch(SandboxId, Draft),
+    /// Replaces the policy whole.
+    Replace(Which, PolicyPush),
+    /// Attaches a sandbox that is detached.
+    Attach(SandboxId, AttachmentSpec),
+    /// Detaches: nothing of the sandbox is left on the host but its registration.
+    Detach(SandboxId),
+    /// Ends the session: detached, its flows closed and counted.
+    Stop(Which),
+    /// Stops it, and forgets it.
+    Delete(SandboxId),
+}
+
+/// What a control plane says of a sandbox; `None` is what it does not say.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// Chosen by the daemon where none is given.
+    pub name: Option<SandboxId>,
+    /// Its policy; deny-all where none is given.
+    pub policy: Option<PolicyPush>,
+    /// How its packets arrive.
+    pub attachment: Option<AttachmentSpec>,
+    /// Fields that mean nothing to a firewall, kept and given back: `runtime`, `timeout`, `vcpus`, `memory`, `tags` …
+    pub details: Map<String, Value>,
+}
+
+/// A policy as it was pushed.
+pub struct PolicyPush {
+    /// The document (POLICY §1). It may hold credentials, so it is never shown.
+    pub text: String,
+    /// The revision that it replaces; if another is in force, nothing changes.
+    pub replaces: Option<String>,
+}
+
+impl fmt::Debug for PolicyPush {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyPush").field("replaces", &self.replaces).finish_non_exhaustive()
+    }
+}
+
+/// How a sandbox's packets arrive, as a control plane says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum AttachmentSpec {
+    /// `{"netns": "/run/netns/x"}`, or `/proc/PID/ns/net`.
+    Netns(PathBuf),
+    /// `{"interface": {"name": "tap0", "addresses": ["10.0.0.2"]}}`: a device of the host, and the addresses that the
+    /// sandbox may use.
+    Interface {
+        /// Of the device.
+        name: String,
+        /// The sandbox's.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// A sandbox as it is.
+#[derive(Debug, Clone)]
+pub struct SandboxView {
+    /// Its name.
+    pub name: SandboxId,
+    /// Its present or last session.
+    pub session: SessionId,
+    /// Milliseconds since 1970.
+    pub created_at: u64,
+    /// Milliseconds since 1970.
+    pub updated_at: u64,
+    /// When it was stopped, in milliseconds since 1970.
+    pub stopped_at: Option<u64>,
+    /// Where it is in its life.
+    pub status: Status,
+    /// The policy in force, in the form of POLICY §9.
+    pub policy: Value,
+    /// The revision of that policy, in full.
+    pub revision: String,
+    /// How many policies it has had.
+    pub generation: u64,
+    /// How its packets arrive, and what became of that.
+    pub attachment: Option<AttachmentView>,
+    /// See [`Draft::details`].
+    pub details: Map<String, Value>,
+    /// Bytes of this session.
+    pub session_bytes: Bytes,
+    /// Bytes of all its sessions.
+    pub total_bytes: Bytes,
+}
+
+/// Bytes that flows of a sandbox moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Into the sandbox.
+    pub ingress: u64,
+    /// Out of it.
+    pub egress: u64,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It may reach what its policy allows, if it is attached.
+    Running,
+    /// It was stopped.
+    Stopped,
+}
+
+/// How an attachment is.
+#[derive(Debug, Clone)]
+pub struct AttachmentView {
+    /// As it was asked for.
+    pub spec: AttachmentSpec,
+    /// The identity that it was attached under (HOUSE §2).
+    pub id: String,
+    /// What became of it.
+    pub state: AttachmentState,
+}
+
+/// What became of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachmentState {
+    /// Packets arrive and are judged.
+    Attached,
+    /// Nothing passes, for this reason: it may no longer be what confines the sandbox.
+    Quarantined(String),
+    /// The namespace or interface is gone.
+    Gone,
+    /// Known from before a restart, and not provably the same: to be attached again.
+    Detached(String),
+}
+
+/// An open flow.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlowView {
+    /// Its number.
+    pub flow: u64,
+    /// Where it was going.
+    pub address: IpAddr,
+    /// At which port.
+    pub port: u16,
+    /// By which name, if one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Milliseconds since 1970.
+    pub since: u64,
+}
+
+/// What a sandbox must trust, and how its programs are told.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustView {
+    /// The sandbox's own root, in PEM.
+    pub certificate: String,
+    /// The host's roots and the sandbox's own, in PEM.
+    pub bundle: String,
+    /// Variables to set, and their values.
+    pub variables: Vec<(String, String)>,
+    /// Where to put the bundle, so that those variables hold.
+    pub path: String,
+}
+
+/// Why something was not done. Nothing of it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no such sandbox.
+    Unknown,
+    /// It was stopped, and can be changed no more.
+    Stopped,
+    /// Something else has it: a name, an attachment, a revision that is in force.
+    Conflict(String),
+    /// It cannot be: one sentence for the caller.
+    Bad(String),
+    /// The policy does not compile: every fault.
+    Policy(Box<Diagnostics>),
+    /// Attaching failed: whose fault, in one sentence.
+    Attach(String),
+    /// A bound was met.
+    Limit(String),
+    /// The daemon's own failure.
+    Failed(String),
+}
