@@ -317,16 +317,7 @@ impl Policy {
 
     /// May this name be asked of a resolver (POLICY §5)? Matched before it is resolved.
     pub fn decide_name(&self, name: &Domain) -> Verdict<Basis> {
-        let verdict = match (self.dns, self.row_3()) {
-            (_, Some(denial)) => Verdict::Deny(denial),
-            (Dns::None, None) => self.deny(DenyReason::NoRule, None),
-            (Dns::Any, None) => match self.deny.get(name) {
-                Some(rule) => self.deny(DenyReason::DeniedDomain, Some(rule)),
-                None => Verdict::Allow(self.basis(None)),
-            },
-            (Dns::Names, None) => self.rows_5_and_6(name).map(|permitted| self.basis(Some(permitted.rule()))),
-        };
-        match verdict {
+        match self.row_dns(name) {
             Verdict::Deny(Denial { reason, basis }) if self.relaxes(reason) => Verdict::Allow(basis),
             verdict => verdict,
         }
@@ -362,22 +353,7 @@ impl Policy {
         if let (None, Some(permit)) = (&relaxed, self.row_4(flow.dst.0)) {
             return Verdict::Allow(Route::Relay(permit));
         }
-        let denial = match (relaxed, self.decide_seen(flow)) {
-            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
-            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
-            (None, verdict) => return verdict,
-        };
-        let route = match &flow.seen {
-            Seen::Http(_) => Route::Terminate(denial.basis),
-            Seen::Tls(hello) => match &hello.sni {
-                Some(name) => Route::Splice(self.observed(Target::Name(name.clone(), flow.dst.port()), denial)),
-                None => Route::Relay(self.observed(Target::Address(flow.dst.0), denial)),
-            },
-            Seen::Unread | Seen::Opaque | Seen::Unreadable(_) => {
-                Route::Relay(self.observed(Target::Address(flow.dst.0), denial))
-            }
-        };
-        Verdict::Allow(route)
+        self.relax_flow(relaxed, self.decide_seen(flow), flow)
     }
 
     /// One request of a terminated or cleartext flow.
@@ -398,21 +374,7 @@ impl Policy {
             Err(denial) => return Verdict::Deny(denial),
             Ok(relaxed) => relaxed,
         };
-        let denial = match (relaxed, self.decide_head(head)) {
-            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
-            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
-            // Under `observe` the answer is withheld and the request let through; of the closed reasons, "no rule lets
-            // it go out" is the one that holds.
-            (None, Verdict::Allow(Action::Respond(_, basis))) if self.observe => {
-                Denial { reason: DenyReason::NoRule, basis }
-            }
-            (None, verdict) => return verdict,
-        };
-        let target = match head.authority {
-            Some(name) => Target::Name(name.clone(), head.dst.port()),
-            None => Target::Address(head.dst.0),
-        };
-        Verdict::Allow(Action::Forward(self.observed(target, denial)))
+        self.relax_request(relaxed, self.decide_head(head), head)
     }
 
     /// May this address be dialled under this permit? Rows 1–2 at the moment of dialling. The port of a name's address
@@ -465,6 +427,19 @@ impl Permitted<'_> {
 
 /// The rows of POLICY §3.
 impl Policy {
+    /// What POLICY §5 asks of a name, whoever observes.
+    fn row_dns(&self, name: &Domain) -> Verdict<Basis> {
+        match (self.dns, self.row_3()) {
+            (_, Some(denial)) => Verdict::Deny(denial),
+            (Dns::None, None) => self.deny(DenyReason::NoRule, None),
+            (Dns::Any, None) => match self.deny.get(name) {
+                Some(rule) => self.deny(DenyReason::DeniedDomain, Some(rule)),
+                None => Verdict::Allow(self.basis(None)),
+            },
+            (Dns::Names, None) => self.rows_5_and_6(name).map(|permitted| self.basis(Some(permitted.rule()))),
+        }
+    }
+
     fn row_1(&self, address: IpAddr) -> Option<Denial> {
         let rule = self.subnets_deny.get_any_reading(address)?;
         Some(self.denial(DenyReason::DeniedCidr, Some(rule)))
@@ -580,7 +555,7 @@ impl Policy {
         }
     }
 
-    /// Rows 4–9 for a request.
+    /// Rows 3–9 for a request.
     fn decide_head(&self, head: &RequestHead<'_>) -> Verdict<Action> {
         if let Some(denial) = self.row_3() {
             return Verdict::Deny(denial);
@@ -588,6 +563,11 @@ impl Policy {
         if let (Scheme::Http, Some(permit)) = (head.scheme, self.row_4(head.dst.0)) {
             return Verdict::Allow(Action::Forward(permit));
         }
+        self.decide_origin(head)
+    }
+
+    /// Rows 5–9 for a request, by the origin that it names.
+    fn decide_origin(&self, head: &RequestHead<'_>) -> Verdict<Action> {
         let Some(name) = head.authority else {
             return match head.scheme {
                 Scheme::Http => self.rows_8_and_9(head.dst.0).map(Action::Forward),
@@ -627,6 +607,50 @@ impl Policy {
                 Verdict::Allow(Action::Forward(Permit { injections: Arc::clone(injections), ..permit }))
             }
         }
+    }
+
+    /// A flow's verdict where `observe` may relax it, or has relaxed what was asked before (POLICY §8).
+    fn relax_flow(&self, relaxed: Option<Denial>, verdict: Verdict<Route>, flow: &Flow) -> Verdict<Route> {
+        let denial = match (relaxed, verdict) {
+            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
+            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
+            (None, verdict) => return verdict,
+        };
+        let route = match &flow.seen {
+            Seen::Http(_) => Route::Terminate(denial.basis),
+            Seen::Tls(hello) => match &hello.sni {
+                Some(name) => Route::Splice(self.observed(Target::Name(name.clone(), flow.dst.port()), denial)),
+                None => Route::Relay(self.observed(Target::Address(flow.dst.0), denial)),
+            },
+            Seen::Unread | Seen::Opaque | Seen::Unreadable(_) => {
+                Route::Relay(self.observed(Target::Address(flow.dst.0), denial))
+            }
+        };
+        Verdict::Allow(route)
+    }
+
+    /// As [`Self::relax_flow`], for a request.
+    fn relax_request(
+        &self,
+        relaxed: Option<Denial>,
+        verdict: Verdict<Action>,
+        head: &RequestHead<'_>,
+    ) -> Verdict<Action> {
+        let denial = match (relaxed, verdict) {
+            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => return Verdict::Deny(denial),
+            (Some(denial), _) | (None, Verdict::Deny(denial)) => denial,
+            // Under `observe` the answer is withheld and the request let through; of the closed reasons, "no rule lets
+            // it go out" is the one that holds.
+            (None, Verdict::Allow(Action::Respond(_, basis))) if self.observe => {
+                Denial { reason: DenyReason::NoRule, basis }
+            }
+            (None, verdict) => return verdict,
+        };
+        let target = match head.authority {
+            Some(name) => Target::Name(name.clone(), head.dst.port()),
+            None => Target::Address(head.dst.0),
+        };
+        Verdict::Allow(Action::Forward(self.observed(target, denial)))
     }
 
     /// Whether `observe` lets through what would be denied for this reason (POLICY §8).

@@ -1,7 +1,7 @@
 //! A document's `tests:`: cases that say what the policy should decide, and running them (POLICY §1).
 //!
-//! A case names its input, `request: "METHOD URL"` (with `headers` and the `address` dialled) or
-//! `connect: "HOST:PORT"`, and the fields of the audit record that must hold. Running asks what a connection would
+//! A case names its input, `request: "METHOD URL"` (with `headers`) or `connect: "HOST:PORT"`, with the `address` that
+//! its name resolves to, and the fields of the audit record that must hold. Running asks what a connection would
 //! ([`Policy::judge`]).
 
 use std::collections::HashSet;

@@ -1,17 +1,21 @@
 //! One question to a policy and what it comes to: what a case of `tests:` and `exeat explain` both ask.
 //!
 //! A [`Question`] is a connection that some program might open; [`Facts`] are the fields of the audit record that
-//! would be written for it (POLICY §10). Nothing is resolved and nobody is contacted.
+//! would be written for it (POLICY §10). It is judged in the order in which the data path judges a connection: its name
+//! is resolved first, if it has one; then the address that it dials, the flow, the request, and the dial. Nothing is
+//! resolved here and nobody is contacted: what a name resolves to is known if the question says so, and what is asked
+//! of addresses alone is not asked if it does not.
 //!
 //! `INVARIANT`: the target's bytes are judged as they are given; nothing normalises a path, a query or a header first.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::verdict::{Action, Basis, Denial, DenyReason, Permit, Route, RouteTaken, Verdict};
-use super::{Policy, Protected};
+use super::{Denials, Policy, Protected};
 use crate::flow::{
     Alpn, ClientAddr, Domain, DomainError, Flow, FlowId, Hello, HttpVersion, OriginalDst, RequestHead, SandboxId,
     Scheme, Seen,
@@ -22,21 +26,23 @@ use crate::flow::{
 pub struct Question {
     /// Without its headers and address.
     text: String,
-    name: Option<Domain>,
-    address: Option<IpAddr>,
-    port: u16,
+    /// What is resolved, and stands in a hello.
+    pub(super) name: Option<Domain>,
+    /// What is dialled, if it is known.
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
     /// `None` for a flow that is neither TLS nor HTTP.
-    asked: Option<Asked>,
+    pub(super) asked: Option<Asked>,
 }
 
 /// The request of a [`Question`].
 #[derive(Debug, Clone)]
-struct Asked {
-    scheme: Scheme,
-    method: String,
-    path: String,
-    query: Option<String>,
-    headers: HeaderMap,
+pub(super) struct Asked {
+    pub(super) scheme: Scheme,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) headers: HeaderMap,
 }
 
 impl Question {
@@ -45,7 +51,9 @@ impl Question {
     /// # Errors
     /// Says what no client would send.
     pub fn request(method: &str, url: &str) -> Result<Self, QuestionError> {
-        Method::from_bytes(method.as_bytes()).map_err(|_| QuestionError::Method)?;
+        if Method::from_bytes(method.as_bytes()).map_err(|_| QuestionError::Method)? == Method::CONNECT {
+            return Err(QuestionError::Connect);
+        }
         let (scheme, rest, port) = match url.split_once("://") {
             Some(("http", rest)) => (Scheme::Http, rest, 80),
             Some(("https", rest)) => (Scheme::Https, rest, 443),
@@ -122,8 +130,10 @@ impl Question {
         Ok(Self { address: Some(address), ..self })
     }
 
-    fn dst(&self) -> SocketAddr {
-        SocketAddr::new(self.address.unwrap_or(SOMEWHERE), self.port)
+    /// Where it goes. Without an address it holds one that nothing looks at: [`Policy::judge`] then asks no row that
+    /// would.
+    fn dst(&self) -> OriginalDst {
+        OriginalDst(SocketAddr::new(self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port))
     }
 
     fn flow(&self, seen: Seen) -> Flow {
@@ -131,8 +141,8 @@ impl Question {
         Flow {
             id: FlowId(0),
             sandbox: SandboxId::of_cases(),
-            client: ClientAddr(dst),
-            dst: OriginalDst(dst),
+            client: ClientAddr(dst.0),
+            dst,
             seen,
             pinned: self.name.iter().cloned().collect(),
         }
@@ -149,11 +159,28 @@ impl Question {
         }
     }
 
-    fn head<'a>(&'a self, asked: &'a Asked) -> RequestHead<'a> {
+    /// The origin that its request names, by POLICY §3 "Authority": `None` if it is an IP literal, or nothing.
+    pub(super) fn authority(&self, asked: &Asked) -> Result<Option<Domain>, DenyReason> {
+        let mut hosts = asked.headers.get_all(HOST).iter();
+        let Some(value) = hosts.next() else { return Ok(self.name.clone()) };
+        let text = value.to_str().map_err(|_| DenyReason::MalformedRequest)?;
+        if hosts.next().is_some() {
+            return Err(DenyReason::MalformedRequest);
+        }
+        let named = if text.is_empty() { None } else { Some(read_host(text, self.port)?) };
+        match (asked.scheme, named) {
+            (_, Some((_, port))) if port != self.port => Err(DenyReason::AuthorityMismatch),
+            (Scheme::Http, named) => Ok(named.and_then(|(name, _)| name)),
+            (Scheme::Https, Some((name, _))) if name.is_some() && name == self.name => Ok(name),
+            (Scheme::Https, _) => Err(DenyReason::AuthorityMismatch),
+        }
+    }
+
+    pub(super) fn head<'a>(&'a self, asked: &'a Asked, authority: Option<&'a Domain>) -> RequestHead<'a> {
         RequestHead {
             scheme: asked.scheme,
-            authority: self.name.as_ref(),
-            dst: OriginalDst(self.dst()),
+            authority,
+            dst: self.dst(),
             method: &asked.method,
             path: &asked.path,
             query: asked.query.as_deref(),
@@ -162,8 +189,15 @@ impl Question {
     }
 }
 
-/// Where a name is taken to be if nothing says so (TEST-NET-2, RFC 5737).
-const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// The name in a `Host`, if it is no IP literal, and the port.
+fn read_host(text: &str, port: u16) -> Result<(Option<Domain>, u16), DenyReason> {
+    let (host, port) = split_port(text, Some(port)).map_err(|_| DenyReason::MalformedRequest)?;
+    match Domain::parse(host) {
+        Ok(name) => Ok((Some(name), port)),
+        Err(DomainError::IpLiteral) => Ok((None, port)),
+        Err(_) => Err(DenyReason::MalformedRequest),
+    }
+}
 
 /// A host and its port, in digits alone.
 fn split_port(authority: &str, default: Option<u16>) -> Result<(&str, u16), QuestionError> {
@@ -192,6 +226,8 @@ impl fmt::Display for Question {
 pub enum QuestionError {
     /// Not a method of HTTP.
     Method,
+    /// `CONNECT`.
+    Connect,
     /// Neither `http://` nor `https://`.
     Scheme,
     /// A scheme or a path, where it takes a host and a port.
@@ -225,6 +261,7 @@ impl QuestionError {
     #[must_use]
     pub fn help(self) -> Option<&'static str> {
         match self {
+            Self::Connect => Some("write `example.com:22` for what is not HTTP"),
             Self::Scheme => Some("write `https://example.com/path`, or `example.com:22` for what is not HTTP"),
             Self::Fragment => Some("leave it out"),
             Self::Space => Some("a space is written `%20`"),
@@ -247,6 +284,7 @@ impl fmt::Display for QuestionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Method => "this is not a method of HTTP",
+            Self::Connect => "`CONNECT` is for proxies, and a sandbox has none",
             Self::Scheme => "this is not an http or https URL",
             Self::Url => "a host and a port have neither scheme nor path",
             Self::Fragment => "a fragment is never sent, so nothing can judge it",
@@ -302,72 +340,133 @@ impl Facts {
         self.observed.or(self.outcome.err())
     }
 
-    fn of(question: &Question, outcome: Result<RouteTaken, DenyReason>, basis: Basis) -> Self {
+    fn new(question: &Question, outcome: Result<RouteTaken, DenyReason>, basis: Basis) -> Self {
         Self {
             outcome,
             observed: None,
             basis,
             injected: Vec::new(),
-            status: outcome.err().and_then(DenyReason::status),
+            status: None,
             name: question.name.clone(),
             address: question.address,
             port: question.port,
             request: question.asked.as_ref().map(|asked| (asked.method.clone(), asked.path.clone())),
         }
     }
+}
 
-    fn denied(question: &Question, denial: Denial) -> Self {
-        Self::of(question, Err(denial.reason), denial.basis)
-    }
+/// What is judged when a verdict falls: it says how a refusal can be told (POLICY §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Name,
+    Flow,
+    Request,
+}
 
-    fn permitted(question: &Question, route: RouteTaken, permit: &Permit) -> Self {
-        let names = permit.injections().iter().map(|injection| injection.header.as_str().to_owned());
-        let facts = Self::of(question, Ok(route), permit.basis().clone());
-        Self { observed: permit.observed(), injected: names.collect(), ..facts }
-    }
+/// The port that our own resolver answers, whoever is dialled there (row 0 of POLICY §3).
+pub(super) const DNS_PORT: u16 = 53;
 
-    fn of_route(question: &Question, verdict: Verdict<Route>) -> Self {
-        match verdict {
-            Verdict::Allow(Route::Relay(permit)) => Self::permitted(question, RouteTaken::Relay, &permit),
-            Verdict::Allow(Route::Splice(permit)) => Self::permitted(question, RouteTaken::Splice, &permit),
-            Verdict::Allow(Route::Terminate(basis)) => Self::of(question, Ok(RouteTaken::Terminate), basis),
-            Verdict::Deny(denial) => Self::denied(question, denial),
+impl Policy {
+    /// Judges a question as a connection is judged: [`Policy::decide_name`], [`Policy::decide_address`],
+    /// [`Policy::decide`], [`Policy::decide_request`], [`Policy::vet`].
+    #[must_use]
+    pub fn judge(&self, question: &Question, host: &Protected) -> Facts {
+        if let Some(name) = &question.name
+            && let Verdict::Deny(denial) = self.decide_name(name)
+        {
+            return self.refused(question, denial, Stage::Name);
+        }
+        if question.port == DNS_PORT {
+            return Facts::new(question, Ok(RouteTaken::Respond), self.basis(None));
+        }
+        match (self.judge_flow(question, host), &question.asked) {
+            (Verdict::Deny(denial), _) => self.refused(question, denial, Stage::Flow),
+            (Verdict::Allow(Route::Relay(permit)), _) => {
+                self.permitted(question, RouteTaken::Relay, &permit, Stage::Flow, host)
+            }
+            (Verdict::Allow(Route::Splice(permit)), _) => {
+                self.permitted(question, RouteTaken::Splice, &permit, Stage::Flow, host)
+            }
+            (Verdict::Allow(Route::Terminate(_)), Some(asked)) => self.judge_request(question, asked, host),
+            (Verdict::Allow(Route::Terminate(basis)), None) => Facts::new(question, Ok(RouteTaken::Terminate), basis),
         }
     }
 
-    fn of_action(question: &Question, verdict: Verdict<Action>) -> Self {
-        match verdict {
-            Verdict::Allow(Action::Forward(permit)) => Self::permitted(question, RouteTaken::Terminate, &permit),
-            Verdict::Allow(Action::Respond(response, basis)) => {
-                Self { status: Some(response.status), ..Self::of(question, Ok(RouteTaken::Respond), basis) }
+    fn judge_flow(&self, question: &Question, host: &Protected) -> Verdict<Route> {
+        let flow = question.flow(question.seen());
+        if question.address.is_some() {
+            let settled = self.decide_address(&question.flow(Seen::Unread), host);
+            return settled.unwrap_or_else(|| self.decide(&flow, host));
+        }
+        match self.row_3() {
+            Some(denial) if !self.observe => Verdict::Deny(denial),
+            relaxed => self.relax_flow(relaxed, self.decide_seen(&flow), &flow),
+        }
+    }
+
+    fn judge_request(&self, question: &Question, asked: &Asked, host: &Protected) -> Facts {
+        let name = match question.authority(asked) {
+            Ok(name) => name,
+            Err(reason) => return self.refused(question, self.denial(reason, None), Stage::Request),
+        };
+        let head = question.head(asked, name.as_ref());
+        let verdict = match (question.address, self.row_3()) {
+            (Some(_), _) => self.decide_request(&head, host),
+            (None, Some(denial)) => self.relax_request(None, Verdict::Deny(denial), &head),
+            (None, None) => self.relax_request(None, self.decide_origin(&head), &head),
+        };
+        let facts = match verdict {
+            Verdict::Deny(denial) => self.refused(question, denial, Stage::Request),
+            Verdict::Allow(Action::Forward(permit)) => {
+                self.permitted(question, RouteTaken::Terminate, &permit, Stage::Request, host)
             }
-            Verdict::Allow(Action::Divert(_, permit)) => Self::permitted(question, RouteTaken::Forward, &permit),
-            Verdict::Deny(denial) => Self::denied(question, denial),
+            Verdict::Allow(Action::Respond(response, basis)) => {
+                Facts { status: Some(response.status), ..Facts::new(question, Ok(RouteTaken::Respond), basis) }
+            }
+            // It goes to an address that the question says nothing of.
+            Verdict::Allow(Action::Divert(_, permit)) => sent(question, RouteTaken::Forward, &permit),
+        };
+        Facts { name, ..facts }
+    }
+
+    /// What is permitted, if its address may be dialled.
+    fn permitted(
+        &self,
+        question: &Question,
+        route: RouteTaken,
+        permit: &Permit,
+        stage: Stage,
+        host: &Protected,
+    ) -> Facts {
+        let dialled = question.address.map(|address| SocketAddr::new(address, question.port));
+        match dialled.map(|address| self.vet(address, permit, host)) {
+            Some(Verdict::Deny(denial)) => self.refused(question, denial, stage),
+            Some(Verdict::Allow(_)) | None => sent(question, route, permit),
+        }
+    }
+
+    fn refused(&self, question: &Question, denial: Denial, stage: Stage) -> Facts {
+        let Denial { reason, basis } = denial;
+        let status = if self.answers(question, stage) { reason.status() } else { None };
+        Facts { status, ..Facts::new(question, Err(reason), basis) }
+    }
+
+    /// Whether a client is told of a refusal by HTTP.
+    fn answers(&self, question: &Question, stage: Stage) -> bool {
+        let explain = self.denials == Denials::Explain;
+        match (question.asked.as_ref().map(|asked| asked.scheme), stage) {
+            (None, _) => false,
+            (Some(_), Stage::Request) | (Some(Scheme::Http), Stage::Flow) => true,
+            (Some(Scheme::Http), Stage::Name) => explain,
+            (Some(Scheme::Https), Stage::Name | Stage::Flow) => explain && question.name.is_some(),
         }
     }
 }
 
-impl Policy {
-    /// Judges a question as a connection is judged: [`Policy::decide_address`], [`Policy::decide`],
-    /// [`Policy::decide_request`].
-    #[must_use]
-    pub fn judge(&self, question: &Question, host: &Protected) -> Facts {
-        if let Some(verdict) = self.decide_address(&question.flow(Seen::Unread), host) {
-            return Facts::of_route(question, verdict);
-        }
-        if question.asked.is_none()
-            && let Some(name) = &question.name
-            && let Verdict::Deny(denial) = self.decide_name(name)
-        {
-            return Facts::denied(question, denial);
-        }
-        match (self.decide(&question.flow(question.seen()), host), &question.asked) {
-            (Verdict::Allow(Route::Terminate(_)), Some(asked)) => {
-                Facts::of_action(question, self.decide_request(&question.head(asked), host))
-            }
-            (verdict, _) => Facts::of_route(question, verdict),
-        }
-    }
+fn sent(question: &Question, route: RouteTaken, permit: &Permit) -> Facts {
+    let names = permit.injections().iter().map(|injection| injection.header.as_str().to_owned());
+    let facts = Facts::new(question, Ok(route), permit.basis().clone());
+    Facts { observed: permit.observed(), injected: names.collect(), ..facts }
 }
 
 #[cfg(test)]
