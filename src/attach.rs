@@ -3,12 +3,15 @@
 //! A sandbox **is** the listener that its connection came in on (HOUSE §2): never a source address, a header or a
 //! token.
 
+mod device;
 mod error;
 mod host;
 mod identity;
+mod interface;
 mod netlink;
 pub mod netns;
 mod nft;
+mod routing;
 mod rules;
 mod sockets;
 
@@ -19,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::flow::{ClientAddr, OriginalDst};
+pub use device::Device;
 pub use error::{AttachError, AttachStep, Refusal};
 pub use host::Host;
 pub use identity::{AttachmentId, NotAnId};
@@ -29,6 +33,8 @@ pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
 pub enum Spec {
     /// A network namespace of the sandbox's own, by a path such as `/run/netns/x` or `/proc/PID/ns/net`.
     Netns(PathBuf),
+    /// A TAP or veth on the host, which is down.
+    Interface(Device),
 }
 
 /// A sandbox's packets arrive. Dropping it changes nothing: what confines them stays until [`detach`](Self::detach).
@@ -37,6 +43,8 @@ pub enum Spec {
 pub enum Attachment {
     /// Through listeners inside its own network namespace.
     Netns(netns::Netns),
+    /// Through listeners that are bound to an interface on the host.
+    Interface(interface::Interface),
 }
 
 impl Attachment {
@@ -45,6 +53,7 @@ impl Attachment {
     pub fn id(&self) -> &AttachmentId {
         match self {
             Self::Netns(netns) => netns.id(),
+            Self::Interface(interface) => interface.id(),
         }
     }
 
@@ -55,6 +64,7 @@ impl Attachment {
     pub async fn detach(self) -> Result<(), AttachError> {
         match self {
             Self::Netns(netns) => netns.detach().await,
+            Self::Interface(interface) => host::waiting(move || interface.detach()).await,
         }
     }
 }
@@ -75,6 +85,8 @@ pub struct Attached {
 pub enum Events {
     /// To a network namespace.
     Netns(netns::NetnsEvents),
+    /// To an interface on the host.
+    Interface(interface::InterfaceEvents),
 }
 
 impl Events {
@@ -82,6 +94,7 @@ impl Events {
     pub async fn next(&mut self) -> AttachmentEvent {
         match self {
             Self::Netns(events) => events.next().await,
+            Self::Interface(events) => events.next().await,
         }
     }
 }

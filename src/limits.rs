@@ -79,6 +79,8 @@ pub const SUMMARY_ROWS: usize = 40;
 /// How long no flow may have begun for a sandbox to count as quiet: long enough for unused upstream connections to be
 /// closed meanwhile.
 pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
+/// Addresses that the sandbox behind one device may use.
+pub const DEVICE_ADDRESSES: usize = 16;
 /// How often it is looked whether the path of an attached network namespace still leads to it.
 pub const ATTACHMENT_CHECK: Duration = Duration::from_secs(2);
 /// Bytes of one policy document.

@@ -7,5 +7,6 @@ mod support;
 
 mod attachments {
     pub(crate) mod ground;
+    mod interface;
     mod netns;
 }

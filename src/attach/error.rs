@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::identity::AttachmentId;
 use super::sockets::LISTENER_PORT;
+use crate::limits;
 
 /// Why there is no attachment.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ pub enum AttachStep {
     Loopback,
     /// The nftables batch, with its TPROXY rules.
     Rules,
+    /// The settings, addresses and routes of a device.
+    Device,
+    /// The routing on the host that TPROXY needs.
+    Routing,
     /// Watching for changes.
     Watch,
 }
@@ -53,6 +59,22 @@ pub enum Refusal {
     WayOut(String),
     /// Somebody has our sockets' port there.
     Taken,
+    /// No interface can have this name, or none that is attached.
+    Name(String),
+    /// No host has this address, or none that is attached.
+    Address(IpAddr),
+    /// So many addresses: there should be one at least, and [`limits::DEVICE_ADDRESSES`] at most.
+    Addresses(usize),
+    /// There is no interface of this name.
+    NoInterface(String),
+    /// The interface is no TAP and no veth.
+    NotEthernet(String),
+    /// The interface belongs to a bridge or another device, which takes its packets.
+    Enslaved(String),
+    /// The interface is up without having been attached, so packets pass already.
+    Up(String),
+    /// Another interface has this address behind it, and the kernel's return path filter lets only one.
+    Shared(IpAddr),
     /// It is not what was attached before, but this.
     Another(AttachmentId),
 }
@@ -84,6 +106,8 @@ impl fmt::Display for AttachError {
                 AttachStep::Listen => "cannot listen inside the sandbox",
                 AttachStep::Loopback => "cannot set up the loopback interface of the sandbox",
                 AttachStep::Rules => "cannot load the nftables rules (TPROXY) of the sandbox",
+                AttachStep::Device => "cannot set up the interface of the sandbox",
+                AttachStep::Routing => "cannot set up the routing that TPROXY needs",
                 AttachStep::Watch => "cannot watch the interfaces of the sandbox",
             }),
         }
@@ -106,6 +130,28 @@ impl fmt::Display for Refusal {
             Self::Taken => {
                 write!(f, "port {LISTENER_PORT} is in use there: it is attached already, or a program inside has it")
             }
+            Self::Name(name) => write!(f, "{name:?} is no name of an interface that can be attached"),
+            Self::Address(ip) => write!(f, "{ip} is no address that a sandbox can have: it takes one of a host"),
+            Self::Addresses(count) => {
+                write!(f, "{count} addresses: a sandbox has 1 to {} on an interface", limits::DEVICE_ADDRESSES)
+            }
+            Self::NoInterface(name) => write!(f, "there is no interface {name}"),
+            Self::NotEthernet(name) => write!(f, "interface {name} is no TAP and no veth"),
+            Self::Enslaved(name) => write!(
+                f,
+                "interface {name} belongs to a bridge or another device, which takes its packets: `ip link set {name} \
+                 nomaster`"
+            ),
+            Self::Up(name) => write!(
+                f,
+                "interface {name} is up, so packets may pass already: put it down (`ip link set {name} down`), and \
+                 attaching raises it"
+            ),
+            Self::Shared(ip) => write!(
+                f,
+                "another interface has {ip} behind it, too, which net.ipv4.conf.all.rp_filter=1 does not allow: set it \
+                 to 2 or 0"
+            ),
             Self::Another(found) => write!(f, "this is not what was attached before, but {found}"),
         }
     }

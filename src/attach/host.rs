@@ -1,12 +1,17 @@
 //! The host's side of every attachment: whoever attaches does it through this.
 //!
-//! It knows the network namespace that exeat is in, which is no sandbox's.
+//! It knows the network namespace that exeat is in, which is no sandbox's, and watches its interfaces.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
 
 use super::error::{AttachError, AttachStep};
 use super::identity::AttachmentId;
-use super::netlink::Netlink;
+use super::interface::Interfaces;
+use super::netlink::{LinkWatch, Netlink};
 use super::netns::{self, Request};
 use super::sockets::Sockets;
 use super::{Attached, Spec};
@@ -15,17 +20,23 @@ use super::{Attached, Spec};
 #[derive(Debug)]
 pub struct Host {
     own: AttachmentId,
+    interfaces: Arc<Interfaces>,
+    follower: AbortHandle,
 }
 
 impl Host {
-    /// Opens it for the network namespace that the calling thread, and the runtime, are in.
+    /// Opens it for the network namespace that the calling thread is in, and the runtime's are; call it inside one.
     ///
     /// # Errors
     /// The kernel's.
     pub fn open() -> Result<Self, AttachError> {
-        let identified = Netlink::route().and_then(|socket| AttachmentId::of_namespace(socket.as_fd()));
-        let own = identified.map_err(AttachError::at(AttachStep::Identify))?;
-        Ok(Self { own })
+        let route = Netlink::route().map_err(AttachError::at(AttachStep::Watch))?;
+        let own = AttachmentId::of_namespace(route.as_fd()).map_err(AttachError::at(AttachStep::Identify))?;
+        let links = LinkWatch::open().map_err(AttachError::at(AttachStep::Watch))?;
+        let interfaces = Arc::new(Interfaces::new(own.clone()));
+        let followed = Arc::clone(&interfaces);
+        let follower = tokio::spawn(async move { followed.follow(links, route).await }).abort_handle();
+        Ok(Self { own, interfaces, follower })
     }
 
     /// Attaches what was not attached before.
@@ -36,7 +47,7 @@ impl Host {
         self.begin(spec, None, None).await
     }
 
-    /// Takes up again what was attached before a crash, if it is provably the same, or, with the sockets of the
+    /// Takes up again what was attached before a crash, if it is provably the same; or, with the sockets of the
     /// process that served it until now, without a gap. What was left of the rules is replaced at one stroke, so that
     /// no packet passes in between.
     ///
@@ -52,6 +63,16 @@ impl Host {
         self.begin(spec, Some(id.clone()), sockets).await
     }
 
+    /// Takes away the rules of interfaces that are gone, and were never detached because nobody ran. Returns who is
+    /// still there without being attached: closed, until it is attached or taken up.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn sweep(&self) -> Result<Vec<AttachmentId>, AttachError> {
+        let interfaces = Arc::clone(&self.interfaces);
+        waiting(move || interfaces.sweep().map_err(AttachError::at(AttachStep::Rules))).await
+    }
+
     async fn begin(
         &self,
         spec: &Spec,
@@ -63,6 +84,24 @@ impl Host {
                 let own = self.own.clone();
                 netns::attach(Request { path: path.clone(), own, expected, sockets }).await
             }
+            Spec::Interface(device) => {
+                let (interfaces, device) = (Arc::clone(&self.interfaces), device.clone());
+                waiting(move || interfaces.attach(&device, expected.as_ref(), sockets)).await
+            }
         }
     }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// Runs what waits for the kernel where it holds nobody up.
+pub(super) async fn waiting<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, AttachError> + Send + 'static,
+) -> Result<R, AttachError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(AttachError::at(AttachStep::Interfaces)(io::Error::other(error))))
 }

@@ -36,6 +36,11 @@ impl AttachmentId {
         let boot = boot(text.trim_end()).ok_or_else(|| io::Error::other("the boot's id has another form"))?;
         Ok(Self { boot, namespace: sys::netns_cookie(socket)?, interface: None })
     }
+
+    /// Of an interface in that namespace.
+    pub(super) fn with_interface(self, index: u32) -> Self {
+        Self { interface: NonZeroU32::new(index), ..self }
+    }
 }
 
 fn boot(text: &str) -> Option<String> {

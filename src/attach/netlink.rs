@@ -9,14 +9,17 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable, NlaBuffer, NlasIterator,
 };
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::RouteAddress;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 
@@ -58,6 +61,27 @@ impl Netlink {
                     News::All => return Ok(found),
                     News::Gone(_) | News::Lost | News::Unreadable => return Err(unreadable()),
                 }
+            }
+        }
+    }
+
+    /// The interface of this name, if there is one; for a socket of [`Netlink::route`].
+    pub(super) fn link(&self, name: &str) -> io::Result<Option<Link>> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let mut datagram = Vec::new();
+        append(&mut datagram, NetlinkMessage::from(RouteNetlinkMessage::GetLink(link)));
+        self.0.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        loop {
+            let mut news = VecDeque::new();
+            let Some(received) = receive(&self.0)? else { continue };
+            match read_news(&received, &mut news) {
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+                read => read?,
+            }
+            match news.pop_front() {
+                Some(News::Link(link)) => return Ok(Some(link)),
+                _ => return Err(unreadable()),
             }
         }
     }
@@ -224,6 +248,69 @@ fn every_link() -> Vec<u8> {
     datagram
 }
 
+/// What should be there, and is already, is as it should be.
+pub(super) fn present<T>(answer: io::Result<T>) -> io::Result<()> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        answer => answer.map(drop),
+    }
+}
+
+/// What should be taken away, and is not there, is as it should be.
+pub(super) fn absent<T>(answer: io::Result<T>) -> io::Result<()> {
+    match answer {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV)
+            ) =>
+        {
+            Ok(())
+        }
+        answer => answer.map(drop),
+    }
+}
+
+/// Puts an interface up or down.
+pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    link.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// An address of an interface.
+pub(super) fn address(index: u32, ip: IpAddr, prefix: u8, scope: AddressScope) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(ip);
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    message.header.scope = scope;
+    // Without it an IPv6 address is tentative for a moment, and cannot yet be the source of a route.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}
+
+/// Which family an address is of.
+pub(super) fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// The length of a prefix that is one address.
+pub(super) fn full(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// An address as routes have it.
+pub(super) fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    }
+}
+
 fn unreadable() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the kernel describes an interface in a way that is not understood")
 }
@@ -277,7 +364,7 @@ fn read_link(payload: &[u8], gone: bool) -> Result<Option<News>, ()> {
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute.map_err(drop)?;
         match attribute.kind() {
-            libc::IFLA_IFNAME => link.name = text(attribute.value())?,
+            libc::IFLA_IFNAME => link.name = text(attribute.value()),
             libc::IFLA_MASTER => link.enslaved = attribute.value().iter().any(|&byte| byte != 0),
             libc::IFLA_LINKINFO => link.kind = kind(attribute.value())?,
             _ => {}
@@ -289,13 +376,12 @@ fn read_link(payload: &[u8], gone: bool) -> Result<Option<News>, ()> {
 fn kind(info: &[u8]) -> Result<String, ()> {
     let parts: Vec<NlaBuffer<&[u8]>> = NlasIterator::new(info).collect::<Result<_, _>>().map_err(drop)?;
     let kind = parts.iter().find(|part| part.kind() == libc::IFLA_INFO_KIND);
-    kind.map_or_else(|| Ok(String::new()), |kind| text(kind.value()))
+    Ok(kind.map(|kind| text(kind.value())).unwrap_or_default())
 }
 
-/// A name as netlink has it: with a NUL at its end.
-fn text(value: &[u8]) -> Result<String, ()> {
-    let text = value.split(|&byte| byte == 0).next().unwrap_or_default();
-    String::from_utf8(text.to_vec()).map_err(drop)
+/// A name as netlink has it: with a NUL at its end. What is no text is like no name of ours.
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
@@ -352,11 +438,10 @@ mod tests {
     #[test]
     fn an_interface_that_cannot_be_read_is_not_left_out() {
         let nameless = message(libc::RTM_NEWLINK, 0, &[]);
-        let not_text = message(libc::RTM_NEWLINK, 0, &[(libc::IFLA_IFNAME, b"\xff\0")]);
         let mut short = message(libc::RTM_NEWLINK, 0, &[(libc::IFLA_IFNAME, b"eth0\0")]);
         short.truncate(24);
         short[0] = 24;
-        for broken in [nameless, not_text, short] {
+        for broken in [nameless, short] {
             assert_eq!(read(&broken), [News::Unreadable]);
         }
         assert!(read_news(&[99, 0, 0, 0, 16, 0], &mut VecDeque::new()).is_err(), "no message at all");

@@ -18,10 +18,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressMessage, AddressScope};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use nix::sched::{CloneFlags, setns};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -29,7 +28,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::error::{AttachError, AttachStep, Refusal};
 use super::identity::AttachmentId;
-use super::netlink::{Link, LinkWatch, Netlink, News};
+use super::netlink::{Link, LinkWatch, Netlink, News, absent, address, family, full, route_address, set_up};
 use super::nft::{self, Table};
 use super::rules::namespace::{LOOPBACK_INDEX, TABLE, declare};
 use super::sockets::Sockets;
@@ -95,9 +94,9 @@ fn load_rules(lo_is_up: bool) -> io::Result<()> {
 
 fn raise_loopback(route: &Netlink) -> io::Result<()> {
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    route.ask(loopback_is(true), flags)?;
+    route.ask(set_up(LOOPBACK_INDEX, true), flags)?;
     for ip in own_addresses() {
-        route.ask(RouteNetlinkMessage::NewAddress(address(ip, full(ip))), flags)?;
+        route.ask(RouteNetlinkMessage::NewAddress(own_address(ip)), flags)?;
         route.ask(RouteNetlinkMessage::NewRoute(everything_is_local(ip)), flags)?;
     }
     Ok(())
@@ -110,27 +109,8 @@ fn own_addresses() -> Vec<IpAddr> {
     std::iter::once(IpAddr::V4(SANDBOX_IPV4)).chain(ipv6).collect()
 }
 
-fn loopback_is(up: bool) -> RouteNetlinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = LOOPBACK_INDEX;
-    link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-    link.header.change_mask = LinkFlags::Up;
-    RouteNetlinkMessage::SetLink(link)
-}
-
-fn full(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-fn address(ip: IpAddr, prefix: u8) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(ip);
-    message.header.prefix_len = prefix;
-    message.header.index = LOOPBACK_INDEX;
-    // Without it an IPv6 address is tentative for a moment, and cannot yet be the source of a route.
-    message.header.flags = AddressHeaderFlags::Nodad;
-    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
-    message
+fn own_address(ip: IpAddr) -> AddressMessage {
+    address(LOOPBACK_INDEX, ip, full(ip), AddressScope::Universe)
 }
 
 /// `ip route add local default dev lo src IP`: every address of the family is ours, and what the sandbox sends has
@@ -142,16 +122,8 @@ fn everything_is_local(source: IpAddr) -> RouteMessage {
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Host;
     message.header.kind = RouteType::Local;
-    let source = match source {
-        IpAddr::V4(ip) => RouteAddress::Inet(ip),
-        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
-    };
-    message.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX), RouteAttribute::PrefSource(source)];
+    message.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX), RouteAttribute::PrefSource(route_address(source))];
     message
-}
-
-fn family(ip: IpAddr) -> AddressFamily {
-    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// What [`attach`] is asked.
@@ -260,24 +232,16 @@ fn restore() -> io::Result<()> {
     let table = Table::inet(TABLE);
     let before = table.comment(&netfilter)?;
     for ip in [SANDBOX_IPV4.into(), SANDBOX_IPV6.into()] {
-        absent_is_fine(route.ask(RouteNetlinkMessage::DelRoute(everything_is_local(ip)), 0))?;
-        absent_is_fine(route.ask(RouteNetlinkMessage::DelAddress(address(ip, full(ip))), 0))?;
+        absent(route.ask(RouteNetlinkMessage::DelRoute(everything_is_local(ip)), 0))?;
+        absent(route.ask(RouteNetlinkMessage::DelAddress(own_address(ip)), 0))?;
     }
     if before.as_deref() == Some(LO_WAS_DOWN) {
-        route.ask(loopback_is(false), 0)?;
+        route.ask(set_up(LOOPBACK_INDEX, false), 0)?;
         // The kernel gives it this address when it comes up, and does not take it back.
-        let given = address(Ipv4Addr::LOCALHOST.into(), 8);
-        absent_is_fine(route.ask(RouteNetlinkMessage::DelAddress(given), 0))?;
+        let given = address(LOOPBACK_INDEX, Ipv4Addr::LOCALHOST.into(), 8, AddressScope::Host);
+        absent(route.ask(RouteNetlinkMessage::DelAddress(given), 0))?;
     }
     if before.is_some() { nft::commit(&netfilter, vec![table.delete()]) } else { Ok(()) }
-}
-
-/// What should be taken away, and is not there, is as it should be.
-fn absent_is_fine<T>(answer: io::Result<T>) -> io::Result<()> {
-    match answer {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EADDRNOTAVAIL)) => Ok(()),
-        answer => answer.map(drop),
-    }
 }
 
 /// What happens to a network namespace.

@@ -5,11 +5,12 @@
 
 use std::io;
 
-use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NetlinkMessage};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, ChecksumType, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber,
-    Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
-    RuleAttribute, RuleMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
+    Bitwise, ChainAttribute, ChainMessage, ChecksumType, Cmp, DataAttribute, DevHookNumber, ExpressionAttribute,
+    Expressions, Hook, HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage,
+    Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute, SetDescription, SetElementAttribute,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -27,6 +28,8 @@ pub(super) type Rule = Vec<Expressions>;
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub(super) enum Header {
+    /// The frame's, as it was on the wire.
+    Link = 0,
     /// IPv4's, IPv6's or ARP's.
     Network = 1,
     /// TCP's, UDP's or ICMP's.
@@ -37,6 +40,8 @@ pub(super) enum Header {
 #[derive(Debug, Clone, Copy)]
 #[repr(i32)]
 pub(super) enum Priority {
+    /// Before everything else that may stand at a device.
+    First = -500,
     /// `NF_IP_PRI_RAW`: before connection tracking.
     Raw = -300,
     /// `NF_IP_PRI_MANGLE`: before any translation.
@@ -45,13 +50,17 @@ pub(super) enum Priority {
 
 /// The hooks that our chains stand at.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum At {
+pub(super) enum At<'a> {
     /// What arrives at the host, before it is routed.
     Prerouting,
+    /// What the host delivers to itself.
+    Input,
     /// What the host passes on.
     Forward,
     /// What the host sends.
     Output,
+    /// What arrives at one device, before anything else sees it.
+    Ingress(&'a str),
 }
 
 /// Where a packet goes that no rule of a base chain decided.
@@ -76,6 +85,11 @@ impl<'a> Table<'a> {
         Self { family: NetfilterProtoFamily::Inet, name }
     }
 
+    /// For the frames of a device.
+    pub(super) fn netdev(name: &'a str) -> Self {
+        Self { family: NetfilterProtoFamily::NetDev, name }
+    }
+
     /// Makes it, if it is not there.
     pub(super) fn declare(&self) -> Message {
         self.create(NfTablesMessage::NewTable(TableMessage { attributes: vec![self.named()] }))
@@ -94,13 +108,18 @@ impl<'a> Table<'a> {
     }
 
     /// A chain that packets come to by themselves.
-    pub(super) fn base_chain(&self, name: &str, at: At, priority: Priority, policy: Policy) -> Message {
+    pub(super) fn base_chain(&self, name: &str, at: At<'_>, priority: Priority, policy: Policy) -> Message {
         let number = match at {
             At::Prerouting => HookNumber::Inet(InetHookNumber::PreRouting),
+            At::Input => HookNumber::Inet(InetHookNumber::LocalIn),
             At::Forward => HookNumber::Inet(InetHookNumber::Forward),
             At::Output => HookNumber::Inet(InetHookNumber::LocalOut),
+            At::Ingress(_) => HookNumber::Dev(DevHookNumber::Ingress),
         };
-        let hook = vec![Hook::Number(number), Hook::Priority((priority as i32).cast_unsigned())];
+        let mut hook = vec![Hook::Number(number), Hook::Priority((priority as i32).cast_unsigned())];
+        if let At::Ingress(device) = at {
+            hook.push(Hook::NetDeviceName(device.to_owned()));
+        }
         self.create(NfTablesMessage::NewChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(self.name.to_owned()),
@@ -131,6 +150,38 @@ impl<'a> Table<'a> {
         std::iter::once(none).chain(each).collect()
     }
 
+    /// A set of keys, if it is not there. `number` tells the sets of one batch apart.
+    pub(super) fn set(&self, name: &str, number: u32, keys: Keys) -> Message {
+        let (kind, length) = match keys {
+            Keys::InterfaceIndex => (40, 4),
+            Keys::InterfaceName => (41, INTERFACE_NAME_BYTES),
+            Keys::RecentIpv6 { .. } => (8, 16),
+        };
+        let mut attributes = vec![
+            SetAttribute::Table(self.name.to_owned()),
+            SetAttribute::Name(name.to_owned()),
+            SetAttribute::KeyType(kind),
+            SetAttribute::KeyLen(length),
+            SetAttribute::Id(number),
+        ];
+        if let Keys::RecentIpv6 { most, milliseconds } = keys {
+            attributes.push(SetAttribute::Flags(SetFlags::Timeout | SetFlags::Eval));
+            attributes.push(SetAttribute::Timeout(milliseconds));
+            attributes.push(SetAttribute::Description(vec![SetDescription::Size(most)]));
+        }
+        self.create(NfTablesMessage::NewSet(SetMessage { attributes }))
+    }
+
+    /// Puts a key into a set, if it is not in it.
+    pub(super) fn add(&self, set: &str, key: &[u8]) -> Message {
+        self.create(NfTablesMessage::NewSetElement(self.element(set, key)))
+    }
+
+    /// Takes a key out of a set.
+    pub(super) fn remove(&self, set: &str, key: &[u8]) -> Message {
+        self.change(NfTablesMessage::DeleteSetElement(self.element(set, key)))
+    }
+
     /// Its comment; `None` where there is no such table.
     ///
     /// # Errors
@@ -146,6 +197,17 @@ impl<'a> Table<'a> {
 
     fn named(&self) -> TableAttribute {
         TableAttribute::Name(self.name.to_owned())
+    }
+
+    fn element(&self, set: &str, key: &[u8]) -> SetElementMessage {
+        let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
+        SetElementMessage {
+            attributes: vec![
+                SetElementList::Table(self.name.to_owned()),
+                SetElementList::Set(set.to_owned()),
+                SetElementList::Elements(vec![ListAttribute::Element(vec![key])]),
+            ],
+        }
     }
 
     fn create(&self, message: NfTablesMessage) -> Message {
@@ -165,6 +227,17 @@ impl<'a> Table<'a> {
     }
 }
 
+/// What a set holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Keys {
+    /// Names of interfaces, as [`interface_name`] gives them.
+    InterfaceName,
+    /// Numbers of interfaces.
+    InterfaceIndex,
+    /// IPv6 addresses that packets put in ([`remembers`]): so many at most, each for so long after it was last seen.
+    RecentIpv6 { most: u32, milliseconds: u64 },
+}
+
 /// `IFNAMSIZ`
 const INTERFACE_NAME_BYTES: u32 = 16;
 
@@ -173,6 +246,15 @@ pub(super) fn interface_name(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.resize(INTERFACE_NAME_BYTES as usize, 0);
     bytes
+}
+
+/// Every table of the netdev family: name and comment.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn netdev_tables(netfilter: &Netlink) -> io::Result<Vec<(String, String)>> {
+    let all = Table::netdev("").message(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }));
+    Ok(netfilter.ask(all, NLM_F_DUMP)?.iter().filter_map(described).collect())
 }
 
 fn described(answer: &NetfilterMessage) -> Option<(String, String)> {
@@ -225,9 +307,43 @@ pub(super) fn is(key: MetaKey, expected: &[u8]) -> Rule {
     vec![meta(key), compare(Operator::Equal, expected)]
 }
 
+/// Goes on only where a property of the packet is not `unexpected`.
+pub(super) fn is_not(key: MetaKey, unexpected: &[u8]) -> Rule {
+    vec![meta(key), compare(Operator::NotEqual, unexpected)]
+}
+
+/// Goes on only where a property of the packet is in a set.
+pub(super) fn is_in(key: MetaKey, set: &str) -> Rule {
+    let look = Expressions::Lookup(vec![Lookup::Set(set.to_owned()), Lookup::SourceRegister(Register::Reg1)]);
+    vec![meta(key), look]
+}
+
 /// Goes on only where a field holds `expected`; `offset` in bytes.
 pub(super) fn holds(header: Header, offset: u32, expected: &[u8]) -> Rule {
     vec![field(header, offset, expected.len()), compare(Operator::Equal, expected)]
+}
+
+/// Goes on only where a field does not hold `unexpected`.
+pub(super) fn holds_not(header: Header, offset: u32, unexpected: &[u8]) -> Rule {
+    vec![field(header, offset, unexpected.len()), compare(Operator::NotEqual, unexpected)]
+}
+
+/// Goes on only where a field is at least `least`, in network order.
+pub(super) fn holds_at_least(header: Header, offset: u32, least: &[u8]) -> Rule {
+    vec![field(header, offset, least.len()), compare(Operator::GreatherThanEqual, least)]
+}
+
+/// Goes on only where some bit of `mask` is set in a field.
+pub(super) fn holds_any_bit(header: Header, offset: u32, mask: &[u8]) -> Rule {
+    let zeros = vec![0; mask.len()];
+    let only = Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(length(mask)),
+        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
+        Bitwise::Xor(DataAttribute::Value(zeros.clone())),
+    ]);
+    vec![field(header, offset, mask.len()), only, compare(Operator::NotEqual, &zeros)]
 }
 
 /// Goes on only where the packet carries this protocol (`IPPROTO_…`).
@@ -245,6 +361,12 @@ pub(super) fn goto(chain: &str) -> Rule {
     vec![decide(Verdict::Goto, Some(chain))]
 }
 
+/// Gives the packet a mark.
+pub(super) fn mark(value: u32) -> Rule {
+    let set = Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]);
+    vec![load(&value.to_ne_bytes()), set]
+}
+
 /// Writes `value` over a field of UDP's header.
 pub(super) fn write_udp(offset: u32, value: &[u8]) -> Rule {
     const CHECKSUM_OFFSET: u32 = 6;
@@ -257,6 +379,25 @@ pub(super) fn write_udp(offset: u32, value: &[u8]) -> Rule {
         Payload::CsumOffset(CHECKSUM_OFFSET),
     ]);
     vec![load(value), write]
+}
+
+/// Keeps the packet out of connection tracking.
+pub(super) fn untracked() -> Rule {
+    vec![Expressions::Other { expression_type: "notrack".to_owned(), attributes: Vec::new() }]
+}
+
+/// Goes on only where the field's value is in the set ([`Keys::RecentIpv6`]), or still finds room in it. Attributes
+/// as in `enum nft_dynset_attributes`.
+pub(super) fn remembers(header: Header, offset: u32, bytes: usize, set: &str) -> Rule {
+    const SET_NAME: u16 = 1;
+    const OPERATION: u16 = 3;
+    const KEY_REGISTER: u16 = 4;
+    const UPDATE: u32 = 1;
+    let mut name = set.as_bytes().to_vec();
+    name.push(0);
+    let attributes =
+        vec![DefaultNla::new(SET_NAME, name), number(OPERATION, UPDATE), number(KEY_REGISTER, Register::Reg1.into())];
+    vec![field(header, offset, bytes), Expressions::Other { expression_type: "dynset".to_owned(), attributes }]
 }
 
 /// Hands the packet to the socket that listens on `port`, its destination unchanged; goes on only where there is one.

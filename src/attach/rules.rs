@@ -3,6 +3,8 @@
 //! Each is given as one batch, so that it stands whole or not at all. No table is bound to the process that made it:
 //! rules outlive exeat, and what they drop stays dropped.
 
+pub(super) mod device;
+pub(super) mod host;
 pub(super) mod namespace;
 
 use super::nft::{Header, Key, Policy, Rule, carries, holds, is, verdict, write_udp};

@@ -1,28 +1,31 @@
 //! Where attachments are tried: a host of the test's own, sandboxes beside it, and a service that answers by name.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 
 use exeat::attach::{
-    AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener,
+    AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener, Refusal,
     SandboxDatagrams, SandboxListener, Sockets, Spec,
 };
 use nix::mount::{MsFlags, mount};
-use tokio::io::AsyncWriteExt;
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 
-use crate::support::PATIENCE;
+use crate::support::exeat::is_root;
 use crate::support::place::Place;
+use crate::support::{PATIENCE, skipped};
 
 /// A client inside a sandbox: each line of its input is `tcp ADDRESS PORT`, `udp ADDRESS PORT TEXT` or `echo ADDRESS`,
 /// with `from PORT` or `through DEVICE` at its end where that matters; each line of its output is what came back, or
 /// the error's name.
 const CLIENT: &str = r#"
-import errno, socket, struct, sys
+import errno, os, signal, socket, struct, sys
 kept = []
 def attempt(words):
     kind, address, *rest = words
@@ -52,6 +55,9 @@ for line in sys.stdin.read().splitlines():
         print("silence")
     except OSError as error:
         print(errno.errorcode.get(error.errno, error))
+    sys.stdout.flush()
+if "KEEP" in os.environ:
+    signal.pause()
 "#;
 
 /// A host in namespaces of its own, with a runtime that lives there.
@@ -62,12 +68,30 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn new() -> Self {
+    /// The fixture, where there is root.
+    pub(crate) fn new() -> Option<Self> {
+        if !is_root() {
+            skipped("attachments: they take root");
+            return None;
+        }
+        Some(Self::made())
+    }
+
+    fn made() -> Self {
         let place = Place::fresh();
         place.enter(|| {
             fs::create_dir_all("/run/netns").expect("root may make it");
             mount(Some("none"), "/run/netns", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a file system");
         });
+        Self::at(place)
+    }
+
+    /// Where this process is.
+    pub(crate) fn in_place() -> Self {
+        Self::at(Place::here())
+    }
+
+    fn at(place: Place) -> Self {
         let (runtime, host) = place.enter(|| {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.expect("a runtime");
@@ -96,6 +120,11 @@ impl Ground {
     ) -> Result<Attached, AttachError> {
         let (host, spec, id) = (Arc::clone(&self.host), spec.clone(), id.clone());
         self.run(async move { host.take_up(&spec, &id, sockets).await })
+    }
+
+    pub(crate) fn sweep(&self) -> Vec<AttachmentId> {
+        let host = Arc::clone(&self.host);
+        self.run(async move { host.sweep().await.expect("a sweep") })
     }
 
     /// Attaches, and serves as `name`.
@@ -131,14 +160,26 @@ impl Ground {
 
     /// Runs a client in a named namespace; what it answers to each line of `script`.
     pub(crate) fn client(&self, sandbox: &str, script: &str) -> Vec<String> {
-        let script = script.trim().to_owned();
-        let command = format!("exec ip netns exec {sandbox} /usr/bin/python3 -c \"$CLIENT\" <<< \"$SCRIPT\"");
-        let done = self.place.enter(move || {
-            let mut bash = Command::new("bash");
-            bash.args(["-c", &command]).env("CLIENT", CLIENT).env("SCRIPT", script).output().expect("bash")
-        });
+        let mut command = client(sandbox, script);
+        let done = self.place.enter(move || command.output().expect("bash is installed"));
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    /// The same, with a client that keeps its connections until it is dropped.
+    pub(crate) fn keeping_client(&self, sandbox: &str, script: &str) -> (Vec<String>, Process) {
+        let mut command = client(sandbox, script);
+        let mut process = self.start(command.env("KEEP", "1"));
+        (script.trim().lines().map(|_| process.line()).collect(), process)
+    }
+
+    /// Starts a command on the host.
+    pub(crate) fn start(&self, command: &mut Command) -> Process {
+        let mut command = std::mem::replace(command, Command::new("false"));
+        command.stdout(Stdio::piped());
+        let mut child = self.place.enter(move || command.spawn().expect("the command is installed"));
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        Process { child, stdout }
     }
 
     /// Runs a command of the shell on the host, or in a sandbox with `ip netns exec`.
@@ -161,7 +202,9 @@ impl Ground {
         };
         // A device that was up once keeps its queue.
         let queue = |line: &str| line.replace(" qdisc noqueue ", " qdisc noop ");
-        Traces(found.lines().map(queue).collect())
+        // Counters of the tests' own count.
+        let still = |line: String| line.split(" packets ").next().unwrap_or_default().to_owned();
+        Traces(found.lines().map(queue).map(still).collect())
     }
 }
 
@@ -181,6 +224,53 @@ impl Traces {
 
     pub(crate) fn has(&self, text: &str) -> bool {
         self.0.iter().any(|line| line.contains(text))
+    }
+}
+
+fn client(sandbox: &str, script: &str) -> Command {
+    let text = format!("exec ip netns exec {sandbox} /usr/bin/python3 -c \"$CLIENT\" <<< \"$SCRIPT\"");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &text]).env("CLIENT", CLIENT).env("SCRIPT", script.trim());
+    bash
+}
+
+/// A process that ends with the test.
+pub(crate) struct Process {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// The next line that it writes.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("text");
+        assert!(line.ends_with('\n'), "it has ended, after {line:?}");
+        line.trim().to_owned()
+    }
+
+    /// Writes a line to it.
+    pub(crate) fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    pub(crate) fn end(mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -216,6 +306,15 @@ impl Served {
     }
 }
 
+/// Why something is not attached.
+#[track_caller]
+pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, AttachError>) -> Refusal {
+    match answer {
+        Err(AttachError::Refused(refusal)) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
 /// Tells every client who answers it, and whom it asked.
 fn answer(name: &'static str, sockets: Sockets) -> [AbortHandle; 2] {
     let mut listener = SandboxListener::new(sockets.tcp).expect("a listener");
@@ -225,8 +324,9 @@ fn answer(name: &'static str, sockets: Sockets) -> [AbortHandle; 2] {
             let mut arrival = listener.accept().await;
             let line = format!("{name} {}\n", plain(arrival.dst.0));
             tokio::spawn(async move {
-                // A client that went away has its answer.
+                // A client that went away has its answer; one that stays keeps its connection.
                 let _ = arrival.io.write_all(line.as_bytes()).await;
+                let _ = arrival.io.read_to_end(&mut Vec::new()).await;
             });
         }
     });

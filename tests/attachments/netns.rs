@@ -1,33 +1,14 @@
 //! Attachments by network namespace.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use exeat::attach::{AttachError, AttachmentEvent, Refusal, Spec};
+use exeat::attach::{AttachmentEvent, Refusal, Spec};
 
-use super::ground::{Ground, path};
-use crate::support::exeat::is_root;
-use crate::support::skipped;
-
-/// The fixture, where there is root.
-fn ground() -> Option<Ground> {
-    if !is_root() {
-        skipped("attachments: they take root");
-        return None;
-    }
-    Some(Ground::new())
-}
-
-#[track_caller]
-fn refusal<T: std::fmt::Debug>(answer: Result<T, AttachError>) -> Refusal {
-    match answer {
-        Err(AttachError::Refused(refusal)) => refusal,
-        other => panic!("not refused: {other:?}"),
-    }
-}
+use super::ground::{Ground, Process, path, refusal};
 
 #[test]
 fn whatever_a_namespace_dials_arrives_here() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let served = ground.serve("one", &spec);
     let answers = ground.client(
@@ -66,9 +47,9 @@ fn whatever_a_namespace_dials_arrives_here() {
 
 #[test]
 fn a_resolver_of_the_sandboxs_own_does_no_harm() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
-    let mut resolver = in_namespace(
+    let resolver = in_namespace(
         &ground,
         "exw-a",
         "ip link set lo up; exec /usr/bin/python3 -uc 'import socket, sys
@@ -84,9 +65,9 @@ while True: _, a = s.recvfrom(99); s.sendto(b\"its own\", a)'",
 
 #[test]
 fn a_process_names_its_namespace() {
-    let Some(ground) = ground() else { return };
-    let mut process = in_namespace(&ground, "", "exec unshare --net bash -c 'echo; exec sleep infinity'");
-    let spec = Spec::Netns(format!("/proc/{}/ns/net", process.0.id()).into());
+    let Some(ground) = Ground::new() else { return };
+    let process = in_namespace(&ground, "", "exec unshare --net bash -c 'echo; exec sleep infinity'");
+    let spec = Spec::Netns(format!("/proc/{}/ns/net", process.id()).into());
     let served = ground.serve("one", &spec);
     process.end();
     let (event, served) = ground.event(served);
@@ -96,7 +77,7 @@ fn a_process_names_its_namespace() {
 
 #[test]
 fn a_namespace_with_a_second_interface_is_refused() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     for (kind, raise) in [("veth peer name exw-p", true), ("veth peer name exw-p", false), ("bridge", false)] {
         let spec = ground.sandbox("exw-a");
         ground.place.ip(&format!("-n exw-a link add exw-i type {kind}"));
@@ -113,7 +94,7 @@ fn a_namespace_with_a_second_interface_is_refused() {
 
 #[test]
 fn what_is_no_sandboxs_namespace_is_refused() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let own = path("exw-own");
     ground.shell(
         "touch /run/netns/exw-own /run/netns/exw-file; mkfifo /run/netns/exw-fifo
@@ -132,7 +113,7 @@ fn what_is_no_sandboxs_namespace_is_refused() {
 
 #[test]
 fn a_namespace_is_attached_once() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let served = ground.serve("one", &spec);
     assert_eq!(refusal(ground.attach(&spec)), Refusal::Taken);
@@ -142,7 +123,7 @@ fn a_namespace_is_attached_once() {
 
 #[test]
 fn an_interface_that_comes_later_quarantines_and_carries_nothing() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let served = ground.serve("one", &spec);
     ground.shell(
@@ -166,7 +147,7 @@ fn an_interface_that_comes_later_quarantines_and_carries_nothing() {
 
 #[test]
 fn a_namespace_whose_path_goes_is_gone() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let first = ground.serve("one", &spec);
     let id = first.id();
@@ -184,7 +165,7 @@ fn a_namespace_whose_path_goes_is_gone() {
 
 #[test]
 fn a_crash_leaves_nothing_open_and_what_is_the_same_is_taken_up_again() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let before = ground.traces("exw-a");
     let id = ground.serve("one", &spec).abandon(&ground);
@@ -200,7 +181,7 @@ fn a_crash_leaves_nothing_open_and_what_is_the_same_is_taken_up_again() {
 
 #[test]
 fn sockets_are_handed_over_without_a_gap() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     let attached = ground.attach(&spec).expect("an attachment");
     let (id, sockets) = (attached.attachment.id().clone(), attached.sockets);
@@ -212,7 +193,7 @@ fn sockets_are_handed_over_without_a_gap() {
 
 #[test]
 fn detaching_leaves_every_thing_as_it_was() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     for lo in ["down", "up"] {
         let spec = ground.sandbox("exw-a");
         ground.place.ip(&format!("-n exw-a link set lo {lo}"));
@@ -230,7 +211,7 @@ fn detaching_leaves_every_thing_as_it_was() {
 
 #[test]
 fn a_namespace_without_ipv6_is_served_by_ipv4() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let spec = ground.sandbox("exw-a");
     ground.shell("ip netns exec exw-a sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     let served = ground.serve("one", &spec);
@@ -240,7 +221,7 @@ fn a_namespace_without_ipv6_is_served_by_ipv4() {
 
 #[test]
 fn no_thread_stays_with_an_attachment() {
-    let Some(ground) = ground() else { return };
+    let Some(ground) = Ground::new() else { return };
     let threads = || std::fs::read_dir("/proc/self/task").expect("/proc").count();
     let specs = ["exw-a", "exw-b", "exw-c", "exw-d"].map(|name| ground.sandbox(name));
     let named = || {
@@ -253,35 +234,11 @@ fn no_thread_stays_with_an_attachment() {
     served.into_iter().for_each(|served| ground.detach(served));
 }
 
-/// A process that has said that it is ready.
-struct Process(Child);
-
-impl Process {
-    fn end(&mut self) {
-        self.0.kill().expect("a child");
-        self.0.wait().expect("a child");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Starts a command of the shell in a named namespace, or on the host with `""`, and waits for its first line.
 fn in_namespace(ground: &Ground, sandbox: &str, command: &str) -> Process {
-    use std::io::BufRead;
     let enter = if sandbox.is_empty() { String::new() } else { format!("ip netns exec {sandbox} ") };
     let text = format!("exec {enter}bash -c '{}'", command.replace('\'', "'\\''"));
-    let mut child = ground.place.enter(move || {
-        Command::new("bash").args(["-c", &text]).stdout(Stdio::piped()).spawn().expect("bash is installed")
-    });
-    let mut ready = String::new();
-    let stdout = child.stdout.take().expect("a pipe");
-    std::io::BufReader::new(stdout).read_line(&mut ready).expect("it says so");
-    assert!(!ready.is_empty(), "{command} ended");
-    Process(child)
+    let mut process = ground.start(Command::new("bash").args(["-c", &text]));
+    process.line();
+    process
 }

@@ -1,0 +1,98 @@
+//! The rules on the host for all interfaces that are attached: what comes in by one goes to its listener, or nowhere.
+//!
+//! TPROXY alone fails open: a packet that no listener takes goes on as if there were no rule. So each hook that such a
+//! packet could pass has a drop of its own.
+//!
+//! - `INVARIANT`: no packet of a sandbox reaches a socket that is not its listener's, and none is passed on; also when
+//!   no listener is there, and while nobody runs.
+//! - `INVARIANT`: nothing is sent to a sandbox but what its own sockets send, so sandboxes do not reach one another.
+//! - `INVARIANT`: an interface is known by name and by number: one that is renamed stays closed, and so does one that
+//!   is made again under the name.
+//!
+//! ```text
+//! table inet exeat {
+//!   set names { type ifname; }
+//!   set numbers { type iface_index; }
+//!   chain arrivals   { type filter hook prerouting priority raw; iifname @names goto taken; iif @numbers goto taken; }
+//!   chain deliveries { type filter hook input priority raw; iifname @names goto known; iif @numbers goto known; }
+//!   chain passages   { type filter hook forward priority raw; DEVICE drop; }         # DEVICE: each of the four ways
+//!   chain departures { type filter hook output priority raw; oifname @names goto answers; oif @numbers goto answers; }
+//!   chain taken {
+//!     notrack                                              # two sandboxes may use the same addresses and ports
+//!     meta l4proto tcp tproxy to :LISTENER meta mark set 0x65786561 accept
+//!     udp dport 53 tproxy to :LISTENER meta mark set 0x65786561 accept
+//!     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+//!     drop
+//!   }
+//!   chain known {
+//!     meta mark 0x65786561 accept
+//!     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+//!     drop
+//!   }
+//!   chain answers {
+//!     notrack
+//!     meta mark 0x65786561 udp sport LISTENER udp sport set 53
+//!     goto known
+//!   }
+//! }
+//! ```
+
+use super::{accept, answers_come_from_dns, drop_all, neighbours, ours, questions, tcp};
+use crate::attach::nft::{
+    At, Key, Keys, Message, Policy, Priority, Rule, Table, goto, interface_name, is_in, mark, tproxy, untracked,
+};
+use crate::attach::sockets::{LISTENER_PORT, MARK};
+
+const TABLE: &str = "exeat";
+
+/// What all interfaces share, if it is not there, and one of them.
+pub(in crate::attach) fn declare(name: &str, index: u32) -> Vec<Message> {
+    let table = Table::inet(TABLE);
+    let incoming = |chain: &str| vec![on(Key::Iifname, NAMES, goto(chain)), on(Key::Iif, NUMBERS, goto(chain))];
+    let outgoing = |chain: &str| vec![on(Key::Oifname, NAMES, goto(chain)), on(Key::Oif, NUMBERS, goto(chain))];
+    let [solicit, advertise] = neighbours().map(accept);
+    let passages = [(Key::Iifname, NAMES), (Key::Iif, NUMBERS), (Key::Oifname, NAMES), (Key::Oif, NUMBERS)];
+    let passages = passages.into_iter().map(|(key, set)| on(key, set, drop_all())).collect();
+    let known = vec![accept(ours()), solicit.clone(), advertise.clone(), drop_all()];
+    let taken = vec![untracked(), to_listener(tcp()), to_listener(questions()), solicit, advertise, drop_all()];
+    let base = [
+        ("arrivals", At::Prerouting, incoming("taken")),
+        ("deliveries", At::Input, incoming("known")),
+        ("passages", At::Forward, passages),
+        ("departures", At::Output, outgoing("answers")),
+    ];
+    let others =
+        [("known", known), ("taken", taken), ("answers", vec![untracked(), answers_come_from_dns(), goto("known")])];
+    let mut messages =
+        vec![table.declare(), table.set(NAMES, 1, Keys::InterfaceName), table.set(NUMBERS, 2, Keys::InterfaceIndex)];
+    messages.extend(others.iter().map(|(name, _)| table.chain(name)));
+    messages.extend(others.into_iter().flat_map(|(name, rules)| table.rules(name, rules)));
+    for (name, at, rules) in base {
+        messages.push(table.base_chain(name, at, Priority::Raw, Policy::Accept));
+        messages.extend(table.rules(name, rules));
+    }
+    messages.extend([table.add(NAMES, &interface_name(name)), table.add(NUMBERS, &index.to_ne_bytes())]);
+    messages
+}
+
+/// One interface less; with the last one, the table goes. Each request is for itself. The name is kept where another
+/// interface has it by now.
+pub(in crate::attach) fn remove(name: Option<&str>, index: u32, last: bool) -> Vec<Message> {
+    let table = Table::inet(TABLE);
+    if last {
+        return vec![table.delete()];
+    }
+    let name = name.map(|name| table.remove(NAMES, &interface_name(name)));
+    name.into_iter().chain([table.remove(NUMBERS, &index.to_ne_bytes())]).collect()
+}
+
+const NAMES: &str = "names";
+const NUMBERS: &str = "numbers";
+
+fn on(key: Key, set: &str, then: Rule) -> Rule {
+    [is_in(key, set), then].concat()
+}
+
+fn to_listener(which: Rule) -> Rule {
+    accept([which, tproxy(LISTENER_PORT), mark(MARK)].concat())
+}
