@@ -5,10 +5,11 @@
 //!
 //! `INVARIANT`: rendering shows of a source line its keys and the text at fault, the rest as `…`: a policy may hold
 //! a credential where none belongs, and a report is pasted into issues. What is at fault inside a header value or a
-//! secret's source is not shown either (`Fault::hidden`).
-//! `INVARIANT`: what is shown of a document cannot steer a terminal.
+//! secret's source is not shown either (`Fault::hidden`); nor is what looks like a credential, wherever it stands, or
+//! could steer a terminal ([`discreet`]).
 
 mod code;
+mod discreet;
 mod style;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use serde::ser::SerializeStruct;
 use super::wire::{Document, Documents, Source, Span};
 use crate::limits;
 pub use code::{Code, Severity};
+pub use discreet::{discreet, harmless, looks_like_credential};
 pub use style::{Ink, Style};
 
 /// A fault that does not know its document yet.
@@ -116,7 +118,7 @@ impl Diagnostics {
         let show = |fault: Fault| {
             let at = fault.span.and_then(|span| Some((documents.get(span.file)?, span)));
             let place = at.map(|(document, span)| place(document, span, fault.hidden));
-            let (message, help) = (harmless(&fault.message), fault.help.as_deref().map(harmless));
+            let (message, help) = (discreet(&fault.message), fault.help.as_deref().map(discreet));
             Diagnostic { code: fault.code, message, help, place }
         };
         Self { list: faults.into_iter().map(show).collect(), beyond }
@@ -291,32 +293,47 @@ fn place(document: &Document<'_>, at: Span, hidden: bool) -> Place {
         let shown = *key || (*span == at && !hidden);
         let (from, to) = (span.start.max(bounds.start), span.end.min(bounds.end));
         let text = text.get(from..to).unwrap_or_default().trim_end();
-        let text = if shown || span.start == span.end { text } else { "…" };
+        let text = match (shown || span.start == span.end, *key) {
+            (true, true) => discreet(first_word(text)),
+            (true, false) => discreet(text),
+            (false, _) => "…".to_owned(),
+        };
         if *span == at {
             excerpt.underline(text.chars().count());
         }
-        excerpt.text.push_str(&harmless(text));
+        excerpt.text.push_str(&text);
         cursor = to;
     }
     excerpt.structure(text, cursor, bounds.end, at);
     if !leaf && excerpt.width == 0 {
         excerpt.underline(1);
     }
-    Place { path, line, column, excerpt: Some(excerpt) }
+    Place { path, line, column, excerpt: Some(excerpt.narrow()) }
 }
 
-/// The text, without what could steer a terminal.
-#[must_use]
-pub fn harmless(text: &str) -> String {
-    text.chars().map(|c| if is_invisible(c) { '\u{fffd}' } else { c }).collect()
+/// A key up to its first space: no key has one, but a whole header line that stands where a header's name is due.
+fn first_word(key: &str) -> &str {
+    key.find(char::is_whitespace).map_or(key, |end| key.get(..end).unwrap_or_default())
 }
 
-/// Characters that would move the cursor or turn the text around in a terminal.
-fn is_invisible(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
+/// Characters of a line that are shown.
+const SHOWN: usize = 160;
 
 impl Excerpt {
+    /// Cuts a long line down to what stands around the fault: a whole document may stand on one.
+    fn narrow(self) -> Self {
+        let length = self.text.chars().count();
+        if length <= SHOWN {
+            return self;
+        }
+        let skipped = self.indent.saturating_sub(SHOWN / 4);
+        let shown: String = self.text.chars().skip(skipped).take(SHOWN).collect();
+        let (before, after) = (if skipped > 0 { "… " } else { "" }, if skipped + SHOWN < length { " …" } else { "" });
+        let indent = before.chars().count() + self.indent - skipped;
+        let width = self.width.min(SHOWN + skipped - self.indent);
+        Self { text: format!("{before}{shown}{after}"), indent, width }
+    }
+
     /// What stands between scalars: brackets, colons, dashes and spaces, up to a comment.
     fn structure(&mut self, text: &str, from: usize, to: usize, at: Span) {
         for (offset, c) in text.get(from..to).unwrap_or_default().char_indices() {

@@ -216,7 +216,13 @@ impl Compiler<'_> {
             "glob" => self.counted(value.span, || TextMatch::glob(text)),
             _ => self.counted(value.span, || TextMatch::regex(text, any_case)),
         };
-        compiled.map_err(|fault| self.faults.bad(value.span, fault.to_string())).ok()
+        if let Err(fault) = &compiled {
+            let fault = Fault::new(Code::BadValue, fault.to_string()).place(value.span);
+            let path = keys.iter().any(|(key, _)| *key == "glob");
+            // What a header or a query should hold may be a credential.
+            self.faults.push(if path { fault } else { fault.hidden() });
+        }
+        compiled.ok()
     }
 
     /// Compiles an expression unless there are too many.
@@ -239,7 +245,7 @@ impl Compiler<'_> {
         let clean = !text.text.contains("${secrets.");
         if !clean {
             let message = "a secret may be used in the header values of `transform` alone";
-            self.faults.bad(text.span, message);
+            self.faults.push(Fault::new(Code::BadValue, message).place(text.span).hidden());
         }
         clean
     }
@@ -300,7 +306,11 @@ impl Compiler<'_> {
         let name = match HeaderName::from_bytes(key.text.as_bytes()) {
             Ok(name) => name,
             Err(_) => {
-                self.faults.push(refuse(format!("`{}` cannot be the name of a header", key.text)));
+                // What follows a space may be the value, which nothing shows.
+                let (name, rest) = key.text.split_once(' ').map_or((key.text, ""), |(name, _)| (name, " …"));
+                let fault = refuse(format!("`{name}{rest}` cannot be the name of a header"));
+                let line = name.len() > 1 && name.ends_with(':');
+                self.faults.push(fault.perhaps(line.then_some("write `NAME: VALUE`, quotes around the value alone")));
                 return None;
             }
         };

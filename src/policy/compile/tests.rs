@@ -68,11 +68,13 @@ error[wrong-type]: `deny` must be a list, and this is a number
   --> p.yaml:6:39
 6 | subnets: { allow: […], deny: … }
   |                              ^
+  help: a list is written `[…]`, also of one element
 
 error[wrong-type]: `strict` must be `true` or `false`, and this is text
   --> p.yaml:7:9
 7 | strict: yes
   |         ^^^
+  help: write `true`
 ";
     assert_eq!(report(text), expected);
 }
@@ -212,7 +214,7 @@ fn each_fault_of_a_transform_is_found() {
         ("{transform: []}", "bad-value: `transform` cannot be empty"),
         ("{transform: [{}]}", "missing: `headers` is missing"),
         ("{transform: [{headers: {a: 1}}]}", "wrong-type: a header's value must be text, and this is a number"),
-        ("{transform: [{headers: {a b: x}}]}", "bad-value: `a b` cannot be the name of a header"),
+        ("{transform: [{headers: {a b: x}}]}", "bad-value: `a …` cannot be the name of a header"),
         ("{transform: [{headers: {':path': x}}]}", "bad-value: `:path` cannot be the name of a header"),
         (
             "{transform: [{headers: {Transfer-Encoding: x}}]}",

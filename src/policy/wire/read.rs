@@ -206,9 +206,14 @@ impl<T: Words> Wire<'_> for Word<T> {
         };
         let found = T::words().into_iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let legal: Vec<String> = T::words().iter().map(|(word, _)| format!("`{word}`")).collect();
-            let fault = Fault::new(Code::BadValue, format!("{what} cannot be `{text}`")).place(node.span);
-            faults.push(fault.help(format!("it is one of {}", legal.join(", "))));
+            let words: Vec<&str> = T::words().iter().map(|(word, _)| *word).collect();
+            let fault = if is_word(text) {
+                Fault::new(Code::BadValue, format!("{what} cannot be `{text}`"))
+            } else {
+                Fault::new(Code::BadValue, format!("{what} cannot be this text")).hidden()
+            };
+            let legal = || format!("it is one of {}", quoted(&words));
+            faults.push(fault.place(node.span).help(near(text, &words).unwrap_or_else(legal)));
         }
         Some(Self { value: found?.1, span: node.span })
     }
@@ -417,31 +422,50 @@ impl Faults {
         Some(unique)
     }
 
-    /// Where text, a map or a list is due, what stands there is not shown: it may be a credential in the wrong place.
+    /// Something of another type than is due. It is shown only if it is short or a plain word: it may be a credential
+    /// in the wrong place.
     pub(super) fn wrong(&mut self, node: &Node, what: &str, expected: &str) {
         let message = format!("{what} must be {expected}, and this is {}", node.kind());
-        let mut fault = Fault::new(Code::WrongType, message).place(node.span);
-        if matches!(expected, "text" | "a map" | "a list") {
-            fault = fault.hidden();
-        }
-        if expected == "text" && matches!(node.value, Value::Scalar { .. }) {
-            fault = fault.help("put it in quotes if the text is meant");
-        }
-        self.push(fault);
+        let fault = Fault::new(Code::WrongType, message).place(node.span);
+        let Value::Scalar { text, .. } = &node.value else {
+            self.push(fault.hidden());
+            return;
+        };
+        let help = match (expected, text.to_ascii_lowercase().as_str()) {
+            ("text", _) => Some("put it in quotes if the text is meant".to_owned()),
+            ("a list", word) if !word.is_empty() => Some("a list is written `[…]`, also of one element".to_owned()),
+            ("a number", number) if number.parse::<u64>().is_ok() => Some(format!("write `{number}`, without quotes")),
+            ("`true` or `false`", "true" | "yes" | "on" | "y" | "1") => Some("write `true`".to_owned()),
+            ("`true` or `false`", "false" | "no" | "off" | "n" | "0") => Some("write `false`".to_owned()),
+            _ => None,
+        };
+        let plain = is_word(text) && !matches!(expected, "text" | "a map" | "a list");
+        self.push(if plain { fault.perhaps(help) } else { fault.perhaps(help).hidden() });
     }
+}
+
+/// Whether a text may be one of the language's words, perhaps misspelled, and is no credential.
+fn is_word(text: &str) -> bool {
+    text.len() <= 24 && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-' || b == b'_')
 }
 
 /// A key that nothing knows; the nearest known one is suggested.
 fn unknown(key: &Key, what: &str, known: &[&str]) -> Fault {
     let fault = Fault::new(Code::UnknownKey, format!("{what} has no key `{}`", key.text)).place(key.span);
-    let near = known.iter().map(|name| (distance(&key.text, name), name)).min_by_key(|(distance, _)| *distance);
-    match near {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => fault.help(format!("did you mean `{name}`?")),
-        _ => {
-            let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-            fault.help(format!("its keys are {}", names.join(", ")))
-        }
-    }
+    fault.help(near(&key.text, known).unwrap_or_else(|| format!("its keys are {}", quoted(known))))
+}
+
+/// What was perhaps meant.
+fn near(text: &str, known: &[&str]) -> Option<String> {
+    let near = known.iter().map(|name| (distance(text, name), name)).min_by_key(|(distance, _)| *distance);
+    let (_, name) = near.filter(|(distance, name)| *distance <= 1 + name.len() / 4)?;
+    Some(format!("did you mean `{name}`?"))
+}
+
+/// Each in backquotes.
+fn quoted(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    words.join(", ")
 }
 
 /// Levenshtein's distance without regard to case and separators; long texts are far from every key.
