@@ -11,7 +11,7 @@
 //! 5. [`sandbox`], [`audit`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
 //! 7. [`intercept`]
-//! 8. [`control`]
+//! 8. [`control`], [`state`]
 //! 9. [`cli`], which wires all of it
 
 pub mod attach;
@@ -30,4 +30,5 @@ pub mod policy;
 pub mod resolve;
 pub mod sandbox;
 pub mod secret;
+pub mod state;
 pub mod sys;
