@@ -45,6 +45,8 @@ enum Verb {
     Check(policy::CheckArguments),
     /// Run the tests that policies carry. Ends with 0 if all pass, 1 if not, 2 on wrong usage.
     Test(policy::TestArguments),
+    /// Print the JSON Schema of a policy file.
+    Schema,
 }
 
 /// How a verb ended.
@@ -120,6 +122,7 @@ pub fn main() -> ExitCode {
             Verb::Doctor => doctor::doctor(),
             Verb::Check(arguments) => policy::check(&arguments),
             Verb::Test(arguments) => policy::test(&arguments),
+            Verb::Schema => policy::schema(),
         },
         Err(error) => {
             let failed = error.use_stderr();

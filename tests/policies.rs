@@ -12,6 +12,8 @@ use exeat::policy::{self, Flags, Policy, Protected, Source, Terms, cases};
 fn every_preset_passes_its_cases_and_has_some() {
     for name in policy::presets() {
         let source = policy::preset(name).expect("a preset that is listed");
+        // Where editors look for it.
+        assert!(source.text.starts_with("# yaml-language-server: $schema=schema.json\n"), "{name}");
         let compiled = Policy::compile(Some(source), &Flags::default(), &Terms::default())
             .unwrap_or_else(|faults| panic!("{faults}"));
         assert!(compiled.advice.is_empty(), "{}", compiled.advice);
@@ -30,8 +32,9 @@ fn every_file_in_policies_is_built_in_under_its_name() {
         .expect("the folder of policies")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
-    let built_in: BTreeSet<String> = policy::presets().map(|name| format!("{name}.yaml")).collect();
-    assert_eq!(files, built_in);
+    let mut expected: BTreeSet<String> = policy::presets().map(|name| format!("{name}.yaml")).collect();
+    expected.insert("schema.json".to_owned());
+    assert_eq!(files, expected);
 }
 
 #[test]

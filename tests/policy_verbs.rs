@@ -8,5 +8,6 @@ mod policy_verbs {
     pub(crate) mod desk;
 
     mod check;
+    mod schema;
     mod test;
 }

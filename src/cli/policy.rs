@@ -8,12 +8,14 @@
 mod check;
 mod files;
 mod operands;
+mod schema;
 mod test;
 
 use std::io::{ErrorKind, IsTerminal, stderr, stdout};
 
 pub use check::{CheckArguments, check};
 pub(in crate::cli) use files::{Disk, Document, DocumentError};
+pub use schema::schema;
 pub use test::{TestArguments, test};
 
 use super::{Exit, tell, write_whole};

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use super::wire::tests::fits_schema;
 use super::*;
 use crate::flow::{ClientAddr, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, SandboxId};
 
@@ -13,6 +14,7 @@ pub(super) fn policy(text: &str) -> Policy {
 
 fn compiled(text: &str, flags: &Flags) -> Policy {
     let source = Source { path: "p.yaml", text };
+    assert_eq!(fits_schema(text), Ok(()), "{text}");
     Policy::compile(Some(source), flags, &Terms::default()).unwrap_or_else(|faults| panic!("{faults}")).policy
 }
 

@@ -452,3 +452,6 @@ impl Words for DenyReason {
         Self::ALL.iter().map(|reason| (reason.as_str(), *reason)).collect()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -4,10 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits;
+use crate::policy::wire::tests::fits_schema;
 use crate::policy::{preset, presets};
 
 fn compiled(text: &str, flags: &Flags) -> Result<Compiled, Diagnostics> {
-    compile(Some(Source { path: "p.yaml", text }), flags, &Terms::default())
+    let compiled = compile(Some(Source { path: "p.yaml", text }), flags, &Terms::default());
+    if compiled.is_ok() {
+        assert_eq!(fits_schema(text), Ok(()), "{text}");
+    }
+    compiled
 }
 
 fn report(text: &str) -> String {
