@@ -6,6 +6,8 @@
 //! `INVARIANT`: every matcher takes time linear in the request; regular expressions and globs have no backtracking, and
 //! their compiled size is bounded ([`limits::REGEX_BYTES`]).
 
+mod covers;
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -94,10 +94,21 @@ impl<T> DomainMap<T> {
     /// The value of the most specific pattern that matches `name`.
     #[must_use]
     pub fn get(&self, name: &Domain) -> Option<&T> {
+        self.lookup(name.as_str()).map(|(_, value)| value)
+    }
+
+    /// A pattern that matches every name that `other` matches, and its value; `other` itself if it is there.
+    #[must_use]
+    pub fn covering(&self, other: &DomainPattern) -> Option<(&DomainPattern, &T)> {
+        // A `*` is a label like any other here: what covers it has a `*` in its place or a leading one further right.
+        self.lookup(&other.text)
+    }
+
+    /// Looks up a text: of a name, whose most specific pattern is found, or of a pattern.
+    fn lookup(&self, name: &str) -> Option<(&DomainPattern, &T)> {
         if self.entries.is_empty() {
             return None;
         }
-        let name = name.as_str();
         let mut best = None;
         let (mut sum, mut labels, mut start) = (Sum::default(), 0, name.len());
         for label in name.rsplit('.') {
@@ -112,7 +123,7 @@ impl<T> DomainMap<T> {
         }
         let exact = self.find(sum.hash(), |text| text == name);
         let at = exact.or_else(|| self.arranged(name, labels, best).map(|(_, at)| at))?;
-        self.entries.get(at).map(|(_, value)| value)
+        self.entries.get(at).map(|(pattern, value)| (pattern, value))
     }
 
     /// The best of `best` and the patterns with a `*` elsewhere than at the left end, by rank and then by declaration.

@@ -155,6 +155,25 @@ fn scan<'a>(patterns: &'a [String], name: &str) -> Option<&'a String> {
     patterns.iter().filter(matching).min_by_key(rank)
 }
 
+/// What [`DomainMap::covering`] promises.
+fn covers_as_a_scan_does(patterns: &[String], others: &[String]) {
+    let mut map = DomainMap::default();
+    for text in patterns {
+        if let Ok(pattern) = DomainPattern::parse(text) {
+            let _ = map.insert(pattern, ());
+        }
+    }
+    for other in others.iter().chain(patterns).filter_map(|text| DomainPattern::parse(text).ok()) {
+        let found = map.covering(&other).map(|(pattern, ())| pattern);
+        let scan = map.iter().any(|(pattern, ())| pattern.covers(&other));
+        assert_eq!(found.is_some(), scan, "{other} in {patterns:?}");
+        assert!(found.is_none_or(|found| found.covers(&other)), "{other} in {patterns:?}");
+        if map.iter().any(|(pattern, ())| *pattern == other) {
+            assert_eq!(found, Some(&other), "{patterns:?}");
+        }
+    }
+}
+
 fn agrees_with_a_scan(patterns: &[String], names: &[String]) {
     let mut unique: Vec<String> = Vec::new();
     for text in patterns.iter().filter(|text| DomainPattern::parse(text).is_ok()) {
@@ -176,6 +195,14 @@ proptest! {
         names in proptest::collection::vec("(a|b|c|d)(\\.(a|b|c|d)){0,5}", 1..24),
     ) {
         agrees_with_a_scan(&patterns, &names);
+    }
+
+    #[test]
+    fn the_map_finds_what_covers_a_pattern_as_a_scan_does(
+        patterns in proptest::collection::vec("(\\*|a|b|c)(\\.(\\*|a|b|c)){0,4}", 0..24),
+        others in proptest::collection::vec("(\\*|a|b|c)(\\.(\\*|a|b|c)){0,5}", 1..24),
+    ) {
+        covers_as_a_scan_does(&patterns, &others);
     }
 
     #[test]
