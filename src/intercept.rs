@@ -14,6 +14,7 @@
 //! - `INVARIANT`: a permit's generation is compared with the current one after dialling and before the first byte goes
 //!   upstream (POLICY §8).
 //! - `INVARIANT`: what is relayed races the next change of policy, and is reset when it is refused.
+//! - `INVARIANT`: a flow's [`Changes`] outlive both its connections: who pushed a policy waits for them.
 
 pub mod dns;
 pub mod hello;
@@ -40,7 +41,7 @@ use crate::dns::Dns;
 use crate::flow::{Flow, Hello, HttpVersion, OriginalDst, Seen};
 use crate::policy::verdict::{Basis, Denial, DenyReason, Permit, Route, Verdict};
 use crate::policy::{Denials, Protected};
-use crate::sandbox::{Sandbox, Snapshot};
+use crate::sandbox::{Changes, Sandbox};
 use http::Conversation;
 use ledger::Ledger;
 use peek::Prefixed;
@@ -189,11 +190,11 @@ impl Intercept {
     }
 
     /// Judges on all that is known, and takes the way that the verdict allows.
-    async fn travel<Io: Connection>(self, io: Prefixed<Io>, mut changes: watch::Receiver<u64>) {
+    async fn travel<Io: Connection>(self, io: Prefixed<Io>, mut changes: Changes) {
+        let mut shutdown = self.shutdown.clone();
         loop {
             // What changed until here counts in this judgement; what changes from here on is raced.
-            changes.borrow_and_update();
-            let snapshot = self.ctx.sandbox.snapshot();
+            let snapshot = changes.catch_up();
             let (route, permit) = match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
                 Verdict::Allow(Route::Relay(permit)) => (RouteTaken::Relay, permit),
                 Verdict::Allow(Route::Splice(permit)) => (RouteTaken::Splice, permit),
@@ -201,9 +202,15 @@ impl Intercept {
                 Verdict::Deny(denial) => return Box::pin(self.refuse(io, denial, changes)).await,
             };
             let due = self.ledger.due(ledger::allowed(route, permit.basis(), permit.observed(), &self.flow.seen));
-            let dialled = match self.dial(&permit, &snapshot).await {
-                Some(dialled) => dialled,
-                None => return reset(io),
+            let host = self.ctx.host.load_full();
+            let dialled = tokio::select! {
+                biased;
+                () = shutdown.begun() => return reset(io),
+                () = changes.changed() => {
+                    due.withdraw();
+                    continue;
+                }
+                dialled = Box::pin(self.ctx.upstream.dial(&permit, &snapshot, &host)) => dialled,
             };
             match dialled {
                 Err(upstream::DialError::Denied(denial)) => {
@@ -214,7 +221,7 @@ impl Intercept {
                     self.ledger.error(chain(&error));
                     return reset(io);
                 }
-                Ok(_) if self.ctx.sandbox.snapshot().generation != snapshot.generation => due.withdraw(),
+                Ok(_) if changes.is_behind() => due.withdraw(),
                 Ok(up) => {
                     drop(due);
                     return self.relay(io, up, &permit, changes).await;
@@ -223,29 +230,13 @@ impl Intercept {
         }
     }
 
-    /// Opens the connection that a permit allows; `None` when the end has begun.
-    async fn dial(&self, permit: &Permit, snapshot: &Snapshot) -> Option<Result<TcpStream, upstream::DialError>> {
-        let host = self.ctx.host.load_full();
-        let mut shutdown = self.shutdown.clone();
-        tokio::select! {
-            () = shutdown.begun() => None,
-            dialled = Box::pin(self.ctx.upstream.dial(permit, snapshot, &host)) => Some(dialled),
-        }
-    }
-
     /// Moves bytes unread, until the flow ends or is no longer permitted.
-    async fn relay<Io: Connection>(
-        &self,
-        io: Prefixed<Io>,
-        up: TcpStream,
-        permit: &Permit,
-        changes: watch::Receiver<u64>,
-    ) {
+    async fn relay<Io: Connection>(&self, io: Prefixed<Io>, up: TcpStream, permit: &Permit, mut changes: Changes) {
         let mut shutdown = self.shutdown.clone();
         let cut = async {
             tokio::select! {
                 () = shutdown.begun() => {}
-                basis = self.revoked(permit, changes) => {
+                basis = self.revoked(permit, &mut changes) => {
                     let denial = Denial { reason: DenyReason::Revoked, basis };
                     self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
                 }
@@ -259,21 +250,22 @@ impl Intercept {
     }
 
     /// Ready when a change of policy no longer permits what `permit` did, with what decided.
-    async fn revoked(&self, permit: &Permit, mut changes: watch::Receiver<u64>) -> Basis {
-        while changes.changed().await.is_ok() {
+    async fn revoked(&self, permit: &Permit, changes: &mut Changes) -> Basis {
+        loop {
+            changes.changed().await;
             let snapshot = self.ctx.sandbox.snapshot();
             match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
-                Verdict::Allow(Route::Relay(now) | Route::Splice(now)) if now.target() == permit.target() => {}
+                Verdict::Allow(Route::Relay(now) | Route::Splice(now)) if now.target() == permit.target() => {
+                    changes.settle(&snapshot);
+                }
                 Verdict::Allow(Route::Relay(now) | Route::Splice(now)) => return now.basis().clone(),
                 Verdict::Allow(Route::Terminate(basis)) | Verdict::Deny(Denial { basis, .. }) => return basis,
             }
         }
-        // The sandbox itself is gone; its flows end with its listener.
-        std::future::pending().await
     }
 
     /// Ends the sandbox's TLS here, or reads its cleartext HTTP; every request is judged.
-    async fn terminate<Io: Connection>(self, io: Prefixed<Io>, basis: Basis, changes: watch::Receiver<u64>) {
+    async fn terminate<Io: Connection>(self, io: Prefixed<Io>, basis: Basis, changes: Changes) {
         if self.leaf().is_some_and(|leaf| leaf.is_err()) {
             let denial = Denial { reason: DenyReason::MintBudget, basis };
             return self.refuse(io, denial, changes).await;
@@ -283,41 +275,72 @@ impl Intercept {
     }
 
     /// Tells the client why, where it can be told (POLICY §7). Nobody upstream is contacted.
-    async fn refuse<Io: Connection>(self, io: Prefixed<Io>, denial: Denial, changes: watch::Receiver<u64>) {
+    async fn refuse<Io: Connection>(self, io: Prefixed<Io>, denial: Denial, changes: Changes) {
         self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
         let explain = self.ctx.sandbox.snapshot().policy.denials() == Denials::Explain;
         match &self.flow.seen {
-            Seen::Tls(_) if !explain => tls::refuse(io).await,
+            Seen::Tls(_) if !explain => {
+                drop(changes);
+                tls::refuse(io).await;
+            }
             _ => Box::pin(self.converse(io, Some(denial), changes)).await,
         }
     }
 
     /// HTTP with the client, after a handshake where it speaks TLS.
-    async fn converse<Io: Connection>(self, io: Prefixed<Io>, refusal: Option<Denial>, changes: watch::Receiver<u64>) {
+    async fn converse<Io: Connection>(self, io: Prefixed<Io>, refusal: Option<Denial>, mut changes: Changes) {
         let mut shutdown = self.shutdown.clone();
-        let conversation = async {
-            match &self.flow.seen {
+        let this = &self;
+        let conversation = async move {
+            match &this.flow.seen {
                 Seen::Http(version) => {
-                    let version = *version;
-                    Box::pin(http::serve(io, self.conversation(version, refusal), changes)).await;
+                    Box::pin(http::serve(io, this.conversation(*version, refusal), changes)).await;
                 }
                 Seen::Tls(Hello { sni: Some(name), .. }) => {
-                    let Ok(config) = self.ctx.authority.server_config(name) else { return tls::refuse(io).await };
-                    match Box::pin(tls::terminate(io, config, name)).await {
+                    let Ok(config) = this.ctx.authority.server_config(name) else {
+                        drop(changes);
+                        return tls::refuse(io).await;
+                    };
+                    let shaken = tokio::select! {
+                        biased;
+                        () = this.withdrawn(refusal.is_some(), &mut changes) => return,
+                        shaken = Box::pin(tls::terminate(io, config, name)) => shaken,
+                    };
+                    match shaken {
                         Ok(tls) => {
                             let version = tls::version(&tls);
-                            Box::pin(http::serve(tls, self.conversation(version, refusal), changes)).await;
+                            Box::pin(http::serve(tls, this.conversation(version, refusal), changes)).await;
                         }
-                        Err(error) => self.ledger.error(chain(&error)),
+                        Err(error) => this.ledger.error(chain(&error)),
                     }
                 }
-                Seen::Tls(_) | Seen::Unreadable(_) => tls::refuse(io).await,
+                Seen::Tls(_) | Seen::Unreadable(_) => {
+                    drop(changes);
+                    tls::refuse(io).await;
+                }
                 Seen::Unread | Seen::Opaque => reset(io),
             }
         };
         tokio::select! {
             () = shutdown.begun() => {}
             () = conversation => {}
+        }
+    }
+
+    /// Ready when a change of policy ends a flow before its first request. One that was refused ends with any change:
+    /// the client finds out by asking anew.
+    async fn withdrawn(&self, refused: bool, changes: &mut Changes) {
+        loop {
+            changes.changed().await;
+            if refused {
+                return;
+            }
+            let snapshot = self.ctx.sandbox.snapshot();
+            if let Verdict::Deny(Denial { basis, .. }) = snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
+                let denial = Denial { reason: DenyReason::Revoked, basis };
+                return self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
+            }
+            changes.settle(&snapshot);
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! - `INVARIANT`: a [`Snapshot`] is replaced whole; whoever judges takes one and uses it to the end of the judgement.
 //! - `INVARIANT`: pins belong to one sandbox; nothing here is shared between two.
+//! - `INVARIANT`: when [`Sandbox::settled`] is ready, nothing that an earlier policy permitted is still under way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,7 @@ pub struct Sandbox {
     id: SandboxId,
     snapshot: ArcSwap<Snapshot>,
     generation: watch::Sender<u64>,
+    standing: Standing,
     secrets: Secrets,
     pins: Pins,
     next_flow: AtomicU64,
@@ -44,6 +46,7 @@ impl Sandbox {
             id,
             snapshot: ArcSwap::from_pointee(Snapshot { policy: policy.into(), generation: 1 }),
             generation: watch::Sender::new(1),
+            standing: Standing::default(),
             secrets,
             pins: Pins::default(),
             next_flow: AtomicU64::new(1),
@@ -63,19 +66,31 @@ impl Sandbox {
         self.snapshot.load_full()
     }
 
-    /// Replaces the policy whole; every later judgement uses the new one (POLICY §8).
-    pub fn replace(&self, policy: impl Into<Arc<Policy>>) {
+    /// Replaces the policy whole; every later judgement uses the new one (POLICY §8). What is under way is told, and
+    /// has heeded it when [`Self::settled`] is ready. Its generation is returned.
+    pub fn replace(&self, policy: impl Into<Arc<Policy>>) -> u64 {
         let policy = policy.into();
+        let mut pushed = 0;
         self.generation.send_modify(|generation| {
             *generation += 1;
-            self.snapshot.store(Arc::new(Snapshot { policy, generation: *generation }));
+            pushed = *generation;
+            self.snapshot.store(Arc::new(Snapshot { policy, generation: pushed }));
         });
+        pushed
     }
 
-    /// Wakes at every change of policy; a relay races it (HOUSE habit 11).
+    /// Ready when all that is under way was judged by this generation or a later one, and what is refused has ended.
+    pub async fn settled(&self, generation: u64) {
+        let mut oldest = self.standing.oldest.subscribe();
+        // It fails only when the sandbox is gone, which is borrowed here.
+        let _ = oldest.wait_for(|oldest| *oldest >= generation).await;
+    }
+
+    /// How one flow, or one request, keeps up with changes of policy (HOUSE habit 11).
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+    pub fn changes(self: &Arc<Self>) -> Changes {
+        let news = self.generation.subscribe();
+        Changes { sandbox: Arc::clone(self), news, settled_at: AtomicU64::new(UNJUDGED) }
     }
 
     /// What its rules may inject.
@@ -116,6 +131,87 @@ impl Sandbox {
     }
 }
 
+/// The generation of what was not judged yet, and so permits nothing.
+const UNJUDGED: u64 = 0;
+
+/// How many flows and requests were last judged by which generation.
+struct Standing {
+    counts: Mutex<BTreeMap<u64, usize>>,
+    /// The earliest of them; the greatest number where there is none.
+    oldest: watch::Sender<u64>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { counts: Mutex::default(), oldest: watch::Sender::new(u64::MAX) }
+    }
+}
+
+impl Standing {
+    fn step(&self, from: u64, to: u64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if to != UNJUDGED {
+            *counts.entry(to).or_default() += 1;
+        }
+        if let Some(count) = counts.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&from);
+            }
+        }
+        let now = counts.keys().next().copied().unwrap_or(u64::MAX);
+        self.oldest.send_if_modified(|oldest| std::mem::replace(oldest, now) != now);
+    }
+}
+
+/// Keeps one flow, or one request, up with changes of policy. A push waits for all of them: each is to be dropped only
+/// once what it stands for has ended.
+pub struct Changes {
+    sandbox: Arc<Sandbox>,
+    news: watch::Receiver<u64>,
+    settled_at: AtomicU64,
+}
+
+impl Changes {
+    /// The policy to judge by; whoever calls this uses nothing any more that an earlier one permitted.
+    #[must_use]
+    pub fn catch_up(&self) -> Arc<Snapshot> {
+        loop {
+            let snapshot = self.sandbox.snapshot();
+            self.settle(&snapshot);
+            // Counted first: a policy that came before the count did not wait for this; one that comes after it does.
+            if !self.is_behind() {
+                return snapshot;
+            }
+        }
+    }
+
+    /// What it stands for was judged by this policy, and is permitted.
+    pub fn settle(&self, snapshot: &Snapshot) {
+        let before = self.settled_at.swap(snapshot.generation, Ordering::AcqRel);
+        self.sandbox.standing.step(before, snapshot.generation);
+    }
+
+    /// Whether there is a later policy than the one it was judged by.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.sandbox.snapshot.load().generation != self.settled_at.load(Ordering::Acquire)
+    }
+
+    /// Ready when there is a later policy than the one it was judged by.
+    pub async fn changed(&mut self) {
+        let settled_at = *self.settled_at.get_mut();
+        // It fails only when the sandbox is gone, which is kept here.
+        let _ = self.news.wait_for(|generation| *generation > settled_at).await;
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.sandbox.standing.step(*self.settled_at.get_mut(), UNJUDGED);
+    }
+}
+
 /// Which names an address was answered for, in one sandbox (POLICY §5).
 #[derive(Debug, Default)]
 pub struct Pins(Mutex<HashMap<IpAddr, Vec<Domain>>>);
@@ -146,7 +242,21 @@ impl Pins {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
     use std::time::Duration;
+
+    /// What a future gives at once.
+    trait NowOrNever: Future + Sized {
+        fn now_or_never(self) -> Option<Self::Output> {
+            match pin!(self).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(output) => Some(output),
+                Poll::Pending => None,
+            }
+        }
+    }
+
+    impl<F: Future> NowOrNever for F {}
 
     #[test]
     fn sandboxes_share_a_policy_without_copying_it() {
@@ -158,6 +268,41 @@ mod tests {
         assert!(!Arc::ptr_eq(&one.snapshot().policy, &policy));
         assert!(Arc::ptr_eq(&other.snapshot().policy, &policy));
         assert_eq!((one.snapshot().generation, other.snapshot().generation), (2, 1));
+    }
+
+    #[test]
+    fn a_push_waits_for_all_that_an_earlier_policy_permitted() {
+        let sandbox = Arc::new(Sandbox::new(SandboxId::new("run-1").unwrap(), Policy::deny_all(), Secrets::default()));
+        let settled = |generation| sandbox.settled(generation).now_or_never();
+        let [unjudged, kept, cut] = [(); 3].map(|()| sandbox.changes());
+        assert_eq!(kept.catch_up().generation, 1);
+        assert_eq!(cut.catch_up().generation, 1);
+        assert_eq!(settled(1), Some(()));
+        assert_eq!(sandbox.replace(Policy::deny_all()), 2);
+        assert!(kept.is_behind());
+        assert_eq!(settled(2), None, "two were judged by the first policy");
+        kept.settle(&sandbox.snapshot());
+        assert_eq!(settled(2), None, "one was");
+        assert_eq!(sandbox.replace(Policy::deny_all()), 3);
+        drop(cut);
+        assert_eq!((settled(2), settled(3)), (Some(()), None));
+        assert_eq!(unjudged.catch_up().generation, 3, "what was not judged is not waited for");
+        drop(kept);
+        assert_eq!(settled(3), Some(()));
+        assert!(sandbox.standing.counts.lock().unwrap().values().eq(&[1]), "only what lives is counted");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_to_all_that_was_judged_before_it() {
+        let sandbox = Arc::new(Sandbox::new(SandboxId::new("run-1").unwrap(), Policy::deny_all(), Secrets::default()));
+        let mut changes = sandbox.changes();
+        let _ = changes.catch_up();
+        assert_eq!(changes.changed().now_or_never(), None);
+        sandbox.replace(Policy::deny_all());
+        assert_eq!(changes.changed().now_or_never(), Some(()));
+        assert_eq!(changes.changed().now_or_never(), Some(()), "until it was heeded");
+        let _ = changes.catch_up();
+        assert_eq!(changes.changed().now_or_never(), None);
     }
 
     #[tokio::test(start_paused = true)]

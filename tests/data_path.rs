@@ -868,6 +868,53 @@ async fn g73_a_change_while_dialling_is_judged_before_the_first_byte() {
 }
 
 #[tokio::test]
+async fn a_push_returns_when_every_flow_was_judged_again() {
+    const FLOWS: usize = 50;
+    let rig = Rig::new("allow: { allowed.test: [], other.test: [] }").await;
+    let tls = rig.ca.tls(&["allowed.test", "other.test"]);
+    let origins = ["allowed.test", "other.test"].map(|name| rig.origin(name, Speaks::Https(tls.clone(), echo())));
+    let mut open = Vec::new();
+    for _ in 0..FLOWS {
+        open.push(rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await);
+    }
+    let mut kept = rig.tls_trusting(rig.ca.pem(), "other.test", 443, &["http/1.1"]).await;
+    rig.push("allow: { other.test: [] }").await;
+    assert_eq!(rig.denied(), [DenyReason::Revoked; FLOWS], "all of them, by the time it returned");
+    for tls in open {
+        ends_with_a_reset(tls).await;
+    }
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n").await.unwrap();
+    data_path::rig::read_answer(&mut kept).await;
+    assert_eq!(origins[1].requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_push_waits_for_no_client_and_no_upstream() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let _origin = Scripted::serve(&rig, "allowed.test", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await;
+    let mut answered = rig.tls("allowed.test", &["http/1.1"]).await;
+    answered.write_all(GET.as_bytes()).await.unwrap();
+    data_path::rig::read_head(&mut answered).await;
+    // A client that says nothing, one that stops in the middle of its handshake, and one whose origin cannot be found.
+    let silent = rig.connect("203.0.113.9:443").await;
+    let mut shaking = rig.connect("203.0.113.9:443").await;
+    shaking.write_all(&rig.hello("allowed.test")).await.unwrap();
+    shaking.read_u8().await.unwrap();
+    let gate = rig.gate();
+    let mut waiting = rig.tls("allowed.test", &["http/1.1"]).await;
+    waiting.write_all(GET.as_bytes()).await.unwrap();
+    gate.asked.notified().await;
+    // The same rules once more, and then none.
+    rig.push(&INJECTING.replace("'key ", "'other ")).await;
+    rig.push("mode: deny-all").await;
+    ends_with_a_reset(answered).await;
+    ends_with_a_reset(waiting).await;
+    let mut rest = Vec::new();
+    assert_ne!(shaking.read_to_end(&mut rest).await.ok(), None);
+    drop(silent);
+}
+
+#[tokio::test]
 async fn a_client_that_is_still_sending_gets_to_read_its_denial() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let mut io = rig.connect("203.0.113.9:80").await;

@@ -144,7 +144,8 @@ impl Conversation {
         }
         let asked = Arc::new(Asked::new(authority, &parts));
         loop {
-            let snapshot = self.ctx.sandbox.snapshot();
+            let mut changes = self.ctx.sandbox.changes();
+            let snapshot = changes.catch_up();
             let host = self.ctx.host.load_full();
             let permit = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
                 Verdict::Allow(Action::Forward(permit)) => permit,
@@ -160,13 +161,22 @@ impl Conversation {
                 let basis = permit.basis().clone();
                 return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
             };
-            let live = self.live.add(Arc::clone(&asked), permit.target().clone());
             let due = self.ledger.due(asked.permitted(&permit, &injections));
-            let lease = match self.lease(&permit, &snapshot).await {
+            let leased = tokio::select! {
+                biased;
+                () = changes.changed() => {
+                    due.withdraw();
+                    continue;
+                }
+                leased = Box::pin(self.lease(&permit, &snapshot)) => leased,
+            };
+            let lease = match leased {
                 Ok(lease) => lease,
                 Err(error) => return Ok(self.fail_dial(&error, due, &asked)),
             };
-            if self.ctx.sandbox.snapshot().generation != snapshot.generation {
+            // A change from here on finds the request in the register; one that came before is seen here.
+            let live = self.live.add(Arc::clone(&asked), permit.target().clone(), changes);
+            if live.changes.is_behind() {
                 due.withdraw();
                 continue;
             }

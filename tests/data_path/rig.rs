@@ -133,6 +133,13 @@ impl Rig {
         self.sandbox.replace(compile(policy));
     }
 
+    /// Replaces the policy, and waits until nothing lives that the new one refuses.
+    pub(crate) async fn push(&self, policy: &str) {
+        let generation = self.sandbox.replace(compile(policy));
+        let settled = tokio::time::timeout(crate::support::PATIENCE, self.sandbox.settled(generation));
+        settled.await.expect("everything that lives heeds a change");
+    }
+
     /// The next connection to the listener was going to `dst`.
     pub(crate) fn claim(&self, dst: &str) {
         self.claims.send(dst.parse().expect("an address")).expect("the listener listens");
@@ -163,12 +170,7 @@ impl Rig {
         name: &str,
         alpn: &[&str],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider speaks TLS")
-            .with_root_certificates(roots(root))
-            .with_no_client_auth();
+        let mut config = client_config(root);
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let name = match name.parse::<IpAddr>() {
             Ok(address) => ServerName::from(address),
@@ -176,6 +178,16 @@ impl Rig {
         };
         let io = self.connect(dst).await;
         TlsConnector::from(Arc::new(config)).connect(name, io).await
+    }
+
+    /// The first bytes of a client that trusts our root.
+    pub(crate) fn hello(&self, name: &str) -> Vec<u8> {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let config = Arc::new(client_config(&self.root_pem));
+        let mut hello = Vec::new();
+        let mut client = rustls::ClientConnection::new(config, name).expect("a client");
+        client.write_tls(&mut hello).expect("memory takes it");
+        hello
     }
 
     /// An HTTP/2 client inside TLS.
@@ -255,6 +267,15 @@ fn compile(policy: &str) -> Policy {
         Ok(compiled) => compiled.policy,
         Err(faults) => panic!("{faults}"),
     }
+}
+
+fn client_config(root: &str) -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider speaks TLS")
+        .with_root_certificates(roots(root))
+        .with_no_client_auth()
 }
 
 fn roots(pem: &str) -> RootCertStore {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::watch;
 
 use crate::policy::verdict::Target;
+use crate::sandbox::Changes;
 
 use super::Asked;
 use super::payload::Cut;
@@ -18,6 +19,8 @@ pub(super) struct Live {
     pub(super) asked: Arc<Asked>,
     /// Where it went.
     pub(super) target: Target,
+    /// Who pushes a policy waits until this request is over, or was judged by it.
+    pub(super) changes: Changes,
     cut: watch::Sender<bool>,
 }
 
@@ -45,8 +48,8 @@ pub(super) struct Register(Mutex<Vec<Weak<Live>>>);
 
 impl Register {
     /// Takes a request in.
-    pub(super) fn add(&self, asked: Arc<Asked>, target: Target) -> Arc<Live> {
-        let live = Arc::new(Live { asked, target, cut: watch::Sender::new(false) });
+    pub(super) fn add(&self, asked: Arc<Asked>, target: Target, changes: Changes) -> Arc<Live> {
+        let live = Arc::new(Live { asked, target, changes, cut: watch::Sender::new(false) });
         let mut register = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         register.retain(|other| other.strong_count() > 0);
         register.push(Arc::downgrade(&live));

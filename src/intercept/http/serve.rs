@@ -9,7 +9,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::attach::Reset;
@@ -18,6 +17,7 @@ use crate::intercept::ledger::{Metered, denied};
 use crate::intercept::splice;
 use crate::limits;
 use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
+use crate::sandbox::Changes;
 
 use super::guard::Guard;
 use super::{Conversation, Switched};
@@ -29,7 +29,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Answers the requests of `io` until either side ends it, or the policy no longer permits the flow.
-pub(in crate::intercept) async fn serve<Io>(io: Io, conversation: Conversation, changes: watch::Receiver<u64>)
+pub(in crate::intercept) async fn serve<Io>(io: Io, conversation: Conversation, mut changes: Changes)
 where
     Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static,
 {
@@ -43,7 +43,7 @@ where
     };
     tokio::select! {
         biased;
-        () = govern(&conversation, changes) => {}
+        () = govern(&conversation, &mut changes) => {}
         () = tend(&conversation) => {}
         () = served => {}
     }
@@ -146,9 +146,10 @@ async fn tend(conversation: &Conversation) {
 
 /// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
 /// the flow has to end.
-async fn govern(conversation: &Conversation, mut changes: watch::Receiver<u64>) {
+async fn govern(conversation: &Conversation, changes: &mut Changes) {
     let Conversation { ctx, flow, ledger, .. } = conversation;
-    while changes.changed().await.is_ok() {
+    loop {
+        changes.changed().await;
         if conversation.refusal.is_some() {
             // The reason may no longer hold; the client finds out by asking anew.
             return;
@@ -160,19 +161,25 @@ async fn govern(conversation: &Conversation, mut changes: watch::Receiver<u64>) 
             ledger.end_with_reset();
             return;
         }
+        let mut ended = false;
         for live in conversation.live.all() {
             let basis = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host) {
-                Verdict::Allow(Action::Forward(permit)) if *permit.target() == live.target => continue,
+                Verdict::Allow(Action::Forward(permit)) if *permit.target() == live.target => {
+                    live.changes.settle(&snapshot);
+                    continue;
+                }
                 Verdict::Allow(Action::Forward(permit) | Action::Divert(_, permit)) => permit.basis().clone(),
                 Verdict::Allow(Action::Respond(_, basis)) | Verdict::Deny(Denial { basis, .. }) => basis,
             };
             ledger.verdict(live.asked.judged(Err(DenyReason::Revoked), &basis));
-            if conversation.version == HttpVersion::Http1 {
-                ledger.end_with_reset();
-            }
             live.end();
+            ended = true;
         }
+        if ended && conversation.version == HttpVersion::Http1 {
+            // Its connection is the request's.
+            ledger.end_with_reset();
+            return;
+        }
+        changes.settle(&snapshot);
     }
-    // The sandbox itself is gone; its flows end with its listener.
-    std::future::pending::<()>().await;
 }
