@@ -56,6 +56,8 @@ impl TextMatch {
     /// | `?` | one byte other than `/` |
     /// | `/**/` | `/`, or any number of segments between two |
     /// | `/**` at the end | `/` and whatever follows it |
+    /// | `**/` at the beginning | nothing, or whatever precedes a `/`, and the `/` |
+    /// | `**` alone | everything |
     /// | `[a-z]`, `[!a-z]` | one byte that is, or is not, of these, and never `/` |
     /// | `{a,b}` | either pattern |
     /// | `\` and a character | that character |
@@ -72,6 +74,11 @@ impl TextMatch {
         // The default of this one is the platform's.
         glob.literal_separator(true).backslash_escape(true);
         let glob = glob.build().map_err(|_| RegexError::Glob)?;
+        // A `**` that is no whole segment is translated as two `*`, and does not cross: a rule that refuses would let
+        // through what its author meant it to refuse.
+        if glob.regex().contains("[^/]*[^/]*") {
+            return Err(RegexError::GlobStars);
+        }
         let regex = build(&without_separator(glob.regex()), false).map_err(|fault| match fault {
             RegexError::TooLarge => RegexError::GlobTooLarge,
             _ => RegexError::Glob,
@@ -127,6 +134,8 @@ pub enum RegexError {
     Syntax,
     /// Not a glob.
     Glob,
+    /// A glob with a `**` that is no whole segment.
+    GlobStars,
     /// Larger than [`limits::REGEX_BYTES`] when compiled, or than [`limits::REGEX_TEXT_BYTES`] as written.
     TooLarge,
     /// A glob that is so, or has more than [`limits::GLOB_GROUPS`].
@@ -140,6 +149,7 @@ impl fmt::Display for RegexError {
             Self::Glob => {
                 "this is not a glob: `[…]` and `{…}` are closed, ranges run upwards, `\\` escapes a character"
             }
+            Self::GlobStars => "a `**` stands beside other characters of its segment; it crosses segments only as one",
             Self::TooLarge => "the regular expression is too large when compiled",
             Self::GlobTooLarge => "the glob is too large when compiled",
         })
@@ -304,8 +314,12 @@ mod tests {
             ("/repos/**", &["/repos/", "/repos/x/y", "/repos/x\ny"], &["/repos", "/x/repos/y"]),
             ("/**/raw", &["/raw", "/a/raw", "/a/b/raw", "//raw"], &["/raw/x", "/straw", "/a/straw"]),
             ("/a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b"], &["/ab", "/a/xb"]),
-            ("/a**b", &["/ab", "/axxb"], &["/a/b"]),
             ("**", &["/", "/a/b", "*"], &[]),
+            ("**/b", &["/b", "/a/b", "b"], &["/ab", "/b/c"]),
+            ("/**/**/b", &["/b", "/a/b"], &["/ab"]),
+            ("/{a,b/**}", &["/a", "/b/", "/b/x/y"], &["/a/x", "/b"]),
+            ("/x/{**/a,b}", &["/x/a", "/x/y/z/a", "/x/b"], &["/x/y/b", "/x/ya"]),
+            ("/[**]\\**", &["/**", "/**x"], &["/*/*", "/x*"]),
             ("/a.b+(c)", &["/a.b+(c)"], &["/axb+(c)", "/a.bb(c)"]),
             ("/v?", &["/v1"], &["/v", "/v12", "/v/"]),
             ("/v[0-9]", &["/v1"], &["/vx", "/v", "/v10"]),
@@ -363,6 +377,28 @@ mod tests {
         assert_eq!(TextMatch::regex(&(longest + "a"), false).unwrap_err(), RegexError::TooLarge);
         let hostile = TextMatch::glob(&"*a".repeat(1000)).unwrap();
         assert!(!hostile.matches(&[&b"a".repeat(50_000)[..], b"!"].concat()));
+    }
+
+    #[test]
+    fn two_stars_that_would_not_cross_are_refused() {
+        for glob in [
+            "/a**b",
+            "/a**",
+            "**a",
+            "/**b",
+            "/a**/b",
+            "/***",
+            "***",
+            "/a,**/b",
+            "/{**}",
+            "/{**,a}",
+            "/x/{a,**}",
+            "/\\{**/a",
+            "/[a]**",
+            "/[]**]**",
+        ] {
+            assert_eq!(TextMatch::glob(glob).unwrap_err(), RegexError::GlobStars, "{glob}");
+        }
     }
 
     proptest! {
