@@ -7,7 +7,8 @@
 //!   owner of that name or nobody.
 //! - `INVARIANT`: `observe` never relaxes rows 0 and 2, nor anything but the six reasons of POLICY §8.
 //!
-//! The rows, where they can meet (`tests::rows_are_asked_in_order` holds this table):
+//! The rows, where they can meet (`tests::precedence` holds this table, pair by pair; `tests/oracle.rs` reads the page
+//! beside it):
 //!
 //! | the address is | the name is | verdict |
 //! |---|---|---|
@@ -19,7 +20,7 @@
 //! | other | in `deny` and in `allow` | deny `denied-domain` (row 5) |
 //! | other | in `allow`, or the mode is allow-all | splice or terminate (row 6) |
 //! | pinned to names that all have an `opaque` rule for the port | none | relay to a vetted address of the name (row 7) |
-//! | other | none, with `*` or allow-all, no `deny`, not strict | relay to the address (row 8) |
+//! | other | none, with allow-all or `*` without rules, no `deny`, not strict | relay to the address (row 8) |
 //! | other | other | deny `no-rule` or `no-name` (row 9) |
 
 pub mod cases;
@@ -505,7 +506,8 @@ impl Policy {
     fn rows_8_and_9(&self, address: SocketAddr) -> Verdict<Permit> {
         let rule = match &self.base {
             Base::AllowAll(rule) => Some(rule),
-            Base::Lists => self.allow.any().filter(|entry| entry.rules().is_empty()).map(|entry| &entry.id),
+            // An `opaque` rule, too, says something narrower than "anything, anywhere".
+            Base::Lists => self.allow.any().filter(|entry| entry.handling.is_none()).map(|entry| &entry.id),
             Base::DenyAll(_) => None,
         };
         match rule {

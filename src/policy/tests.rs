@@ -1,5 +1,7 @@
 //! The rows of POLICY §3, one by one and where they meet; §5's names; §8's `observe`; what holds of every policy.
 
+mod precedence;
+
 use http::HeaderMap;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -235,6 +237,7 @@ fn no_name_goes_out_only_where_nothing_narrower_is_said() {
         ("allow: ['*']", "relay 1.1.1.1:22 by p.yaml:1"),
         ("allow: {'*': []}", "relay 1.1.1.1:22 by p.yaml:1"),
         ("allow: {'*': [{}]}", "deny no-name"),
+        ("allow: {'*': [{opaque: {ports: [22]}}]}", "deny no-name"),
         ("allow: ['*.test']", "deny no-name"),
         ("allow: ['*']\ndeny: [a.test]", "deny no-name"),
         ("mode: allow-all\ndeny: [a.test]", "deny no-name"),
@@ -596,59 +599,7 @@ fn any_flow() -> impl Strategy<Value = Flow> {
     })
 }
 
-/// What POLICY §3 says of a flow, row by row, as plainly as it can be written; `None` for "allow".
-fn naive(policy: &Policy, flow: &Flow) -> Option<DenyReason> {
-    let address = flow.dst.ip();
-    let within = |map: &CidrMap<RuleId>| {
-        let holds = |reading: IpAddr| map.iter().any(|(range, _)| range.contains(&reading));
-        (readings(address).any(holds), holds(unwrap(address)) || holds(address))
-    };
-    let name = match &flow.seen {
-        Seen::Tls(hello) => hello.sni.as_ref(),
-        _ => None,
-    };
-    let listed = |name| policy.allow.iter().any(|(pattern, _)| pattern.matches(name));
-    let open = matches!(policy.base, Base::AllowAll(_));
-    let empty = !open && policy.allow.is_empty() && policy.subnets_allow.is_empty();
-    let bare_star = policy.allow.iter().any(|(pattern, entry)| pattern.is_any() && entry.rules().is_empty());
-    if within(&policy.subnets_deny).0 {
-        return Some(DenyReason::DeniedCidr);
-    }
-    if host().covers(address, &policy.opened) {
-        return Some(DenyReason::ProtectedRange);
-    }
-    if empty {
-        return Some(DenyReason::DenyAll);
-    }
-    if within(&policy.subnets_allow).1 {
-        return None;
-    }
-    match (&flow.seen, name) {
-        (_, Some(name)) if policy.deny.iter().any(|(pattern, _)| pattern.matches(name)) => {
-            Some(DenyReason::DeniedDomain)
-        }
-        (_, Some(name)) if listed(name) || open => None,
-        (_, Some(_)) => Some(DenyReason::NoRule),
-        (Seen::Http(_), None) => None,
-        (Seen::Opaque, None) if matches!(flow.dst.port(), 80 | 443) => Some(DenyReason::NotHttp),
-        (Seen::Unreadable(_), None) => Some(DenyReason::UnreadableHello),
-        (Seen::Unread, None) => Some(DenyReason::NoName),
-        (_, None) if (open || bare_star) && policy.deny.is_empty() && !policy.strict => None,
-        (_, None) => Some(DenyReason::NoName),
-    }
-}
-
 proptest! {
-    #[test]
-    fn deciding_agrees_with_the_rows_as_they_are_written((policy, observe) in any_policy(), flow in any_flow()) {
-        prop_assume!(!observe && !is_block(flow.dst.ip()));
-        let reason = match policy.decide(&flow, &host()) {
-            Verdict::Allow(_) => None,
-            Verdict::Deny(denial) => Some(denial.reason),
-        };
-        prop_assert_eq!(reason, naive(&policy, &flow));
-    }
-
     #[test]
     fn what_the_address_settles_stays_settled((policy, _) in any_policy(), flow in any_flow()) {
         if let Some(verdict) = policy.decide_address(&flow, &host()) {
