@@ -175,15 +175,35 @@ pub enum PatternError {
 }
 
 impl PatternError {
-    /// What to write instead.
+    /// What to write instead of `text`, which is no pattern for this reason.
     #[must_use]
-    pub fn help(self) -> Option<&'static str> {
+    pub fn help(self, text: &str) -> Option<String> {
+        let host = |pattern: &str| match DomainPattern::parse(pattern) {
+            Ok(_) => format!("write `{pattern}`"),
+            Err(_) => "write the host name alone".to_owned(),
+        };
         match self {
-            Self::PartialStar => Some("`*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone"),
-            Self::OnlyStars => Some("write `*` for every name"),
-            Self::Url => Some("write the host name alone; methods and paths go into a rule's `match`"),
-            Self::Port => Some("write the host name alone; it is allowed on every port"),
-            Self::Address => Some("addresses and CIDRs go into `subnets`, or `--allow-cidr` on the command line"),
+            Self::PartialStar => Some(match text.strip_prefix('*').map(|rest| format!("*.{rest}")) {
+                Some(below) if DomainPattern::parse(&below).is_ok() => {
+                    format!("`*` is a whole label; for every name below it write `{below}`")
+                }
+                _ => "`*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone".to_owned(),
+            }),
+            Self::OnlyStars => Some("write `*` for every name".to_owned()),
+            Self::Url => {
+                let authority = text.split_once("//").map_or(text, |(_, rest)| rest);
+                let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+                let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
+                let name = server.split_once(':').map_or(server, |(name, _)| name);
+                Some(format!("{}; methods and paths go into a rule's `match`", host(name)))
+            }
+            Self::Port => {
+                let name = text.rsplit_once(':').map_or(text, |(name, _)| name);
+                Some(format!("{}; it is allowed on every port", host(name)))
+            }
+            Self::Address => {
+                Some("addresses and CIDRs go into `subnets`, or `--allow-cidr` on the command line".into())
+            }
             Self::Domain(_) => None,
         }
     }

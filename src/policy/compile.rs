@@ -234,7 +234,8 @@ impl<'a> Compiler<'a> {
     fn secret_name<K>(&mut self, text: &Text<'_, K>) -> Option<SecretName> {
         let name = SecretName::new(text.text);
         if name.is_none() {
-            self.faults.bad(text.span, "a secret's name is letters, digits and `_`, and no digit first");
+            let message = "a secret's name is letters, digits and `_`, and no digit first";
+            self.faults.push(Fault::new(Code::BadValue, message).place(text.span).help("such as `GITHUB_TOKEN`"));
         }
         name
     }
@@ -243,13 +244,15 @@ impl<'a> Compiler<'a> {
         let SourceWire { span, env, file } = wire;
         match (env.is_written(), file.is_written()) {
             (true, true) => {
-                self.faults.push(Fault::new(Code::Conflict, "a secret has one source").place(*span));
+                let fault = Fault::new(Code::Conflict, "a secret has one source, and this has two").place(*span);
+                self.faults.push(fault.help("keep one of `env` and `file`"));
                 return None;
             }
             // What stands there instead has its own fault.
             (false, false) if self.faults.0.iter().any(|fault| fault.is_within(*span)) => return None,
             (false, false) => {
-                self.faults.push(Fault::new(Code::Missing, "a secret needs `env` or `file`").place(*span));
+                let fault = Fault::new(Code::Missing, "a secret needs `env` or `file`").place(*span);
+                self.faults.push(fault.help("write `env: VARIABLE` or `file: PATH`"));
                 return None;
             }
             _ => {}
@@ -257,7 +260,9 @@ impl<'a> Compiler<'a> {
         let refuse = |message: &str, span: Span| Fault::new(Code::BadValue, message).place(span).hidden();
         if let Some(env) = env.get() {
             if !is_variable(env.text) {
-                self.faults.push(refuse("this is not the name of an environment variable", env.span));
+                let fault = refuse("this is not the name of an environment variable", env.span);
+                self.faults
+                    .push(fault.help("`env` names the variable that holds the value; no policy holds the value"));
                 return None;
             }
             return Some(SourceSpec::Env(env.text.to_owned()));
@@ -335,7 +340,7 @@ impl Compiler<'_> {
                         Err(Refusal::Arrangements) => self.faults.push(lists::arrangements(text)),
                     }
                 }
-                Err(fault) => self.bad_flag("--allow", text, &fault, fault.help().map(str::to_owned)),
+                Err(fault) => self.bad_flag("--allow", text, &fault, fault.help(text)),
             }
         }
         for (flag, list, allow) in [("--allow-cidr", allow_cidr, true), ("--deny-cidr", deny_cidr, false)] {

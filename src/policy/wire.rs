@@ -17,7 +17,7 @@ use super::verdict::DenyReason;
 use super::{Denials, Dns};
 pub use documents::Source;
 pub(super) use documents::{Document, Documents};
-use read::{Definitions, described, record, record_schema};
+use read::{Definitions, described, is_word, record, record_schema};
 pub(super) use read::{Faults, Field, Flag, Kind, List, Number, Table, Text, Wire, Word, Words};
 pub(super) use tree::Span;
 use tree::{Node, Value};
@@ -50,8 +50,15 @@ impl<'n> Wire<'n> for DocumentWire<'n> {
     const NOUN: &'static str = "a policy";
 
     fn read(node: &'n Node, what: &str, faults: &mut Faults) -> Option<Self> {
-        if node.text().is_some() {
-            return Word::read(node, "`mode`", faults).map(Self::Bare);
+        match node.text() {
+            Some(text) if is_word(text) => return Word::read(node, "`mode`", faults).map(Self::Bare),
+            Some(_) => {
+                let message = "a policy must be a map, and this is text";
+                let fault = Fault::new(Code::WrongType, message).place(node.span).hidden();
+                faults.push(fault.help("a key is followed by a colon and a space"));
+                return None;
+            }
+            None => {}
         }
         PolicyWire::read(node, what, faults).map(|policy| Self::Policy(Box::new(policy)))
     }
@@ -225,6 +232,10 @@ impl<'n> Wire<'n> for AllowWire<'n> {
     fn read(node: &'n Node, what: &str, faults: &mut Faults) -> Option<Self> {
         if let Value::List(_) = &node.value {
             return List::read(node, what, faults).map(Self::Patterns);
+        }
+        if let Value::Scalar { .. } = &node.value {
+            faults.wrong(node, what, "a map or a list");
+            return None;
         }
         let mut entries = Vec::new();
         for (key, value) in faults.map(node, what)? {

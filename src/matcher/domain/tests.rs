@@ -82,7 +82,25 @@ fn what_is_no_pattern_says_what_to_write_instead() {
     ] {
         assert_eq!(DomainPattern::parse(text), Err(fault), "{text}");
     }
-    assert_eq!(PatternError::Address.help().map(|help| help.contains("subnets")), Some(true));
+    assert_eq!(PatternError::Address.help("10.0.0.1").map(|help| help.contains("subnets")), Some(true));
+}
+
+#[test]
+fn what_is_no_pattern_is_told_how_to_be_one() {
+    for (text, expected) in [
+        ("*github.com", "`*` is a whole label; for every name below it write `*.github.com`"),
+        ("api-*.github.com", "`*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone"),
+        ("https://a.test/x?y", "write `a.test`; methods and paths go into a rule's `match`"),
+        ("https://a.test:8443", "write `a.test`; methods and paths go into a rule's `match`"),
+        ("a.test/x", "write `a.test`; methods and paths go into a rule's `match`"),
+        ("https://user:word@a.test/", "write `a.test`; methods and paths go into a rule's `match`"),
+        ("https://10.0.0.1/", "write the host name alone; methods and paths go into a rule's `match`"),
+        ("a.test:443", "write `a.test`; it is allowed on every port"),
+        ("*.*", "write `*` for every name"),
+    ] {
+        let help = DomainPattern::parse(text).unwrap_err().help(text);
+        assert_eq!(help.as_deref(), Some(expected), "{text}");
+    }
 }
 
 #[test]

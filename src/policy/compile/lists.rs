@@ -108,7 +108,7 @@ impl Compiler<'_> {
             Ok(pattern) => Some(pattern),
             Err(fault) => {
                 let place = Fault::new(Code::BadValue, format!("`{}`: {fault}", text.text)).place(text.span);
-                self.faults.push(place.perhaps(fault.help()));
+                self.faults.push(place.perhaps(fault.help(text.text)));
                 None
             }
         }
@@ -193,7 +193,8 @@ impl Compiler<'_> {
             } else {
                 let message =
                     format!("an injection rule is for `{}`, which `allowedDomains` does not allow", text.text);
-                self.faults.push(Fault::new(Code::Conflict, message).place(text.span));
+                let fault = Fault::new(Code::Conflict, message).place(text.span);
+                self.faults.push(fault.help("add it to `allowedDomains`"));
             }
         }
         if keys.iter().any(|(_, span)| span.is_some()) || matches!(mode, Some(Mode::DefaultAllow | Mode::DefaultDeny)) {

@@ -51,7 +51,8 @@ impl Compiler<'_> {
             && !self.forward_wins(first, second)
         {
             let message = format!("a rule has one action, and this has `{first}` and `{second}`");
-            self.faults.push(Fault::new(Code::Conflict, message).place(place));
+            let help = "write two rules, each with its `match`: the first that holds claims the request";
+            self.faults.push(Fault::new(Code::Conflict, message).place(place).help(help));
             return None;
         }
         if opaque.is_written() {

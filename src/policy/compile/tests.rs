@@ -61,7 +61,7 @@ error[bad-value]: `*x.test`: a `*` stands beside other characters of its label
   --> p.yaml:5:3
 5 |   \"*x.test\": []
   |   ^^^^^^^^^
-  help: `*` is a whole label: `*.example.com`, `www.*.com`, or `*` alone
+  help: `*` is a whole label; for every name below it write `*.x.test`
 
 error[bad-value]: `10.0.0.1/8`: the address has bits set beyond the length
   --> p.yaml:6:20
@@ -122,6 +122,32 @@ fn what_is_not_yaml_says_where() {
 }
 
 #[test]
+fn common_mistakes_of_form_are_told_what_to_do() {
+    for (text, help) in [
+        ("allow: [*.a.test]", "a pattern that begins with `*` stands in quotes, such as `\"*.example.com\"`"),
+        ("allow:\n  *.a.test: []", "a pattern that begins with `*` stands in quotes, such as `\"*.example.com\"`"),
+        ("name: @x", "text that begins with this character stands in quotes"),
+        ("name: !x y", "text that begins with `&`, `!` or `*` stands in quotes"),
+        ("name: a: b", "text that holds a colon and a space stands in quotes"),
+        ("allow:\n\t- a.test", "indent with spaces"),
+        ("allow:\n  a.test: []\n b.test: []", "see how far this line is indented"),
+        ("name: \"x\nallow: []", "whether a quote is not closed above it"),
+        ("deny: - a.test", "a list is written `[…]`, or each of its elements on a line of its own"),
+        ("allow:[a.test]", "a key is followed by a colon and a space"),
+        ("allow: a.test", "a list is written `[…]`, also of one element"),
+        ("deny: a.test", "a list is written `[…]`, also of one element"),
+        ("strict: no", "write `false`"),
+        ("version: '1'", "write `1`, without quotes"),
+        ("denials: Terse", "did you mean `terse`?"),
+        ("secrets: {KEY: GITHUB_TOKEN}", "its keys are `env`, `file`"),
+        ("allow: {a.test: [GET]}", "its keys are `match`, `transform`, `forwardURL`, `response`, `opaque`"),
+    ] {
+        let report = report(text);
+        assert!(report.contains("  help: ") && report.contains(help), "{text}\n{report}");
+    }
+}
+
+#[test]
 fn each_fault_of_a_document_is_found() {
     for (text, expected) in [
         ("version: 2", "bad-value: `version` can only be 1"),
@@ -155,7 +181,7 @@ fn each_fault_of_a_document_is_found() {
             "{mode: custom, allowedDomains: [a.test, A.test], injectionRules: [{domain: a.test, headers: {a: b}}]}",
             "duplicate: `A.test` stands in `allow` already (p.yaml:1)",
         ),
-        ("allow: null", "wrong-type: `allow` must be a map, and this is nothing"),
+        ("allow: null", "wrong-type: `allow` must be a map or a list, and this is nothing"),
         ("allow: {a.test: null}", "wrong-type: the rules of `a.test` must be a list, and this is nothing"),
         ("allow: {a.test: {}}", "wrong-type: the rules of `a.test` must be a list, and this is a map"),
         ("allow: [a.test, A.test.]", "duplicate: `A.test.` stands in `allow` already (p.yaml:1)"),
@@ -172,7 +198,7 @@ fn each_fault_of_a_document_is_found() {
         ("strict: 'true'", "wrong-type: `strict` must be `true` or `false`, and this is text"),
         ("dns: all", "bad-value: `dns` cannot be `all`"),
         ("secrets: {A B: {env: X}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
-        ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source"),
+        ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source, and this has two"),
         ("secrets: {A: {}}", "missing: a secret needs `env` or `file`"),
         ("secrets: {A: {vault: X}}", "unsupported: `vault` is not supported by this version of exeat"),
         ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),

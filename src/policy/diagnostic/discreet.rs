@@ -90,8 +90,8 @@ fn discreet_word(word: &str) -> String {
         return word.to_owned();
     }
     let (user, rest) = match word.rsplit_once('@') {
-        Some((user, rest)) => (user.split_once("//").map_or("…", |(scheme, _)| scheme), rest),
-        None => ("", word),
+        Some((user, rest)) if !user.is_empty() => (user.split_once("//").map_or("…", |(scheme, _)| scheme), rest),
+        _ => ("", word),
     };
     let before = match (user, word.len() == rest.len()) {
         (_, true) => String::new(),
@@ -178,6 +178,7 @@ mod tests {
             "^/v1(beta)?/models/[^/]+:((streamG|g)enerateContent|countTokens)$",
             "2001:db8:85a3:8d3:1319:8a2e:370:7348/128",
             "Bearer ${secrets.GITHUB}",
+            "unexpected character: `@'",
             "${secrets.ANTHROPIC_API_KEY}",
             "policies/agents/v2/coding-agent.yaml:6",
             "/home/user1/Projects/policies2/a.yaml",

@@ -309,7 +309,7 @@ macro_rules! record {
             const NOUN: &'static str = $noun;
 
             fn read(node: &$life Node, what: &str, faults: &mut Faults) -> Option<Self> {
-                let entries = faults.map(node, what)?;
+                let entries = faults.record(node, what, &[$($key),+])?;
                 let mut record = Self { $($span: node.span,)? $($field: Field::default(),)+ };
                 for (key, value) in entries {
                     match key.text.as_str() {
@@ -403,6 +403,17 @@ impl Faults {
         }
     }
 
+    /// Takes a map that should have some of these keys.
+    pub(super) fn record<'n>(&mut self, node: &'n Node, what: &str, keys: &[&str]) -> Option<Vec<(&'n Key, &'n Node)>> {
+        if let Value::Map(_) = &node.value {
+            return self.map(node, what);
+        }
+        let message = format!("{what} must be a map, and this is {}", node.kind());
+        let fault = Fault::new(Code::WrongType, message).place(node.span).hidden();
+        self.push(fault.help(format!("its keys are {}", quoted(keys))));
+        None
+    }
+
     /// Takes a map; a key that stands there twice is a fault, and its first value counts.
     pub(super) fn map<'n>(&mut self, node: &'n Node, what: &str) -> Option<Vec<(&'n Key, &'n Node)>> {
         let Value::Map(entries) = &node.value else {
@@ -433,19 +444,22 @@ impl Faults {
         };
         let help = match (expected, text.to_ascii_lowercase().as_str()) {
             ("text", _) => Some("put it in quotes if the text is meant".to_owned()),
+            ("a map or a list", _) => {
+                Some("a list is written `[…]`, also of one element; without any, `[]`".to_owned())
+            }
             ("a list", word) if !word.is_empty() => Some("a list is written `[…]`, also of one element".to_owned()),
             ("a number", number) if number.parse::<u64>().is_ok() => Some(format!("write `{number}`, without quotes")),
             ("`true` or `false`", "true" | "yes" | "on" | "y" | "1") => Some("write `true`".to_owned()),
             ("`true` or `false`", "false" | "no" | "off" | "n" | "0") => Some("write `false`".to_owned()),
             _ => None,
         };
-        let plain = is_word(text) && !matches!(expected, "text" | "a map" | "a list");
+        let plain = is_word(text) && !matches!(expected, "text" | "a map" | "a list" | "a map or a list");
         self.push(if plain { fault.perhaps(help) } else { fault.perhaps(help).hidden() });
     }
 }
 
 /// Whether a text may be one of the language's words, perhaps misspelled, and is no credential.
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     text.len() <= 24 && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-' || b == b'_')
 }
 

@@ -161,7 +161,8 @@ fn parse(file: usize, text: &str) -> Result<Parsed, Fault> {
         let (event, span) = event.map_err(|fault| {
             let at = fault.marker().byte_offset().unwrap_or_default().min(text.len());
             let place = Span { file, start: at, end: at };
-            Fault::new(Code::Syntax, format!("not valid YAML: {}", fault.kind())).place(place)
+            let message = format!("not valid YAML: {}", fault.kind());
+            Fault::new(Code::Syntax, message).place(place).perhaps(help(text, at))
         })?;
         tree.take(event, Span::of(file, &span))?;
     }
@@ -170,6 +171,23 @@ fn parse(file: usize, text: &str) -> Result<Parsed, Fault> {
         fault.help("a policy that allows nothing is `{}`")
     })?;
     Ok((root, tree.scalars))
+}
+
+/// What to do about text that is no YAML, by what stands there.
+fn help(text: &str, at: usize) -> Option<&'static str> {
+    let (before, after) = text.split_at_checked(at)?;
+    let line = before.get(before.rfind('\n').map_or(0, |newline| newline + 1)..)?;
+    match after.chars().next() {
+        _ if line.contains('\t') && line.trim_start_matches([' ', '\t', '-']).is_empty() => Some("indent with spaces"),
+        Some('*') => Some("a pattern that begins with `*` stands in quotes, such as `\"*.example.com\"`"),
+        Some('@' | '`' | '%' | '&' | '!' | '|' | '>') => Some("text that begins with this character stands in quotes"),
+        Some('-') => Some("a list is written `[…]`, or each of its elements on a line of its own"),
+        Some(':') => Some("text that holds a colon and a space stands in quotes"),
+        _ if line.trim_start_matches(' ').is_empty() => {
+            Some("see how far this line is indented, and whether a quote is not closed above it")
+        }
+        _ => None,
+    }
 }
 
 fn options() -> Options {
@@ -201,16 +219,20 @@ enum Open {
 impl Tree {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
         let refuse = |message: &'static str| Err(Fault::new(Code::Syntax, message).place(span));
+        let unquoted = |message: &'static str| {
+            let fault = Fault::new(Code::Syntax, message).place(span);
+            Err(fault.help("text that begins with `&`, `!` or `*` stands in quotes"))
+        };
         match event {
             Event::Scalar(_, _, anchor, ref tag)
             | Event::SequenceStart(_, anchor, ref tag)
             | Event::MappingStart(_, anchor, ref tag)
                 if anchor != 0 || tag.is_some() =>
             {
-                return refuse("anchors and tags are not part of the policy language");
+                return unquoted("anchors and tags are not part of the policy language");
             }
             Event::Alias(_) | Event::UnresolvedAlias(_) | Event::Anchor(..) => {
-                return refuse("aliases are not part of the policy language");
+                return unquoted("aliases are not part of the policy language");
             }
             Event::DocumentStart(..) if self.root.is_some() => return refuse("the file holds a second document"),
             Event::Scalar(text, style, _, _) => return self.scalar(text.into_owned(), style, span),
