@@ -23,7 +23,7 @@ impl Policy {
             deny,
             subnets_allow,
             subnets_deny,
-            opened: _,
+            opened,
             strict,
             denials,
             dns,
@@ -54,6 +54,8 @@ impl Policy {
         hash.list(deny.iter(), |hash, (pattern, _)| hash.text(pattern.as_str()));
         hash.list(subnets_allow.iter(), |hash, (range, _)| hash.text(range.to_string()));
         hash.list(subnets_deny.iter(), |hash, (range, _)| hash.text(range.to_string()));
+        // Which of them open protected ranges depends on who wrote the document, too.
+        hash.list(opened.iter(), |hash, (range, _)| hash.text(range.to_string()));
         hash.list(sources.iter(), |hash, (name, source)| {
             hash.text(name.as_str());
             match source {

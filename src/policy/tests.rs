@@ -520,6 +520,23 @@ fn equal_documents_have_equal_revisions_and_others_do_not() {
 }
 
 #[test]
+fn the_same_document_of_an_author_who_may_open_less_is_another_policy() {
+    let revision = |author: Author| {
+        let source = Source { path: "p.yaml", text: "subnets: {allow: [10.0.0.0/8]}\ndns: names" };
+        Policy::compile(Some(source), &Flags::default(), &Terms { author, ..Terms::default() })
+            .unwrap()
+            .policy
+            .revision()
+    };
+    let control_plane = |ranges: &[&str]| Author::ControlPlane {
+        openable: ranges.iter().map(|text| text.parse().unwrap()).collect(),
+        secrets: BTreeSet::new(),
+    };
+    assert_eq!(revision(control_plane(&["10.0.0.0/8"])), revision(Author::Operator));
+    assert_ne!(revision(control_plane(&[])), revision(Author::Operator));
+}
+
+#[test]
 fn a_hint_is_the_line_that_would_allow_it() {
     let denied = |reason| Denial { reason, basis: Basis { rule: None, revision: Revision([0; 32]) } };
     let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
