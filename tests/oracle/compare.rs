@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use exeat::flow::{
-    ClientAddr, Domain, Flow, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme, Seen,
+    ClientAddr, Domain, Flow, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, RequestHead, SandboxId, Scheme,
+    SecretName, Seen,
 };
 use exeat::matcher::cidr;
 use exeat::policy::verdict::{Action, Basis, Denial, Part, Permit, Route, Target, Verdict};
-use exeat::policy::{Flags, Policy, Protected, Source, Terms};
+use exeat::policy::{Author, Flags, Policy, Protected, Source, Terms};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::model::{self, Ask, Facts, Host, Model, Request, Said};
@@ -25,7 +26,7 @@ pub(crate) type Tally = BTreeMap<&'static str, usize>;
 pub(crate) fn agree(model: &Model, asks: &[Ask]) -> Result<Tally, String> {
     let document = render::yaml(model);
     let source = Source { path: "p", text: &document.text };
-    let policy = match Policy::compile(Some(source), &Flags::default(), &Terms::default()) {
+    let policy = match Policy::compile(Some(source), &Flags::default(), &terms(model)) {
         Ok(compiled) => compiled.policy,
         Err(faults) => return Err(format!("this does not compile:\n{}\n{faults}", document.text)),
     };
@@ -66,15 +67,26 @@ fn same(
     if engine == oracle {
         return Ok(());
     }
-    let (text, host) = (&document.text, &model.host);
-    Err(format!("{how}\n{text}{host:?}\n{ask:#?}\nthe engine says {engine:#?}\nthe oracle says {oracle:#?}"))
+    let (text, Model { api, host, .. }) = (&document.text, model);
+    Err(format!(
+        "{how}\n{text}openable through the API: {api:?}\n{host:?}\n{ask:#?}\n\
+         the engine says {engine:#?}\nthe oracle says {oracle:#?}"
+    ))
+}
+
+fn terms(model: &Model) -> Terms<'static> {
+    let secrets = ["KEY", "OTHER"].map(|name| SecretName::new(name).expect("a name"));
+    let author = model.api.as_ref().map_or(Author::Operator, |listed| Author::ControlPlane {
+        openable: listed.iter().map(|range| cidr::parse(&range.to_string()).expect("a range")).collect(),
+        secrets: secrets.into(),
+    });
+    Terms { author, ..Terms::default() }
 }
 
 fn protected(host: &Host) -> Protected {
     let Host { own, unprotected } = host;
-    unprotected.iter().fold(Protected::new(own.iter().copied()), |protected, range| {
-        protected.without(cidr::parse(&range.to_string()).expect("a range"))
-    })
+    let ranges = unprotected.iter().map(|range| cidr::parse(&range.to_string()).expect("a range"));
+    ranges.fold(Protected::new(own.iter().copied()), Protected::without)
 }
 
 fn domain(text: &str) -> Domain {

@@ -58,6 +58,8 @@ pub(crate) fn model(from: &mut Choices<'_>) -> Model {
     let mut model = Model { mode, strict: from.chance(48), observe: from.chance(64), ..Model::default() };
     model.dns = from.some(96, |from| from.one_of(&[Dns::Names, Dns::Any, Dns::None]));
     model.host = host(from);
+    model.api = from.some(48, |from| ranges_of(from, 4));
+    model.observe &= model.api.is_none();
     if mode == Mode::Lists && from.chance(8) {
         model.mode = Mode::DenyAll;
         return model;

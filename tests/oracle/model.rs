@@ -17,6 +17,8 @@ pub(crate) struct Model {
     pub(crate) strict: bool,
     pub(crate) observe: bool,
     pub(crate) dns: Option<Dns>,
+    /// What the operator lists as openable for policies from the API; `None` for one from a local file.
+    pub(crate) api: Option<Vec<Range>>,
     pub(crate) host: Host,
 }
 

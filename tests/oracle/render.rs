@@ -57,7 +57,9 @@ pub(crate) fn yaml(model: &Model) -> Document {
     }
     document.list("allow", "  ", By::Opened, model.opened.iter().map(Range::to_string));
     document.list("deny", "  ", By::Closed, model.closed.iter().map(Range::to_string));
-    document.put(None, "secrets: {KEY: {env: KEY}, OTHER: {file: /run/other}}");
+    if model.api.is_none() {
+        document.put(None, "secrets: {KEY: {env: KEY}, OTHER: {file: /run/other}}");
+    }
     document
 }
 

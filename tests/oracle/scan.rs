@@ -128,8 +128,12 @@ impl Model {
             return true;
         }
         let Some(openable) = listed(&OPENABLE) else { return false };
-        let opens = |entry: &&Range| ranges::within(ranges::meant(**entry), openable) && holds(**entry);
-        self.opened.iter().find(opens).is_none()
+        let inside = |entry: Range, range: Range| ranges::within(ranges::meant(entry), ranges::meant(range));
+        let may_open = |entry: Range| match &self.api {
+            None => true,
+            Some(listed) => listed.iter().any(|range| inside(entry, *range)),
+        };
+        !self.opened.iter().any(|entry| inside(*entry, openable) && may_open(*entry) && holds(*entry))
     }
 
     fn row_3(&self) -> Option<Judged> {
@@ -429,6 +433,7 @@ impl Model {
             (None, Some(Dns::Any)) => any(),
             (None, Some(Dns::Names)) => listed(),
             (None, None) if self.mode == Mode::AllowAll => any(),
+            (None, None) if self.api.is_some() && self.allow.is_empty() => any(),
             (None, None) => listed(),
         };
         if judged.said.verdict == "deny" && self.observe {
