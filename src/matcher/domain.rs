@@ -15,11 +15,11 @@ pub use map::{DomainMap, Refusal};
 /// A pattern of POLICY §2: `github.com`, `*.github.com`, `www.*.com` or `*`.
 ///
 /// A `*` at the left end stands for one label or more, elsewhere for exactly one. No label of a name holds a `*`, so
-/// the text says everything.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct DomainPattern {
+/// the text says everything. It is owned, or borrowed from a [`DomainMap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DomainPattern<S = Box<str>> {
     /// Canonical labels and `*`, with dots between them.
-    text: Box<str>,
+    text: S,
 }
 
 impl DomainPattern {
@@ -58,48 +58,50 @@ impl DomainPattern {
         }
         Ok(Self { text: starred.into() })
     }
+}
 
+impl<S: AsRef<str>> DomainPattern<S> {
     /// The canonical text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.text.as_ref()
     }
 
     /// Whether it is `*`, which also stands for a flow without a name (POLICY §2).
     #[must_use]
     pub fn is_any(&self) -> bool {
-        &*self.text == "*"
+        self.as_str() == "*"
     }
 
     /// Whether it holds no `*`, so matches one name only.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        !self.text.contains('*')
+        !self.as_str().contains('*')
     }
 
     /// Whether it is every name below one top-level label, such as `*.com`.
     #[must_use]
     pub fn is_top_level(&self) -> bool {
-        self.text.strip_prefix("*.").is_some_and(|rest| !rest.contains('.'))
+        self.as_str().strip_prefix("*.").is_some_and(|rest| !rest.contains('.'))
     }
 
     /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &Domain) -> bool {
-        holds(&self.text, name.as_str())
+        holds(self.as_str(), name.as_str())
     }
 
     /// Whether it matches every name that `other` matches.
     #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        holds(&self.text, &other.text)
+    pub fn covers<O: AsRef<str>>(&self, other: &DomainPattern<O>) -> bool {
+        holds(self.as_str(), other.as_str())
     }
 
     /// Which of two patterns for one name wins: the smaller.
     #[must_use]
     pub fn specificity(&self) -> Specificity {
-        let literals = self.text.split('.').filter(|label| *label != "*").count();
-        Specificity { inexact: !self.is_exact(), literals: Reverse(literals), leading: self.text.starts_with('*') }
+        let literals = self.as_str().split('.').filter(|label| *label != "*").count();
+        Specificity { inexact: !self.is_exact(), literals: Reverse(literals), leading: self.as_str().starts_with('*') }
     }
 }
 
@@ -123,9 +125,9 @@ fn holds(ours: &str, theirs: &str) -> bool {
     theirs.next().is_none()
 }
 
-impl fmt::Display for DomainPattern {
+impl<S: AsRef<str>> fmt::Display for DomainPattern<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 

@@ -44,7 +44,7 @@ impl Policy {
             form.entry(pattern, entry);
         }
         let Form { domains, rules } = form;
-        let denied: Vec<&str> = deny.iter().map(|(pattern, _)| pattern.as_str()).collect();
+        let denied: Vec<String> = deny.iter().map(|(pattern, _)| pattern.to_string()).collect();
         let secrets: BTreeMap<&str, &str> =
             placeholders.iter().map(|(variable, name)| (variable.as_str(), name.as_str())).collect();
         let default_dns = if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names };
@@ -92,7 +92,7 @@ struct Form {
 }
 
 impl Form {
-    fn entry(&mut self, pattern: &DomainPattern, entry: &Entry) {
+    fn entry(&mut self, pattern: DomainPattern<&str>, entry: &Entry) {
         let Some(Handling { rules, reads_path: _, opaque }) = entry.handling.as_deref() else { return };
         for Rule { id: _, when, then } in rules {
             let (list, mut told) = match then {

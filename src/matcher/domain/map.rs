@@ -2,20 +2,21 @@
 //!
 //! Many patterns may match a name, but of one arrangement (how many labels, which of them `*`) a single one can: the
 //! name itself with those labels put as `*`. So a look-up asks the table for the name, for `*` before each of its
-//! suffixes that is as long as some pattern's, and for the name in each arrangement with a `*` elsewhere. One pass over
-//! the name from the right gives the hashes of all but the last kind.
+//! suffixes that has as many labels as some pattern's, and for the name in each arrangement with a `*` elsewhere. One
+//! pass over the name from the right gives the hashes of all but the last kind.
 //!
 //! - `INVARIANT`: [`DomainMap::get`] answers exactly what a scan over all patterns in order of [`Specificity`] and then
 //!   of declaration would (tested against one). A hash only says where to look; what is found there is compared byte
 //!   by byte.
-//! - `INVARIANT`: a look-up allocates nothing, and takes one probe a label and one for each of at most
+//! - `INVARIANT`: a look-up allocates nothing, and asks the table at most once a label and once for each of
 //!   [`limits::POLICY_ARRANGEMENTS`] arrangements, whatever the name and the patterns are.
-//! - `INVARIANT`: whoever chooses names or patterns cannot make them collide: the hash has a key of the map's own
-//!   ([`Key`]).
+//! - `INVARIANT`: whoever chooses names or patterns cannot make them collide more often than chance would: the hash is
+//!   strongly universal, and its key is the map's own ([`Key`]).
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 
 use hashbrown::HashTable;
 
@@ -27,21 +28,31 @@ use crate::limits;
 #[derive(Debug)]
 pub struct DomainMap<T> {
     key: Key,
+    /// Of all patterns, one after the other in declaration order: fewer pages of memory than a text each.
+    texts: String,
+    /// Where each pattern's text ends.
+    ends: Vec<u32>,
     /// In declaration order.
-    entries: Vec<(DomainPattern, T)>,
-    /// The entries by the hash of their patterns' text.
+    values: Vec<T>,
+    /// By the hash of the pattern's text.
     table: HashTable<Slot>,
-    /// Bit `n`: some pattern is a `*` before `n` literal labels.
+    /// The pattern `*`.
+    any: Option<u32>,
+    /// Bit `n`: some pattern is a `*` before `n` literal labels, one or more.
     leading: u128,
     /// Those of the patterns with a `*` elsewhere, most specific first.
     arrangements: Vec<Arrangement>,
 }
 
-/// Where an entry is. A part of the hash beside it keeps most strangers' entries out of the processor's cache.
+/// Where a pattern is.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    tag: u32,
+    /// Of all values.
     at: u32,
+    /// Of its text.
+    start: u32,
+    /// A part of the hash, so that few other texts are looked at, and the length of its text.
+    tag: u32,
 }
 
 /// Why a pattern was not taken.
@@ -55,7 +66,16 @@ pub enum Refusal<'a, T> {
 
 impl<T> Default for DomainMap<T> {
     fn default() -> Self {
-        Self { key: Key::random(), entries: Vec::new(), table: HashTable::new(), leading: 0, arrangements: Vec::new() }
+        Self {
+            key: Key::random(),
+            texts: String::new(),
+            ends: Vec::new(),
+            values: Vec::new(),
+            table: HashTable::new(),
+            any: None,
+            leading: 0,
+            arrangements: Vec::new(),
+        }
     }
 }
 
@@ -65,139 +85,156 @@ impl<T> DomainMap<T> {
     /// # Errors
     /// The pattern is there already, or one too many of its kind; the map is as before.
     pub fn insert(&mut self, pattern: DomainPattern, value: T) -> Result<(), Refusal<'_, T>> {
-        let Self { key, entries, table, leading, arrangements } = self;
-        let hash = key.hash(pattern.text.rsplit('.'));
-        if let Some(at) = find(table, entries, hash, |text| text == &*pattern.text) {
-            return entries.get(at).map_or(Ok(()), |(_, value)| Err(Refusal::Duplicate(value)));
+        let text = pattern.as_str();
+        let hash = self.key.hash(text.as_bytes());
+        if let Some(at) = self.find(hash, text.len(), |other| other == text) {
+            return self.value(at).map_or(Ok(()), |value| Err(Refusal::Duplicate(value)));
         }
         let arrangement = Arrangement::of(&pattern);
+        // Four thousand million bytes do not fit into `limits::POLICY_BYTES`.
+        let place = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         if arrangement.stars != 0 {
-            let at = arrangements.partition_point(|other| *other < arrangement);
-            if arrangements.get(at) != Some(&arrangement) {
-                if arrangements.len() == limits::POLICY_ARRANGEMENTS {
-                    return Err(Refusal::Arrangements);
-                }
-                arrangements.insert(at, arrangement);
+            if !self.arrange(arrangement) {
+                return Err(Refusal::Arrangements);
             }
+        } else if arrangement.labels > 0 && arrangement.rank.leading {
+            self.leading |= 1 << arrangement.labels;
         } else if arrangement.rank.leading {
-            *leading |= 1 << arrangement.labels;
+            self.any = Some(place(self.values.len()));
         }
-        // Four thousand million patterns do not fit into memory, let alone into `limits::POLICY_ENTRIES`.
-        let slot = Slot { tag: tag(hash), at: u32::try_from(entries.len()).unwrap_or(u32::MAX) };
-        entries.push((pattern, value));
-        table.insert_unique(hash, slot, |slot| {
-            entries.get(slot.at as usize).map_or(0, |(pattern, _)| key.hash(pattern.text.rsplit('.')))
-        });
+        let slot = Slot { at: place(self.values.len()), start: place(self.texts.len()), tag: tag(hash, text.len()) };
+        self.texts.push_str(text);
+        self.ends.push(place(self.texts.len()));
+        self.values.push(value);
+        let Self { key, texts, table, .. } = self;
+        table.insert_unique(hash, slot, |slot| key.hash(slot.text(texts).as_bytes()));
         Ok(())
+    }
+
+    /// Adds an arrangement if there is room.
+    fn arrange(&mut self, arrangement: Arrangement) -> bool {
+        let at = self.arrangements.partition_point(|other| *other < arrangement);
+        let is_known = self.arrangements.get(at) == Some(&arrangement);
+        let is_room = self.arrangements.len() < limits::POLICY_ARRANGEMENTS;
+        if !is_known && is_room {
+            self.arrangements.insert(at, arrangement);
+        }
+        is_known || is_room
     }
 
     /// The value of the most specific pattern that matches `name`.
     #[must_use]
     pub fn get(&self, name: &Domain) -> Option<&T> {
-        self.lookup(name.as_str()).map(|(_, value)| value)
+        self.value(self.lookup(name.as_str())?)
     }
 
     /// A pattern that matches every name that `other` matches, and its value; `other` itself if it is there.
     #[must_use]
-    pub fn covering(&self, other: &DomainPattern) -> Option<(&DomainPattern, &T)> {
+    pub fn covering<O: AsRef<str>>(&self, other: &DomainPattern<O>) -> Option<(DomainPattern<&str>, &T)> {
         // A `*` is a label like any other here: what covers it has a `*` in its place or a leading one further right.
-        self.lookup(&other.text)
+        let at = self.lookup(other.as_str())?;
+        Some((self.pattern(at as usize)?, self.value(at)?))
     }
 
     /// Looks up a text: of a name, whose most specific pattern is found, or of a pattern.
-    fn lookup(&self, name: &str) -> Option<(&DomainPattern, &T)> {
-        if self.entries.is_empty() {
+    fn lookup(&self, name: &str) -> Option<u32> {
+        if self.values.is_empty() {
             return None;
         }
-        let mut best = None;
-        let (mut sum, mut labels, mut start) = (Sum::default(), 0, name.len());
-        for label in name.rsplit('.') {
-            if self.leading >> labels & 1 == 1 {
-                let hash = self.key.add(sum, "*").hash();
-                let found = self.find(hash, |text| text.strip_prefix('*') == name.get(start..));
-                best = found.map(|at| (Specificity::leading(labels), at)).or(best);
+        let mut sums = self.key.sums(name.as_bytes());
+        let mut best = self.any.map(|at| (Specificity::leading(0), at));
+        let mut labels = 0;
+        for read in &mut sums {
+            for dot in read.dots() {
+                labels += 1;
+                if self.leading >> labels & 1 == 1 {
+                    let below = name.get(name.len().saturating_sub(dot.below)..).unwrap_or_default();
+                    let is = |text: &str| text.strip_prefix('*') == Some(below);
+                    let found = self.find(dot.starred, dot.below + 1, is);
+                    best = found.map(|at| (Specificity::leading(labels), at)).or(best);
+                }
             }
-            sum = self.key.add(sum, label);
-            labels += 1;
-            start = start.saturating_sub(label.len() + 1);
         }
-        let exact = self.find(sum.hash(), |text| text == name);
-        let at = exact.or_else(|| self.arranged(name, labels, best).map(|(_, at)| at))?;
-        self.entries.get(at).map(|(pattern, value)| (pattern, value))
+        let exact = self.find(sums.hash(), name.len(), |text| text == name);
+        exact.or_else(|| self.arranged(name, labels + 1, best))
     }
 
     /// The best of `best` and the patterns with a `*` elsewhere than at the left end, by rank and then by declaration.
-    fn arranged(
-        &self,
-        name: &str,
-        labels: usize,
-        mut best: Option<(Specificity, usize)>,
-    ) -> Option<(Specificity, usize)> {
+    fn arranged(&self, name: &str, labels: usize, mut best: Option<(Specificity, u32)>) -> Option<u32> {
         for arrangement in self.arrangements.iter().filter(|arrangement| arrangement.fits(labels)) {
             if best.is_some_and(|(rank, _)| rank < arrangement.rank) {
                 break;
             }
-            let hash = self.key.hash(arrangement.put(name));
-            if let Some(at) = self.find(hash, |text| text.rsplit('.').eq(arrangement.put(name))) {
+            let mut room = [0; 256];
+            let put = arrangement.put(name, labels, &mut room);
+            if let Some(at) = self.find(self.key.hash(put), put.len(), |text| text.as_bytes() == put) {
                 let found = (arrangement.rank, at);
                 best = Some(best.map_or(found, |best| best.min(found)));
             }
         }
-        best
+        best.map(|(_, at)| at)
     }
 
     /// The value of the pattern `*`, which stands for a flow without a name.
     #[must_use]
     pub fn any(&self) -> Option<&T> {
-        let at = self.find(self.key.hash(["*"].into_iter()), |text| text == "*")?;
-        self.entries.get(at).map(|(_, value)| value)
+        self.value(self.any?)
     }
 
     /// Whether it holds no pattern.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.values.is_empty()
     }
 
     /// How many patterns it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.values.len()
     }
 
     /// Patterns and values in declaration order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&DomainPattern, &T)> {
-        self.entries.iter().map(|(pattern, value)| (pattern, value))
+    pub fn iter(&self) -> impl Iterator<Item = (DomainPattern<&str>, &T)> {
+        self.values.iter().enumerate().filter_map(|(at, value)| Some((self.pattern(at)?, value)))
     }
 
     /// Gives back the memory that was kept for more patterns.
     pub fn shrink_to_fit(&mut self) {
-        let Self { key, entries, table, leading: _, arrangements: _ } = self;
-        entries.shrink_to_fit();
-        table.shrink_to_fit(|slot| {
-            entries.get(slot.at as usize).map_or(0, |(pattern, _)| key.hash(pattern.text.rsplit('.')))
-        });
+        let Self { key, texts, ends, values, table, any: _, leading: _, arrangements } = self;
+        texts.shrink_to_fit();
+        ends.shrink_to_fit();
+        values.shrink_to_fit();
+        table.shrink_to_fit(|slot| key.hash(slot.text(texts).as_bytes()));
+        arrangements.shrink_to_fit();
     }
 
-    fn find(&self, hash: u64, is: impl Fn(&str) -> bool) -> Option<usize> {
-        find(&self.table, &self.entries, hash, is)
+    /// The place of the pattern whose text has this hash and length, and is the one looked for.
+    fn find(&self, hash: u64, length: usize, is: impl Fn(&str) -> bool) -> Option<u32> {
+        let tag = tag(hash, length);
+        self.table.find(hash, |slot| slot.tag == tag && is(slot.text(&self.texts))).map(|slot| slot.at)
+    }
+
+    fn value(&self, at: u32) -> Option<&T> {
+        self.values.get(at as usize)
+    }
+
+    fn pattern(&self, at: usize) -> Option<DomainPattern<&str>> {
+        let start = at.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
+        let text = self.texts.get(start as usize..*self.ends.get(at)? as usize)?;
+        Some(DomainPattern { text })
     }
 }
 
-/// The place of the entry whose text has this hash, and is the one looked for.
-fn find<T>(
-    table: &HashTable<Slot>,
-    entries: &[(DomainPattern, T)],
-    hash: u64,
-    is: impl Fn(&str) -> bool,
-) -> Option<usize> {
-    let is_entry = |slot: &Slot| entries.get(slot.at as usize).is_some_and(|(pattern, _)| is(&pattern.text));
-    table.find(hash, |slot| slot.tag == tag(hash) && is_entry(slot)).map(|slot| slot.at as usize)
+impl Slot {
+    fn text<'a>(&self, texts: &'a str) -> &'a str {
+        let (start, length) = (self.start as usize, (self.tag & 0xff) as usize);
+        texts.get(start..start + length).unwrap_or_default()
+    }
 }
 
-/// Bits that the table itself does not look at.
-fn tag(hash: u64) -> u32 {
-    (hash >> 25) as u32
+/// Bits of the hash that the table itself does not look at, and the length of the text, which is 253 at most.
+fn tag(hash: u64, length: usize) -> u32 {
+    (hash >> 24) as u32 & !0xff | length as u32 & 0xff
 }
 
 /// How many labels a pattern has, a leading `*` not counted, and which of them are `*`.
@@ -212,9 +249,9 @@ struct Arrangement {
 impl Arrangement {
     fn of(pattern: &DomainPattern) -> Self {
         let rank = pattern.specificity();
-        let all = pattern.text.split('.').count();
+        let all = pattern.as_str().split('.').count();
         let labels = if rank.leading { all.saturating_sub(1) } else { all };
-        let places = pattern.text.rsplit('.').take(labels).enumerate();
+        let places = pattern.as_str().rsplit('.').take(labels).enumerate();
         let stars = places.filter(|(_, label)| *label == "*").fold(0, |stars, (place, _)| stars | 1 << place);
         Self { rank, labels, stars }
     }
@@ -224,12 +261,19 @@ impl Arrangement {
         if self.rank.leading { labels > self.labels } else { labels == self.labels }
     }
 
-    /// The labels, from the right, of the one pattern so arranged that matches `name`, whose labels it fits.
-    fn put<'n>(&self, name: &'n str) -> impl Iterator<Item = &'n str> {
-        let stars = self.stars;
-        let labels = name.rsplit('.').take(self.labels).enumerate();
-        let labels = labels.map(move |(place, label)| if stars >> place & 1 == 1 { "*" } else { label });
-        labels.chain(self.rank.leading.then_some("*"))
+    /// The text of the one pattern so arranged that matches `name`, whose number of labels it fits.
+    fn put<'r>(&self, name: &str, labels: usize, room: &'r mut [u8; 256]) -> &'r [u8] {
+        let all = room.len();
+        let mut free = room.as_mut_slice();
+        // A `*` is no longer than the label in whose place it stands, so there is room.
+        let mut write = |text: &str| _ = free.write_all(text.as_bytes());
+        write(if self.rank.leading { "*." } else { "" });
+        for (place, label) in (0..self.labels).rev().zip(name.split('.').skip(labels.saturating_sub(self.labels))) {
+            write(if self.stars >> place & 1 == 1 { "*" } else { label });
+            write(if place == 0 { "" } else { "." });
+        }
+        let written = all - free.len();
+        room.get(..written).unwrap_or_default()
     }
 }
 
@@ -240,14 +284,19 @@ impl Specificity {
     }
 }
 
-/// The secret multiplier of a polynomial hash modulo 2^61 − 1.
+/// The secret key of a multilinear hash.
 ///
-/// A text is a sequence of numbers: its labels from the right, seven bytes at a time, an end mark in the last of each.
-/// The hash is the polynomial with these coefficients at a random point, and two different polynomials of degree 164 at
-/// most (253 bytes, 127 labels) have the same value at 164 points at most: two texts chosen by somebody who does not
-/// know the point collide with a probability below 2^-53.
-#[derive(Clone, Copy)]
-struct Key(u64);
+/// A text is a sequence of numbers of eight bytes, counted from its right end; the hash is the upper half of
+/// `start + Σ numberᵢ · factorᵢ` modulo 2^128, and the key is drawn when the map is made. For any two texts, chosen
+/// without knowing it, all pairs of hashes are then equally likely, and so are the pairs of places in a table (Lemire
+/// and Kaser, "Strongly universal string hashing is fast", theorem 1). No byte of a text is zero, so no two texts are
+/// the same sequence.
+///
+/// As it is counted from the right, the sum at a dot begins the hash of every text that ends so.
+struct Key {
+    start: u128,
+    factors: [u128; 32],
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,48 +304,109 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A hash of some labels, to which more may be added on the left.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum(u64);
-
-const PRIME: u64 = (1 << 61) - 1;
-/// Above the seven bytes of a number.
-const LABEL_END: u64 = 1 << 56;
-
 impl Key {
     fn random() -> Self {
-        // Neither 0 nor 1, where order would not count.
-        Self((RandomState::new().hash_one(()) % (PRIME - 2)) + 2)
+        let random = RandomState::new();
+        let half = |place: usize| u128::from(random.hash_one(place));
+        let whole = |place: usize| half(2 * place) << 64 | half(2 * place + 1);
+        Self { start: whole(32), factors: std::array::from_fn(whole) }
     }
 
-    fn add(self, sum: Sum, label: &str) -> Sum {
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        let chunks = label.as_bytes().chunks_exact(7);
-        let last = LABEL_END | number(chunks.remainder());
-        let sum = chunks.fold(sum, |sum, chunk| self.step(sum, number(chunk)));
-        self.step(sum, last)
+    /// The hash of a text of 256 bytes at most.
+    fn hash(&self, text: &[u8]) -> u64 {
+        let mut sums = self.sums(text);
+        sums.by_ref().for_each(drop);
+        sums.hash()
     }
 
-    fn step(self, sum: Sum, number: u64) -> Sum {
-        // Both factors are below 2^62, so the parts of the product add up to less than 2^63, and after a second time to
-        // less than 2^61 + 2.
-        let product = u128::from(sum.0 + number) * u128::from(self.0);
-        let once = (product as u64 & PRIME) + (product >> 61) as u64;
-        Sum((once & PRIME) + (once >> 61))
-    }
-
-    /// Of all the labels of a text, from the right.
-    fn hash<'a>(self, labels: impl Iterator<Item = &'a str>) -> u64 {
-        labels.fold(Sum::default(), |sum, label| self.add(sum, label)).hash()
+    fn sums<'a>(&'a self, text: &'a [u8]) -> Sums<'a> {
+        Sums { factors: &self.factors, rest: text, read: 0, sum: self.start }
     }
 }
 
-impl Sum {
-    /// Spread over all bits, for a table that looks at the lowest and at the highest ones.
-    fn hash(self) -> u64 {
-        let spread = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        spread ^ spread >> 32
+/// Reads a text from the right, eight bytes at a time.
+struct Sums<'a> {
+    /// Of what is not read.
+    factors: &'a [u128],
+    rest: &'a [u8],
+    /// How many bytes are read.
+    read: usize,
+    /// Of what is read.
+    sum: u128,
+}
+
+/// Eight bytes, or the last few.
+struct Read {
+    word: u64,
+    factor: u128,
+    /// That of the bytes to the left.
+    next: u128,
+    /// How many bytes, and their sum, are to the right.
+    read: usize,
+    sum: u128,
+}
+
+/// A dot in a text.
+struct Dot {
+    /// How many bytes there are from it to the end.
+    below: usize,
+    /// The hash of `*` before those.
+    starred: u64,
+}
+
+impl Iterator for Sums<'_> {
+    type Item = Read;
+
+    #[inline]
+    fn next(&mut self) -> Option<Read> {
+        let (word, rest) = match self.rest.split_last_chunk::<8>() {
+            _ if self.rest.is_empty() => return None,
+            Some((rest, chunk)) => (u64::from_be_bytes(*chunk), rest),
+            None => (self.rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), [].as_slice()),
+        };
+        let (factor, factors) = self.factors.split_first()?;
+        let next = factors.first().copied().unwrap_or_default();
+        let read = Read { word, factor: *factor, next, read: self.read, sum: self.sum };
+        self.read += 8;
+        self.sum = add(self.sum, *factor, word);
+        (self.rest, self.factors) = (rest, factors);
+        Some(read)
     }
+}
+
+impl Sums<'_> {
+    /// Of all that is read.
+    fn hash(&self) -> u64 {
+        (self.sum >> 64) as u64
+    }
+}
+
+impl Read {
+    /// From the right.
+    #[inline]
+    fn dots(&self) -> impl Iterator<Item = Dot> {
+        // The highest bit of each byte that is a dot; no other bit, as all bytes are ASCII.
+        let differing = self.word ^ 0x2e2e_2e2e_2e2e_2e2e;
+        let mut dots = !(differing + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080;
+        std::iter::from_fn(move || {
+            if dots == 0 {
+                return None;
+            }
+            let bits = dots.trailing_zeros() + 1;
+            dots &= dots - 1;
+            let sum = match STAR.checked_shl(bits) {
+                Some(star) => add(self.sum, self.factor, self.word & ((1 << bits) - 1) | star),
+                None => add(add(self.sum, self.factor, self.word), self.next, STAR),
+            };
+            Some(Dot { below: self.read + bits as usize / 8, starred: (sum >> 64) as u64 })
+        })
+    }
+}
+
+const STAR: u64 = b'*' as u64;
+
+fn add(sum: u128, factor: u128, number: u64) -> u128 {
+    sum.wrapping_add(factor.wrapping_mul(u128::from(number)))
 }
 
 #[cfg(test)]
