@@ -41,9 +41,9 @@ enum Verb {
     Demo,
     /// See whether sandboxes can be made here, and what would mend it.
     Doctor,
-    /// Find everything that is wrong with policies. Ends with 0 if nothing is, 1 on faults, 2 on wrong usage.
+    /// Find everything that is wrong with policies.
     Check(policy::CheckArguments),
-    /// Run the tests that policies carry. Ends with 0 if all pass, 1 if not, 2 on wrong usage.
+    /// Run the tests that policies carry.
     Test(policy::TestArguments),
     /// Print the JSON Schema of a policy file.
     Schema,

@@ -113,4 +113,4 @@ pub const POLICY_REGEXES: usize = 256;
 /// Faults that one run of the compiler keeps; what is beyond is counted.
 pub const POLICY_FAULTS: usize = 100;
 /// Documents that a verb about policies takes from one folder and those inside it.
-pub const FOLDER_FILES: usize = 64 * 1024;
+pub const FOLDER_FILES: usize = 16 * 1024;

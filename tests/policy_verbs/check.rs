@@ -209,6 +209,19 @@ fn ten_thousand_files_and_a_thousand_folders_are_walked() {
     desk.write(format!("deep/{}bottom.yaml", "d/".repeat(1_000)), "x: 1\n");
     let done = desk.run(&["check", "many", "deep"]).ended(1);
     assert!(done.stdout.ends_with("\n10001 files: 1 error\n"), "{}", done.stdout);
+    for number in 10_000..=16 * 1024 {
+        desk.write(format!("many/{number}.yaml"), "{}");
+    }
+    assert_eq!(places(&desk, &["many"]), ["limit many:1:1"]);
+}
+
+#[test]
+fn a_fault_of_a_file_that_others_extend_is_told_once() {
+    let child = "extends: [../base.yaml]\n";
+    let desk = Desk::new(&[("p/a/a.yaml", child), ("p/a/b.yaml", child), ("p/base.yaml", "x: 1\n")]);
+    for operand in ["p", "./p", "p/", "."] {
+        assert_eq!(places(&desk, &[operand]).len(), 1, "{:?}", places(&desk, &[operand]));
+    }
 }
 
 #[test]

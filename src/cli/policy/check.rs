@@ -17,8 +17,9 @@ use crate::policy::{Flags, Policy};
 
 /// Options of `exeat check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Ends with 0 if nothing is wrong, 1 on faults, 2 if it was called wrongly.")]
 pub struct CheckArguments {
-    /// Policies, folders that hold some (*.yaml, *.yml, *.json), or preset:NAME.
+    /// Policies; folders, whose *.yaml, *.yml and *.json are taken; preset:NAME.
     #[arg(required_unless_present = "explain", value_name = "FILE|DIR")]
     operands: Vec<PathBuf>,
     /// How findings are written; sarif is version 2.1.0.

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::limits;
 use crate::policy::diagnostic::{Code, Diagnostics, harmless};
@@ -191,7 +191,9 @@ fn read(path: &Path) -> Result<String, ReadError> {
     String::from_utf8(bytes).map_err(|_| ReadError::NotText)
 }
 
-/// A path as it is shown: in a report, in a rule's name. It cannot steer a terminal.
+/// A path as it is shown: in a report, in a rule's name. It cannot steer a terminal, and `./a.yaml` is `a.yaml`, as
+/// those call it that `extends` it.
 pub(super) fn shown(path: &Path) -> String {
-    harmless(&path.to_string_lossy())
+    let plain: PathBuf = path.components().filter(|component| *component != Component::CurDir).collect();
+    harmless(&(if plain.as_os_str().is_empty() { path } else { &plain }).to_string_lossy())
 }

@@ -109,8 +109,7 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         if !name.as_encoded_bytes().starts_with(b".") {
-            // `./a.yaml` is called `a.yaml`.
-            entries.push(if folder == Path::new(".") { PathBuf::from(name) } else { folder.join(name) });
+            entries.push(folder.join(name));
         }
     }
     Ok(entries)

@@ -20,9 +20,11 @@ const FOLDER: &str = "policies";
 
 /// Options of `exeat test`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "The last line is `N passed, N failed`; a file that does not compile has failed. \
+                        Ends with 0 if nothing has, 1 if something has, 2 if it was called wrongly.")]
 pub struct TestArguments {
-    /// Policies, folders that hold some (*.yaml, *.yml, *.json), or preset:NAME; the folder `policies` if it is here,
-    /// else this folder.
+    /// Policies; folders, whose *.yaml, *.yml and *.json are taken; preset:NAME. Without any, the folder `policies` if
+    /// there is one here, else this folder.
     #[arg(value_name = "FILE|DIR")]
     operands: Vec<PathBuf>,
     /// How outcomes are written.
