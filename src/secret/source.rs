@@ -16,6 +16,7 @@ use super::Secret;
 use crate::flow::SecretName;
 use crate::limits;
 use crate::policy::SourceSpec;
+use crate::policy::diagnostic::discreet;
 
 /// Why a value cannot be had. It never holds one.
 #[derive(Debug)]
@@ -35,7 +36,9 @@ enum Fault {
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the secret {} cannot be had: {} ", self.name.as_str(), self.place)?;
+        // Whoever misunderstood a policy may have put the value where its place is due.
+        let (name, place) = (discreet(self.name.as_str()), discreet(&self.place));
+        write!(f, "the secret {name} cannot be had: {place} ")?;
         match &self.fault {
             Fault::Unset => f.write_str("is not set"),
             Fault::Unreadable(_) => f.write_str("cannot be read"),
@@ -133,6 +136,9 @@ mod tests {
         let long = "x".repeat(limits::SECRET_BYTES + 1);
         let text = of_variable(Some(&long)).unwrap_err().to_string();
         assert!(text.contains("holds more than") && !text.contains("xx"));
+        let pasted = SourceSpec::Env("ghp_Zq8sW2x7Rt5Lk9Vb3Nm6Pd1Sf4Hj0Gc".into());
+        let text = read(&name(), &pasted, |_| None).unwrap_err().to_string();
+        assert_eq!(text, "the secret KEY cannot be had: the variable … is not set");
         let missing = SourceSpec::File("/not/there".into());
         let error = read(&name(), &missing, |_| None).unwrap_err();
         assert_eq!(error.to_string(), "the secret KEY cannot be had: the file /not/there cannot be read");
