@@ -302,7 +302,7 @@ async fn data_path(origin: SocketAddr) {
         sandbox,
         host,
         upstream: Upstream::new(resolve, trusted, RootCertStore::empty()),
-        authority,
+        authority: Arc::new(authority),
         dns: Arc::new(dns),
         record,
         listener_port: listener.port(),

@@ -9,7 +9,7 @@ mod summary;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use json_lines::JsonLines;
+pub use json_lines::{JsonLines, line};
 pub use summary::Summary;
 
 pub use crate::policy::verdict::RouteTaken;

@@ -1,7 +1,7 @@
 //! One sandbox's certificate authority: its root key, its leaves, and TLS made ready to be terminated with them.
 //!
-//! Keys are made here, live in memory alone and are never written or printed. It never decides that a name is
-//! terminated, and never speaks TLS itself.
+//! Keys are made here and never printed; only a root's is given out, to whoever keeps it sealed. It never decides that
+//! a name is terminated, and never speaks TLS itself.
 //!
 //! - `INVARIANT`: a leaf is for one name, never a wildcard, and ends before its root does.
 //! - `INVARIANT`: at most [`limits::LEAVES`] leaves are kept, and minting more is budgeted.
@@ -29,6 +29,7 @@ use rustls::crypto::aws_lc_rs::{Ticketer, default_provider, sign};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCertUsingSni};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use zeroize::Zeroizing;
 
 use crate::flow::{Alpn, Domain, SandboxId};
 use crate::limits;
@@ -46,6 +47,7 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(24 * 3600);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
+    made_at: SystemTime,
     ends: SystemTime,
     /// One key for all leaves: making keys costs as much as signing, and they end together.
     leaf_key: KeyPair,
@@ -76,15 +78,38 @@ impl Authority {
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Result<Self, MintError> {
         let now = clock();
-        let ends = now + ROOT_LIFE;
-        let root_key = KeyPair::generate()?;
+        Self::with_root(sandbox, KeyPair::generate()?, now, clock)
+    }
+
+    /// The root of one sandbox again, from its key and the time it was made, as [`Self::root`] gave them: whoever
+    /// trusts its first certificate trusts its leaves.
+    ///
+    /// # Errors
+    /// As [`Self::generate`]; and where the key is none.
+    pub fn restore(
+        sandbox: &SandboxId,
+        key: &[u8],
+        made_at: SystemTime,
+        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Result<Self, MintError> {
+        Self::with_root(sandbox, KeyPair::try_from(key)?, made_at, clock)
+    }
+
+    fn with_root(
+        sandbox: &SandboxId,
+        root_key: KeyPair,
+        made_at: SystemTime,
+        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Result<Self, MintError> {
+        let ends = made_at + ROOT_LIFE;
         let leaf_key = KeyPair::generate()?;
-        let params = root_params(sandbox, now, ends)?;
+        let params = root_params(sandbox, made_at, ends)?;
         let certificate = params.self_signed(&root_key)?;
         let signing_key = sign::any_ecdsa_type(&PrivateKeyDer::Pkcs8(leaf_key.serialized_der().into()))?;
         Ok(Self {
             issuer: Issuer::new(params, root_key),
             certificate,
+            made_at,
             ends,
             leaf_key,
             signing_key,
@@ -93,6 +118,12 @@ impl Authority {
             budget: Budget::default(),
             clock: Box::new(clock),
         })
+    }
+
+    /// The root's key (PKCS #8), to be kept sealed, and when it was made.
+    #[must_use]
+    pub fn root(&self) -> (Zeroizing<Vec<u8>>, SystemTime) {
+        (Zeroizing::new(self.issuer.key().serialize_der()), self.made_at)
     }
 
     /// The root's certificate, in PEM.

@@ -1,9 +1,12 @@
 //! Verbs, shared options, exit codes.
 
+mod data_path;
 mod demo;
 mod doctor;
+mod host;
 pub mod policy;
 pub mod run;
+pub mod serve;
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
@@ -37,6 +40,8 @@ struct Arguments {
 enum Verb {
     /// Run a command that reaches what the policy allows, and nothing else.
     Run(Box<run::RunArguments>),
+    /// Keep many sandboxes, as a control plane says.
+    Serve(serve::ServeArguments),
     /// See it work: six requests in real sandboxes, with no Internet and without root.
     Demo,
     /// See whether sandboxes can be made here, and what would mend it.
@@ -118,6 +123,7 @@ pub fn main() -> ExitCode {
     let exit = match Arguments::try_parse() {
         Ok(arguments) => match arguments.verb {
             Verb::Run(arguments) => run::run(*arguments),
+            Verb::Serve(arguments) => serve::serve(&arguments),
             Verb::Demo => demo::demo(),
             Verb::Doctor => doctor::doctor(),
             Verb::Check(arguments) => policy::check(&arguments),

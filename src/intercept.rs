@@ -59,7 +59,7 @@ pub struct Context {
     /// The only way out.
     pub upstream: Upstream,
     /// Mints the leaves that terminated flows see.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// Answers port 53.
     pub dns: Arc<Dns>,
     /// Takes every event.

@@ -8,16 +8,17 @@
 //! 2. [`matcher`]
 //! 3. [`policy`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
 //! 4. [`secret`], [`ca`]
-//! 5. [`sandbox`], [`audit`]
+//! 5. [`sandbox`], [`audit`], [`metrics`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
 //! 7. [`intercept`]
-//! 8. [`control`], [`state`]
+//! 8. [`control`], [`state`], [`config`]
 //! 9. [`cli`], which wires all of it
 
 pub mod attach;
 pub mod audit;
 pub mod ca;
 pub mod cli;
+pub mod config;
 pub mod confine;
 pub mod control;
 pub mod dns;
@@ -26,6 +27,7 @@ pub mod intercept;
 pub mod limits;
 pub mod manual;
 pub mod matcher;
+pub mod metrics;
 pub mod policy;
 pub mod resolve;
 pub mod sandbox;

@@ -83,6 +83,12 @@ pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
 pub const DEVICE_ADDRESSES: usize = 16;
 /// How often it is looked whether the path of an attached network namespace still leads to it.
 pub const ATTACHMENT_CHECK: Duration = Duration::from_secs(2);
+/// How long a push waits for the flows that were open before it (POLICY §8).
+pub const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// Sandboxes of one daemon.
+pub const SANDBOXES: usize = 16 * 1024;
+/// Bytes of a file of settings.
+pub const CONFIG_BYTES: usize = 64 * 1024;
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that one regular expression, or glob, may compile to.

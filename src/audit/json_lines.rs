@@ -86,6 +86,16 @@ fn write_all(events: &Receiver<Message>, out: impl Write) -> io::Result<()> {
     }
 }
 
+/// An event as the record has it, without its line's end.
+#[must_use]
+pub fn line(event: &Event) -> String {
+    let mut line = Vec::new();
+    // Memory takes everything.
+    let _ = write_line(&mut line, event);
+    line.pop();
+    String::from_utf8(line).unwrap_or_default()
+}
+
 fn write_line(out: &mut impl Write, event: &Event) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, OneLine);
     Line::from(event).serialize(&mut serializer).map_err(io::Error::from)?;

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(super) use channel::{Fault, Part};
 use channel::{Plan, Stdio};
 pub(super) use error::RunError;
-pub(super) use session::{become_unreadable, run as session};
+pub(super) use session::{become_unreadable, raise_descriptor_limit, run as session};
 pub(super) use settings::Settings;
 
 use super::{Exit, tell};

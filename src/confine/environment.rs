@@ -57,9 +57,13 @@ pub fn inside(
         .filter(|(_, value)| !holds_secret(value, secrets))
         .filter(|(name, _)| !BUNDLE_VARIABLES.iter().any(|bundle| name == bundle) && name != "NODE_USE_SYSTEM_CA")
         .collect();
-    inside.extend(BUNDLE_VARIABLES.map(|name| (name.into(), super::BUNDLE.into())));
-    inside.push(("NODE_USE_SYSTEM_CA".into(), "1".into()));
+    inside.extend(trust().map(|(name, value)| (name.into(), value.into())));
     inside
+}
+
+/// The variables that make programs trust the bundle at [`super::BUNDLE`], and their values.
+pub fn trust() -> impl Iterator<Item = (&'static str, &'static str)> {
+    BUNDLE_VARIABLES.into_iter().map(|name| (name, super::BUNDLE)).chain([("NODE_USE_SYSTEM_CA", "1")])
 }
 
 fn leads_out(name: &OsStr) -> bool {

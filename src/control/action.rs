@@ -249,6 +249,6 @@ pub enum Refusal {
     Attach(String),
     /// A bound was met.
     Limit(String),
-    /// The daemon's own failure.
+    /// The daemon's own failure; it says what was done all the same.
     Failed(String),
 }

@@ -46,8 +46,13 @@ impl Upstream {
     /// Dials what `resolve` says; verifies against `system` roots, and against `overridden` ones where the operator
     /// gave the name its addresses ([`Resolve::overrides`]).
     #[must_use]
-    pub fn new(resolve: Arc<dyn Resolve>, system: RootCertStore, overridden: RootCertStore) -> Self {
-        Self { resolve, system: Arc::new(client_config(system)), overridden: Arc::new(client_config(overridden)) }
+    pub fn new(
+        resolve: Arc<dyn Resolve>,
+        system: impl Into<Arc<RootCertStore>>,
+        overridden: impl Into<Arc<RootCertStore>>,
+    ) -> Self {
+        let [system, overridden] = [system.into(), overridden.into()].map(|roots| Arc::new(client_config(roots)));
+        Self { resolve, system, overridden }
     }
 
     /// A connection to the permit's target: to a vetted address of its name, or to its very address. All addresses are
@@ -201,7 +206,7 @@ impl Reset for TlsStream<TcpStream> {
     }
 }
 
-fn client_config(roots: RootCertStore) -> ClientConfig {
+fn client_config(roots: Arc<RootCertStore>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
     let versions = ClientConfig::builder_with_provider(provider)

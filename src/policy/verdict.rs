@@ -270,6 +270,14 @@ impl serde::Serialize for RuleId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Revision(pub(crate) [u8; 32]);
 
+impl Revision {
+    /// All of it, in hexadecimal.
+    #[must_use]
+    pub fn in_full(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -90,7 +90,7 @@ impl Rig {
             sandbox: Arc::clone(&sandbox),
             host: Arc::clone(&host),
             upstream: Upstream::new(Arc::clone(&resolve), RootCertStore::empty(), roots(ca.pem())),
-            authority,
+            authority: Arc::new(authority),
             dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, host, Arc::clone(&record))),
             record,
             listener_port: listener.port(),

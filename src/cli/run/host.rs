@@ -1,19 +1,11 @@
-//! What `run` takes from the host it runs on: addresses, routes, trusted certificates, homes.
+//! What `run` takes from the host it runs on into the sandbox: its resolver's place, trusted certificates, homes.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Seek, Write};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use ipnet::IpNet;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
-use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{User, getuid};
 use rustls::pki_types::CertificateDer;
@@ -21,18 +13,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::attach::netns::SANDBOX_IPV4;
 use crate::ca::{Authority, bundle, jks};
-use crate::policy::Protected;
-
-/// Where systems keep the bundle of trusted certificates, in PEM.
-const BUNDLES: [&str; 7] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-    "/etc/pki/tls/cert.pem",
-    "/usr/local/share/certs/ca-root-nss.crt",
-];
+use crate::cli::host::{BUNDLES, system_bundle};
 
 /// Where Java keeps its own.
 const JAVA_STORES: [&str; 2] = ["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts"];
@@ -80,12 +61,6 @@ fn overlay(name: &'static str, content: &[u8], over: Vec<PathBuf>) -> io::Result
     Ok(Overlay { name, content: file.into(), over })
 }
 
-/// The bundle that programs of this user trust: the one they are told of, or the system's.
-fn system_bundle() -> Vec<u8> {
-    let told = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    told.into_iter().chain(BUNDLES.map(PathBuf::from)).find_map(|path| fs::read(path).ok()).unwrap_or_default()
-}
-
 fn java_stores() -> Vec<PathBuf> {
     let mut homes: Vec<PathBuf> = std::env::var_os("JAVA_HOME").map(PathBuf::from).into_iter().collect();
     for parent in JAVA_HOMES {
@@ -124,56 +99,6 @@ fn followed(path: &str) -> PathBuf {
     plain
 }
 
-/// Every address of the host: protected, whatever range it lies in (POLICY §3).
-fn addresses() -> io::Result<Vec<IpAddr>> {
-    let mut addresses = Vec::new();
-    for interface in getifaddrs()? {
-        let Some(address) = interface.address else { continue };
-        let ipv4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        addresses.extend(ipv4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()))));
-    }
-    Ok(addresses)
-}
-
-/// Keeps `protected` true while addresses of the host come and go; ends only with its task.
-pub(super) async fn watch_addresses(protected: &ArcSwap<Protected>, allowed: &[IpNet]) -> io::Result<Infallible> {
-    /// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
-    const GROUPS: [u32; 2] = [5, 9];
-    let mut changes = TokioSocket::new(NETLINK_ROUTE)?;
-    for group in GROUPS {
-        changes.socket_mut().add_membership(group)?;
-    }
-    loop {
-        // What changed does not matter: all addresses are read again. A lost message is an error, and says as much.
-        let _ = changes.recv_from_full().await;
-        protected.store(Arc::new(self::protected(allowed)?));
-    }
-}
-
-/// The ranges that are protected on this host now, without those that the operator allowed.
-pub(super) fn protected(allowed: &[IpNet]) -> io::Result<Protected> {
-    Ok(allowed.iter().fold(Protected::new(addresses()?), |protected, cidr| protected.without(*cidr)))
-}
-
-/// Whether the host has a way to IPv6 addresses: else none is answered (POLICY §5).
-pub(super) fn has_ipv6_route() -> bool {
-    fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|routes| routes.lines().any(is_ipv6_default))
-}
-
-/// A line of `/proc/net/ipv6_route` for `::/0` that is up, rejects nothing, and leads through a device but `lo`.
-fn is_ipv6_default(line: &str) -> bool {
-    const UP: u32 = 0x1;
-    const REJECT: u32 = 0x200;
-    let columns: Vec<_> = line.split_whitespace().collect();
-    let [destination, length, .., flags, device] = columns.as_slice() else { return false };
-    let flags = u32::from_str_radix(flags, 16).unwrap_or(REJECT);
-    destination.bytes().all(|digit| digit == b'0')
-        && *length == "00"
-        && flags & UP != 0
-        && flags & REJECT == 0
-        && *device != "lo"
-}
-
 /// The user's home directories: as the environment and as the user database have it.
 pub(super) fn homes() -> Vec<PathBuf> {
     let told = std::env::var_os("HOME").filter(|home: &OsString| !home.is_empty()).map(PathBuf::from);
@@ -187,18 +112,6 @@ pub(super) fn homes() -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_usable_default_route_counts_as_ipv6() {
-        let zeros = "0".repeat(32);
-        let line = |length: &str, flags: &str, device: &str| {
-            format!("{zeros} {length} {zeros} 00 {zeros} 00000400 00000001 00000000 {flags} {device}")
-        };
-        assert!(is_ipv6_default(&line("00", "00450003", "eth0")));
-        assert!(!is_ipv6_default(&line("00", "00200200", "lo")), "the kernel's own unreachable route");
-        assert!(!is_ipv6_default(&line("00", "00450203", "eth0")), "a rejecting route");
-        assert!(!is_ipv6_default(&line("40", "00450003", "eth0")), "not the default");
-    }
 
     #[test]
     fn a_link_that_leads_nowhere_is_still_followed() {

@@ -12,11 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustls::RootCertStore;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,15 +22,12 @@ use super::channel::{Channel, Order, Passed, Plan, Report as Word};
 use super::launch::{self, Launched, Launching};
 use super::terminal::{Resize, Streams};
 use super::{RunError, Settings, host};
-use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
 use crate::audit::{Fanout, JsonLines, Record, Summary};
 use crate::ca::Authority;
 use crate::cli::Exit;
+use crate::cli::data_path::{self, Outside};
 use crate::confine::{environment, masks};
-use crate::dns::Dns;
 use crate::flow::SandboxId;
-use crate::intercept::{self, Context, upstream};
-use crate::resolve::HostResolver;
 use crate::sandbox::Sandbox;
 use crate::sys;
 
@@ -108,20 +103,34 @@ pub(in crate::cli) fn run(
     let launching = launch(&settings, &authority, &streams, &command)?;
     // While the sandbox is made: what takes longest outside.
     let runtime = runtime()?;
-    let context = context(settings, id, authority, record, &runtime)?;
+    let outside = data_path::Settings {
+        allow_protected: settings.allow_protected,
+        overrides: settings.overrides,
+        upstream_ca: settings.upstream_ca,
+        resolvers: Vec::new(),
+    };
+    let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
+    // What belongs to the runtime is made inside it.
+    let inside = runtime.enter();
+    let outside = Outside::open(outside).map_err(RunError::own("list the host's addresses"))?;
+    drop(inside);
     let launched = launching.finish().map_err(RunError::Sandbox)?;
     raise_descriptor_limit().map_err(RunError::own("raise the limit of descriptors"))?;
     let Launched { channel, sockets, terminal, first } = launched;
     let signals = Signals::catch(&runtime).map_err(RunError::own("catch signals"))?;
     let relays = streams.start(terminal).map_err(RunError::own("relay the terminal"))?;
-    let serving = Serving::start(&runtime, context, sockets)?;
+    let inside = runtime.enter();
+    let serving = outside.serve(&sandbox, Arc::new(authority), record, sockets);
+    let serving = serving.map_err(RunError::own("watch the sandbox's sockets"))?;
+    tokio::spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
+    drop(inside);
     let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;
     channel.send(&Order::Start, &[]).map_err(RunError::own("talk to the sandbox"))?;
     runtime.spawn(signals.pass_on(passing, relays.resize()));
     let end = channel.receive::<Word>();
     launch::end(&channel, first);
     relays.finish();
-    serving.stop(&runtime);
+    runtime.block_on(serving.end(LAST_FLOWS));
     runtime.shutdown_background();
     let name = command.first().map(OsString::as_os_str).unwrap_or_default();
     how_it_ended(end.map_err(RunError::own("talk to the sandbox"))?.map(|(word, _)| word), name)
@@ -129,7 +138,7 @@ pub(in crate::cli) fn run(
 
 /// A flow takes two descriptors, and a login shell allows 1024. Ours are raised as far as they may be, once the first
 /// process has inherited the limit that the user set for the command.
-fn raise_descriptor_limit() -> io::Result<()> {
+pub(in crate::cli) fn raise_descriptor_limit() -> io::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
@@ -205,74 +214,6 @@ fn runtime() -> Result<Runtime, RunError> {
         .enable_all()
         .build()
         .map_err(RunError::own("start the runtime"))
-}
-
-/// Wires the parts of the data path for one sandbox.
-fn context(
-    settings: Settings,
-    id: SandboxId,
-    authority: Authority,
-    record: Arc<dyn Record>,
-    runtime: &Runtime,
-) -> Result<Arc<Context>, RunError> {
-    // The resolver's sockets belong to the runtime.
-    let _inside = runtime.enter();
-    let mut system = RootCertStore::empty();
-    // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
-    system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let mut overridden = system.clone();
-    overridden.add_parsable_certificates(settings.upstream_ca);
-    let resolver = Arc::new(HostResolver::system(settings.overrides, host::has_ipv6_route()));
-    let resolve = Arc::new(resolver.for_sandbox());
-    let allowed = settings.allow_protected;
-    let protected = host::protected(&allowed).map_err(RunError::own("list the host's addresses"))?;
-    let protected = Arc::new(ArcSwap::from_pointee(protected));
-    let watched = Arc::clone(&protected);
-    // Without news of changes, the addresses that the host had at the start stay protected.
-    runtime.spawn(async move { host::watch_addresses(&watched, &allowed).await });
-    let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
-    let dns = Dns::new(Arc::clone(&sandbox), resolve.clone(), Arc::clone(&protected), Arc::clone(&record));
-    let upstream = upstream::Upstream::new(resolve, system, overridden);
-    Ok(Arc::new(Context {
-        sandbox,
-        host: protected,
-        upstream,
-        authority,
-        dns: Arc::new(dns),
-        record,
-        listener_port: LISTENER_PORT,
-    }))
-}
-
-/// The tasks that serve a sandbox.
-struct Serving {
-    stop: intercept::Stop,
-    flows: tokio::task::JoinHandle<()>,
-}
-
-impl Serving {
-    fn start(runtime: &Runtime, context: Arc<Context>, sockets: Sockets) -> Result<Self, RunError> {
-        let _inside = runtime.enter();
-        let listener = SandboxListener::new(sockets.tcp).map_err(RunError::own("watch the sandbox's listener"))?;
-        let datagrams = SandboxDatagrams::new(sockets.udp).map_err(RunError::own("watch the sandbox's resolver"))?;
-        let (stop, shutdown) = intercept::shutdown();
-        let mut questions = shutdown.clone();
-        let dns = Arc::clone(&context.dns);
-        runtime.spawn(async move {
-            intercept::dns::serve_datagrams(Arc::new(datagrams), dns, questions.begun()).await;
-        });
-        let sandbox = Arc::clone(&context.sandbox);
-        runtime.spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
-        let flows = runtime.spawn(intercept::serve(listener, context, shutdown));
-        Ok(Self { stop, flows })
-    }
-
-    /// Takes no more, and waits until what is open has been closed and recorded.
-    fn stop(self, runtime: &Runtime) {
-        self.stop.stop();
-        // Flows that do not end in time are cut by the runtime's own end.
-        let _ = runtime.block_on(async { tokio::time::timeout(LAST_FLOWS, self.flows).await });
-    }
 }
 
 /// The signals that exeat passes on, caught from before the terminal is borrowed: none ends it without giving that

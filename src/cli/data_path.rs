@@ -1,0 +1,141 @@
+//! The data path of a sandbox, wired: what all sandboxes of a host share, and the tasks that serve one.
+//!
+//! It judges nothing and makes no sandbox: whoever does passes it in, with the sockets that its packets come to.
+//!
+//! `INVARIANT`: two sandboxes share what the host is (its resolvers' cache, its addresses, its roots), nothing else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::host;
+use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
+use crate::audit::Record;
+use crate::ca::Authority;
+use crate::dns::Dns;
+use crate::intercept::{self, Context, upstream};
+use crate::policy::Protected;
+use crate::resolve::{HostResolver, Overrides};
+use crate::sandbox::Sandbox;
+
+/// What the operator says about the host.
+#[derive(Default)]
+pub(super) struct Settings {
+    /// Taken out of the protected ranges.
+    pub(super) allow_protected: Vec<IpNet>,
+    /// Addresses of names, by the operator.
+    pub(super) overrides: Overrides,
+    /// Certificates trusted for those names, beside the host's.
+    pub(super) upstream_ca: Vec<CertificateDer<'static>>,
+    /// Resolvers; those of the host's own configuration where there is none.
+    pub(super) resolvers: Vec<SocketAddr>,
+}
+
+/// What all sandboxes share.
+pub(super) struct Outside {
+    resolver: Arc<HostResolver>,
+    protected: Arc<ArcSwap<Protected>>,
+    system: Arc<RootCertStore>,
+    overridden: Arc<RootCertStore>,
+}
+
+impl Outside {
+    /// Reads what the host is, and keeps it current as long as the runtime lives that this is called in.
+    ///
+    /// # Errors
+    /// The addresses of the host cannot be listed.
+    pub(super) fn open(settings: Settings) -> io::Result<Self> {
+        let Settings { allow_protected, overrides, upstream_ca, resolvers } = settings;
+        let mut system = RootCertStore::empty();
+        // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
+        system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut overridden = system.clone();
+        overridden.add_parsable_certificates(upstream_ca);
+        let ipv6 = host::has_ipv6_route();
+        let resolver = match resolvers.as_slice() {
+            [] => HostResolver::system(overrides, ipv6),
+            servers => HostResolver::with_servers(servers, overrides, ipv6),
+        };
+        let protected = Arc::new(ArcSwap::from_pointee(host::protected(&allow_protected)?));
+        let watched = Arc::clone(&protected);
+        // Without news of changes, the addresses that the host had at the start stay protected.
+        tokio::spawn(async move { host::watch_addresses(&watched, &allow_protected).await });
+        Ok(Self { resolver: Arc::new(resolver), protected, system: Arc::new(system), overridden: Arc::new(overridden) })
+    }
+
+    /// The addresses that no policy opens by itself, as they are now.
+    pub(super) fn protected(&self) -> Arc<Protected> {
+        self.protected.load_full()
+    }
+
+    /// Serves one sandbox until it is stopped, or the handle dropped.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the sockets.
+    pub(super) fn serve(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        authority: Arc<Authority>,
+        record: Arc<dyn Record>,
+        sockets: Sockets,
+    ) -> io::Result<Serving> {
+        let listener = SandboxListener::new(sockets.tcp)?;
+        let datagrams = Arc::new(SandboxDatagrams::new(sockets.udp)?);
+        let resolve = Arc::new(self.resolver.for_sandbox());
+        let protected = &self.protected;
+        let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
+        let dns = Arc::new(dns);
+        let upstream = upstream::Upstream::new(resolve, Arc::clone(&self.system), Arc::clone(&self.overridden));
+        let context = Context {
+            sandbox: Arc::clone(sandbox),
+            host: Arc::clone(protected),
+            upstream,
+            authority,
+            dns: Arc::clone(&dns),
+            record,
+            listener_port: LISTENER_PORT,
+        };
+        let (stop, shutdown) = intercept::shutdown();
+        let mut asked = shutdown.clone();
+        let questions = tokio::spawn(async move {
+            intercept::dns::serve_datagrams(datagrams, dns, asked.begun()).await;
+        });
+        let flows = tokio::spawn(intercept::serve(listener, Arc::new(context), shutdown));
+        Ok(Serving { stop: Arc::new(stop), tasks: [flows, questions] })
+    }
+}
+
+/// The tasks that serve one sandbox.
+pub(super) struct Serving {
+    stop: Arc<intercept::Stop>,
+    /// Its flows, and its questions.
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Serving {
+    /// Stops it from elsewhere.
+    pub(super) fn stop(&self) -> Arc<intercept::Stop> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Takes no more, and waits until what is open has been closed and recorded; what takes longer is cut. Afterwards
+    /// its sockets are closed.
+    pub(super) async fn end(self, within: Duration) {
+        self.stop.stop();
+        for mut task in self.tasks {
+            if timeout(within, &mut task).await.is_err() {
+                task.abort();
+                // It was aborted: that is all there is to learn.
+                let _ = task.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,612 @@
+//! The daemon's sandboxes, and every change to them: what carries out what the control API asks.
+//!
+//! A change takes the sandbox's turn, so that no two mix; it is stored before it is in force, and in force, also for
+//! what was open before, when [`Act::act`] returns. It is carried out to its end even if whoever asked goes away.
+//!
+//! - `INVARIANT`: a sandbox that has no attachment has no listener, so it reaches nothing; one without a policy has
+//!   the policy that allows nothing.
+//! - `INVARIANT`: an identity (HOUSE §2) is one sandbox's at most.
+//! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use super::meter::{Meter, milliseconds};
+use super::registration::{Facts, Held, Kept, Registration, Turn};
+use super::shelf::{Document, NOTHING, Shelf};
+use super::{ServeError, explain, report};
+use crate::attach::{self, AttachError, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Spec};
+use crate::audit::{Fanout, Record};
+use crate::ca::{Authority, bundle};
+use crate::cli::data_path::{Outside, Settings};
+use crate::cli::host::system_bundle;
+use crate::cli::{chain, tell};
+use crate::config::Config;
+use crate::confine::{BUNDLE, environment};
+use crate::control::action::{
+    Act, Action, AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal,
+    SandboxView, SessionId, TrustView, Which,
+};
+use crate::flow::SandboxId;
+use crate::intercept::Stop;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::sandbox::Sandbox;
+use crate::secret::Secrets;
+use crate::state::{Key, Store};
+
+/// How long flows may take to end when their sandbox is detached or cut off.
+const LAST_FLOWS: Duration = Duration::from_secs(2);
+
+/// See the module's doc. Clones are the same daemon.
+#[derive(Clone)]
+pub struct Daemon(Arc<Inner>);
+
+struct Inner {
+    host: Host,
+    outside: Outside,
+    shelf: Shelf,
+    store: Arc<Store>,
+    record: Arc<dyn Record>,
+    lines: Arc<report::Lines>,
+    metrics: Arc<Metrics>,
+    roll: RwLock<Roll>,
+}
+
+/// Who is there.
+#[derive(Default)]
+struct Roll {
+    by_name: HashMap<SandboxId, Arc<Registration>>,
+    by_session: HashMap<SessionId, Arc<Registration>>,
+    attached: HashMap<AttachmentId, SandboxId>,
+    created: u64,
+}
+
+impl Daemon {
+    /// The daemon of a host, for the runtime that this is called in, with all that its state directory holds: every
+    /// registration, and every attachment that is provably the same, with its policy before its first byte. The rest
+    /// is detached, and told. Audit events go to `record`.
+    ///
+    /// # Errors
+    /// What of the host or of the state directory cannot be used; another daemon may have it.
+    pub async fn open(config: &Config, record: Arc<dyn Record>) -> Result<Self, ServeError> {
+        let store = open_store(&config.state)?;
+        let outside = Outside::open(Settings {
+            allow_protected: config.allow_protected.clone(),
+            resolvers: config.resolvers.clone(),
+            ..Settings::default()
+        });
+        let (lines, metrics) = (Arc::new(report::Lines::default()), Arc::new(Metrics::default()));
+        let sinks: Vec<Arc<dyn Record>> = vec![record, Arc::clone(&metrics) as _, Arc::clone(&lines) as _];
+        let daemon = Self(Arc::new(Inner {
+            host: Host::open().map_err(ServeError::Host)?,
+            outside: outside.map_err(ServeError::own("list the host's addresses"))?,
+            shelf: Shelf::new(config.openable.clone()),
+            store: Arc::new(store),
+            record: Arc::new(Fanout(sinks)),
+            lines,
+            metrics,
+            roll: RwLock::default(),
+        }));
+        for (name, record) in daemon.0.store.all().map_err(ServeError::Store)? {
+            let restored = daemon.restore(&name, &record).await;
+            restored.map_err(|error| ServeError::Record(name, error))?;
+        }
+        match daemon.0.host.sweep().await {
+            Ok(closed) => closed.iter().filter(|id| !daemon.roll().attached.contains_key(id)).for_each(report::closed),
+            Err(error) => {
+                tell(&format!("exeat: interfaces of earlier sandboxes are not looked for: {}\n", chain(&error)))
+            }
+        }
+        Ok(daemon)
+    }
+
+    /// Registers a sandbox again as it was.
+    async fn restore(&self, name: &str, record: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let kept: Kept = serde_json::from_slice(record)?;
+        let id = SandboxId::new(name).ok_or("this is no sandbox's name")?;
+        let document = self.0.shelf.take(kept.policy.clone()).map_err(|faults| faults.to_string())?;
+        let (key, made_at) = &kept.root;
+        let made_at = UNIX_EPOCH + Duration::from_millis(*made_at);
+        let authority = Arc::new(Authority::restore(&id, key, made_at, SystemTime::now)?);
+        let meter = Arc::new(Meter::new(Arc::clone(&self.0.record), kept.bytes));
+        let facts = kept.facts(document, "it was not taken up again");
+        let registration = Registration::new(kept.number, id, kept.session.clone(), authority, meter, facts);
+        let registration = Arc::new(registration);
+        self.enroll(&registration).map_err(|refusal| sentence(&refusal))?;
+        if let Some((spec, id)) = kept.attachment {
+            self.take_up(&registration, spec, &id).await;
+        }
+        Ok(())
+    }
+
+    async fn take_up(&self, registration: &Arc<Registration>, spec: AttachmentSpec, id: &str) {
+        let mut turn = registration.turn.lock().await;
+        let taken = async {
+            let id: AttachmentId = id.parse().map_err(|_| Refusal::Failed("its identity cannot be read".into()))?;
+            let attached = self.0.host.take_up(&named(&spec)?, &id, None).await.map_err(refusal)?;
+            let document = Arc::clone(&registration.facts().document);
+            self.admit(registration, &mut turn, spec, &document, attached).await
+        };
+        match taken.await {
+            Ok(view) => registration.facts().attachment = Some(view),
+            Err(refusal) => {
+                let reason = sentence(&refusal);
+                let state = AttachmentState::Detached(reason);
+                report::attachment(&registration.name, &state);
+                if let Some(view) = &mut registration.facts().attachment {
+                    view.state = state;
+                }
+            }
+        }
+    }
+
+    /// Ends all flows, and leaves every sandbox confined and registered as it is.
+    pub(super) async fn drain(&self, within: Duration) {
+        let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
+        let mut ending = tokio::task::JoinSet::new();
+        for registration in registrations {
+            ending.spawn(async move {
+                let serving = registration.turn.lock().await.held.as_mut().and_then(|held| held.serving.take());
+                if let Some(serving) = serving {
+                    serving.end(within).await;
+                }
+            });
+        }
+        while ending.join_next().await.is_some() {}
+    }
+
+    fn roll(&self) -> RwLockReadGuard<'_, Roll> {
+        self.0.roll.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn roll_mut(&self) -> RwLockWriteGuard<'_, Roll> {
+        self.0.roll.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registration(&self, which: &Which) -> Option<Arc<Registration>> {
+        match which {
+            Which::Name(name) => self.roll().by_name.get(name).cloned(),
+            Which::Session(session) => self.roll().by_session.get(session).cloned(),
+        }
+    }
+
+    fn known(&self, which: &Which) -> Result<Arc<Registration>, Refusal> {
+        self.registration(which).ok_or(Refusal::Unknown)
+    }
+
+    fn enroll(&self, registration: &Arc<Registration>) -> Result<(), Refusal> {
+        let mut roll = self.roll_mut();
+        if roll.by_name.contains_key(&registration.name) {
+            return Err(Refusal::Conflict(format!("there is a sandbox `{}` already", registration.name.as_str())));
+        }
+        if roll.by_name.len() >= limits::SANDBOXES {
+            return Err(Refusal::Limit(format!("a daemon has {} sandboxes at most", limits::SANDBOXES)));
+        }
+        roll.created = roll.created.max(registration.number);
+        roll.by_session.insert(registration.session.clone(), Arc::clone(registration));
+        roll.by_name.insert(registration.name.clone(), Arc::clone(registration));
+        Ok(())
+    }
+
+    fn strike(&self, registration: &Registration) {
+        let mut roll = self.roll_mut();
+        roll.by_name.remove(&registration.name);
+        roll.by_session.remove(&registration.session);
+    }
+}
+
+/// The changes, one by one.
+impl Daemon {
+    async fn carry_out(&self, action: Action) -> Result<SandboxView, Refusal> {
+        match action {
+            Action::Create(draft) => self.create(draft).await,
+            Action::Fork(from, draft) => self.fork(&from, draft).await,
+            Action::Patch(name, draft) => self.patch(&Which::Name(name), draft).await,
+            Action::Replace(which, push) => self.patch(&which, Draft { policy: Some(push), ..Draft::default() }).await,
+            Action::Attach(name, spec) => {
+                self.patch(&Which::Name(name), Draft { attachment: Some(spec), ..Draft::default() }).await
+            }
+            Action::Detach(name) => self.detach(&Which::Name(name)).await,
+            Action::Stop(which) => self.stop(&which).await,
+            Action::Delete(name) => self.delete(&Which::Name(name)).await,
+        }
+    }
+
+    async fn fork(&self, from: &SandboxId, draft: Draft) -> Result<SandboxView, Refusal> {
+        let Facts { document, details, .. } = self.known(&Which::Name(from.clone()))?.facts().clone();
+        let policy = draft.policy.unwrap_or_else(|| PolicyPush { text: document.text.to_string(), replaces: None });
+        let mut merged = details;
+        merged.extend(draft.details);
+        self.create(Draft { policy: Some(policy), details: merged, ..draft }).await
+    }
+
+    async fn create(&self, draft: Draft) -> Result<SandboxView, Refusal> {
+        let Draft { name, policy, attachment, details } = draft;
+        let document = self.compile(policy.map_or_else(|| NOTHING.to_owned(), |push| push.text)).await?;
+        let name = match name {
+            Some(name) => name,
+            None => SandboxId::new(&format!("sandbox-{}", letters(8)?)).ok_or_else(random_failed)?,
+        };
+        let session = SessionId(format!("sbx_{}", letters(24)?));
+        let authority = Authority::generate(&name, SystemTime::now);
+        let authority = Arc::new(authority.map_err(|error| Refusal::Failed(chain(&error)))?);
+        let meter = Arc::new(Meter::new(Arc::clone(&self.0.record), Bytes::default()));
+        let now = milliseconds(SystemTime::now());
+        let facts = Facts {
+            created_at: now,
+            updated_at: now,
+            stopped_at: None,
+            document,
+            generation: 1,
+            attachment: None,
+            details,
+        };
+        let number = self.roll().created + 1;
+        let registration = Arc::new(Registration::new(number, name, session, authority, meter, facts));
+        let mut turn = registration.turn.lock().await;
+        self.enroll(&registration)?;
+        let mut facts = registration.facts().clone();
+        let made = async {
+            if let Some(spec) = attachment {
+                let document = Arc::clone(&facts.document);
+                facts.attachment = Some(self.attach(&registration, &mut turn, spec, &document).await?);
+            }
+            self.keep(&registration, facts).await
+        };
+        if let Err(refusal) = made.await {
+            // What it was refused for is what the caller needs to know.
+            let _ = self.release(&mut turn).await;
+            turn.is_gone = true;
+            self.strike(&registration);
+            return Err(refusal);
+        }
+        Ok(registration.view())
+    }
+
+    async fn patch(&self, which: &Which, draft: Draft) -> Result<SandboxView, Refusal> {
+        let Draft { name, policy, attachment, details } = draft;
+        let registration = self.known(which)?;
+        if name.is_some_and(|name| name != registration.name) {
+            return Err(Refusal::Bad("a sandbox keeps its name".to_owned()));
+        }
+        let (document, replaces) = match policy {
+            Some(PolicyPush { text, replaces }) => (Some(self.compile(text).await?), replaces),
+            None => (None, None),
+        };
+        let mut turn = alive(&registration).await?;
+        let mut facts = registration.facts().clone();
+        if facts.stopped_at.is_some() {
+            return Err(Refusal::Stopped);
+        }
+        let revision = facts.document.policy.revision().in_full();
+        if replaces.is_some_and(|replaces| replaces != revision) {
+            return Err(Refusal::Conflict(format!("the revision in force is {revision}")));
+        }
+        facts.details.extend(details);
+        facts.updated_at = milliseconds(SystemTime::now());
+        if let Some(document) = &document {
+            facts.document = Arc::clone(document);
+            facts.generation += 1;
+        }
+        let mut attached_now = false;
+        if let Some(spec) = attachment {
+            // A quarantined sandbox, or one whose namespace is gone, is detached first, and by name.
+            if turn.held.is_some() {
+                return Err(Refusal::Conflict("it is attached; detach it first".to_owned()));
+            }
+            // The policy of this very call, and not the one before, judges its first byte.
+            let judge = Arc::clone(&facts.document);
+            facts.attachment = Some(self.attach(&registration, &mut turn, spec, &judge).await?);
+            attached_now = true;
+        }
+        if let Err(refusal) = self.keep(&registration, facts).await {
+            if attached_now {
+                let _ = self.release(&mut turn).await;
+            }
+            return Err(refusal);
+        }
+        if let (Some(document), Some(held), false) = (document, &turn.held, attached_now) {
+            let generation = held.sandbox.replace(Arc::clone(&document.policy));
+            if timeout(limits::SETTLE_TIME, held.sandbox.settled(generation)).await.is_err() {
+                return Err(Refusal::Failed(
+                    "the policy is stored, and judges all that begins now; but some flow that was open did not heed it \
+                     in time: push it again"
+                        .to_owned(),
+                ));
+            }
+        }
+        Ok(registration.view())
+    }
+
+    async fn detach(&self, which: &Which) -> Result<SandboxView, Refusal> {
+        let registration = self.known(which)?;
+        let mut turn = alive(&registration).await?;
+        let released = self.release(&mut turn).await;
+        let facts = Facts { attachment: None, ..touched(&registration) };
+        self.keep(&registration, facts).await?;
+        released.map(|()| registration.view())
+    }
+
+    async fn stop(&self, which: &Which) -> Result<SandboxView, Refusal> {
+        let registration = self.known(which)?;
+        let mut turn = alive(&registration).await?;
+        let released = self.release(&mut turn).await;
+        let facts = touched(&registration);
+        let stopped_at = facts.stopped_at.or(Some(facts.updated_at));
+        self.keep(&registration, Facts { attachment: None, stopped_at, ..facts }).await?;
+        released.map(|()| registration.view())
+    }
+
+    async fn delete(&self, which: &Which) -> Result<SandboxView, Refusal> {
+        let registration = self.known(which)?;
+        let mut turn = alive(&registration).await?;
+        let released = self.release(&mut turn).await;
+        let (store, name) = (Arc::clone(&self.0.store), registration.name.clone());
+        stored(tokio::task::spawn_blocking(move || store.remove(name.as_str())).await)?;
+        turn.is_gone = true;
+        self.strike(&registration);
+        let now = milliseconds(SystemTime::now());
+        let mut view = registration.view();
+        (view.attachment, view.stopped_at) = (None, view.stopped_at.or(Some(now)));
+        released.map(|()| view)
+    }
+}
+
+/// What changes are made of.
+impl Daemon {
+    async fn compile(&self, text: String) -> Result<Arc<Document>, Refusal> {
+        let daemon = self.clone();
+        let compiled = tokio::task::spawn_blocking(move || daemon.0.shelf.take(text)).await;
+        match compiled {
+            Ok(document) => document.map_err(|faults| Refusal::Policy(Box::new(faults))),
+            Err(_) => Err(Refusal::Failed("the policy could not be compiled".to_owned())),
+        }
+    }
+
+    /// Stores what becomes of a sandbox, and only then makes it so.
+    async fn keep(&self, registration: &Arc<Registration>, facts: Facts) -> Result<(), Refusal> {
+        let (store, name) = (Arc::clone(&self.0.store), registration.name.clone());
+        let record = Kept::of(registration, &facts).to_bytes();
+        stored(tokio::task::spawn_blocking(move || store.put(name.as_str(), &record)).await)?;
+        *registration.facts() = facts;
+        Ok(())
+    }
+
+    async fn attach(
+        &self,
+        registration: &Arc<Registration>,
+        turn: &mut Turn,
+        spec: AttachmentSpec,
+        document: &Document,
+    ) -> Result<AttachmentView, Refusal> {
+        let attached = self.0.host.attach(&named(&spec)?).await.map_err(refusal)?;
+        self.admit(registration, turn, spec, document, attached).await
+    }
+
+    /// Serves what was attached, from its first packet under this policy.
+    async fn admit(
+        &self,
+        registration: &Arc<Registration>,
+        turn: &mut Turn,
+        spec: AttachmentSpec,
+        document: &Document,
+        attached: Attached,
+    ) -> Result<AttachmentView, Refusal> {
+        let Attached { attachment, sockets, events } = attached;
+        let id = attachment.id().clone();
+        if let Some(owner) = self.claim(&id, &registration.name) {
+            // What stands there is the other's: it stays.
+            return Err(Refusal::Conflict(format!("it is the attachment of sandbox `{}`", owner.as_str())));
+        }
+        let sandbox = Sandbox::new(registration.name.clone(), Arc::clone(&document.policy), Secrets::default());
+        let sandbox = Arc::new(sandbox);
+        let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
+        let serving = match self.0.outside.serve(&sandbox, authority, meter, sockets) {
+            Ok(serving) => serving,
+            Err(error) => {
+                let detached = attachment.detach().await;
+                self.roll_mut().attached.remove(&id);
+                return Err(Refusal::Failed(detached.err().map_or_else(|| chain(&error), |error| chain(&error))));
+            }
+        };
+        tokio::spawn(self.clone().watch(Arc::downgrade(registration), id.clone(), events, serving.stop()));
+        turn.held = Some(Held { attachment, sandbox, serving: Some(serving) });
+        Ok(AttachmentView { spec, id: id.to_string(), state: AttachmentState::Attached })
+    }
+
+    /// Makes an identity one sandbox's; whose it is, if it is another's.
+    fn claim(&self, id: &AttachmentId, name: &SandboxId) -> Option<SandboxId> {
+        let mut roll = self.roll_mut();
+        if let Some(owner) = roll.attached.get(id) {
+            return Some(owner.clone());
+        }
+        roll.attached.insert(id.clone(), name.clone());
+        None
+    }
+
+    /// Takes every trace of an attachment away.
+    async fn release(&self, turn: &mut Turn) -> Result<(), Refusal> {
+        let Some(Held { attachment, sandbox: _, serving }) = turn.held.take() else { return Ok(()) };
+        if let Some(serving) = serving {
+            serving.end(LAST_FLOWS).await;
+        }
+        let id = attachment.id().clone();
+        let detached = attachment.detach().await;
+        self.roll_mut().attached.remove(&id);
+        detached.map_err(|error| Refusal::Failed(format!("something of it may be left on the host: {}", chain(&error))))
+    }
+
+    /// Heeds what happens to an attachment, until that is over.
+    async fn watch(
+        self,
+        registration: std::sync::Weak<Registration>,
+        id: AttachmentId,
+        mut events: Events,
+        stop: Arc<Stop>,
+    ) {
+        loop {
+            let event = events.next().await;
+            // At once: whoever has the turn may take a while.
+            stop.stop();
+            let Some(registration) = registration.upgrade() else { return };
+            let mut turn = registration.turn.lock().await;
+            let Some(held) = turn.held.as_mut().filter(|held| *held.attachment.id() == id) else { return };
+            if let Some(serving) = held.serving.take() {
+                serving.end(LAST_FLOWS).await;
+            }
+            let (state, over) = match event {
+                AttachmentEvent::Quarantined(reason) => (AttachmentState::Quarantined(reason), false),
+                AttachmentEvent::Gone => (AttachmentState::Gone, true),
+            };
+            report::attachment(&registration.name, &state);
+            if let Some(view) = &mut registration.facts().attachment {
+                view.state = state;
+            }
+            if over {
+                // What is gone has nothing left to take away that its going did not.
+                let _ = self.release(&mut turn).await;
+                return;
+            }
+        }
+    }
+}
+
+impl Act for Daemon {
+    async fn act(&self, action: Action) -> Result<SandboxView, Refusal> {
+        let daemon = self.clone();
+        // A task of its own: whoever asked may go away in the middle.
+        let done = tokio::spawn(async move { daemon.carry_out(action).await }).await;
+        done.unwrap_or_else(|_| Err(Refusal::Failed("it could not be carried out".to_owned())))
+    }
+
+    fn find(&self, which: &Which) -> Option<SandboxView> {
+        self.registration(which).map(|registration| registration.view())
+    }
+
+    fn list(&self) -> Vec<SandboxView> {
+        let mut all: Vec<_> = self.roll().by_name.values().cloned().collect();
+        all.sort_by_key(|registration| registration.number);
+        all.iter().map(|registration| registration.view()).collect()
+    }
+
+    fn explain(&self, which: &Which, method: &str, target: &str, address: Option<IpAddr>) -> Result<Value, Refusal> {
+        let registration = self.known(which)?;
+        let document = Arc::clone(&registration.facts().document);
+        explain::explain(&document.policy, &self.0.outside.protected(), method, target, address).map_err(Refusal::Bad)
+    }
+
+    fn flows(&self, which: &Which) -> Option<Vec<FlowView>> {
+        self.registration(which).map(|registration| registration.meter.open())
+    }
+
+    fn trust(&self, which: &Which) -> Option<TrustView> {
+        let authority = Arc::clone(&self.registration(which)?.authority);
+        let bundle = bundle::trust_bundle(&system_bundle(), &authority);
+        Some(TrustView {
+            certificate: authority.certificate_pem(),
+            bundle: String::from_utf8_lossy(&bundle).into_owned(),
+            variables: environment::trust().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            path: BUNDLE.to_owned(),
+        })
+    }
+
+    fn events(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.lines.subscribe()
+    }
+
+    fn metrics(&self) -> String {
+        let all: Vec<_> = self.roll().by_name.values().cloned().collect();
+        let open = all.iter().map(|registration| registration.meter.open_count()).sum();
+        self.0.metrics.render(all.len(), open)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        // It listens only once it has taken up all that it had.
+        Ok(())
+    }
+}
+
+/// The store of a state directory, made where there is none.
+fn open_store(state: &Path) -> Result<Store, ServeError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
+    made.map_err(|error| ServeError::Unwritable(state.to_owned(), error))?;
+    let key = Key::of_file(&state.join("key")).map_err(ServeError::Store)?;
+    Store::open(&state.join("sandboxes.redb"), key).map_err(ServeError::Store)
+}
+
+/// A sandbox's turn, unless it was deleted meanwhile.
+async fn alive(registration: &Registration) -> Result<tokio::sync::MutexGuard<'_, Turn>, Refusal> {
+    let turn = registration.turn.lock().await;
+    if turn.is_gone { Err(Refusal::Unknown) } else { Ok(turn) }
+}
+
+/// What is said of a sandbox, changed now.
+fn touched(registration: &Registration) -> Facts {
+    let facts = registration.facts().clone();
+    Facts { updated_at: milliseconds(SystemTime::now()), ..facts }
+}
+
+/// What is to be attached, as attaching names it.
+fn named(spec: &AttachmentSpec) -> Result<Spec, Refusal> {
+    match spec {
+        AttachmentSpec::Netns(path) => Ok(Spec::Netns(path.clone())),
+        AttachmentSpec::Interface { name, addresses } => match Device::new(name, addresses.iter().copied()) {
+            Ok(device) => Ok(Spec::Interface(device)),
+            Err(fault) => Err(Refusal::Bad(fault.to_string())),
+        },
+    }
+}
+
+fn refusal(error: AttachError) -> Refusal {
+    match &error {
+        AttachError::Refused(attach::Refusal::Taken) => Refusal::Conflict(chain(&error)),
+        _ => Refusal::Attach(chain(&error)),
+    }
+}
+
+fn stored<E: Error>(done: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), Refusal> {
+    match done {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Refusal::Failed(chain(&error))),
+        Err(_) => Err(Refusal::Failed("the change could not be stored".to_owned())),
+    }
+}
+
+fn sentence(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Conflict(text)
+        | Refusal::Bad(text)
+        | Refusal::Attach(text)
+        | Refusal::Limit(text)
+        | Refusal::Failed(text) => text.clone(),
+        Refusal::Policy(faults) => faults.to_string(),
+        Refusal::Unknown => "there is no such sandbox".to_owned(),
+        Refusal::Stopped => "it was stopped".to_owned(),
+    }
+}
+
+/// Random lower-case letters and digits that nobody guesses.
+fn letters(count: usize) -> Result<String, Refusal> {
+    const LETTERS: [char; 32] = [
+        'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's', 't', 'u', 'v',
+        'w', 'x', 'y', 'z', '2', '3', '4', '5', '6', '7',
+    ];
+    let mut random = vec![0; count];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| random_failed())?;
+    Ok(random.iter().filter_map(|byte| LETTERS.get(usize::from(byte % 32))).collect())
+}
+
+fn random_failed() -> Refusal {
+    Refusal::Failed("no random numbers are to be had".to_owned())
+}

@@ -1,0 +1,54 @@
+//! What the daemon tells while it runs: audit events to whoever follows them, and the operator what becomes of
+//! attachments.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use crate::attach::AttachmentId;
+use crate::audit::{Event, Record, line};
+use crate::cli::tell;
+use crate::control::action::AttachmentState;
+use crate::flow::SandboxId;
+use crate::limits;
+
+/// Audit events as they are recorded, for as many as follow them. One that is too slow misses some, and is told so by
+/// its channel.
+pub(super) struct Lines(broadcast::Sender<Arc<str>>);
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(limits::AUDIT_QUEUE))
+    }
+}
+
+impl Lines {
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.subscribe()
+    }
+}
+
+impl Record for Lines {
+    fn record(&self, event: &Event) {
+        if self.0.receiver_count() > 0 {
+            // It fails if the last one went away meanwhile.
+            let _ = self.0.send(line(event).into());
+        }
+    }
+}
+
+/// Tells the operator of an interface that lets nothing through, and is no sandbox's.
+pub(super) fn closed(id: &AttachmentId) {
+    tell(&format!("exeat: the interface {id} was a sandbox's; it stays closed until it is attached or gone\n"));
+}
+
+/// Tells the operator that a sandbox no longer reaches anything.
+pub(super) fn attachment(name: &SandboxId, state: &AttachmentState) {
+    let name = name.as_str();
+    match state {
+        AttachmentState::Attached => {}
+        AttachmentState::Quarantined(why) => tell(&format!("exeat: sandbox {name} is quarantined: {why}\n")),
+        AttachmentState::Gone => tell(&format!("exeat: what sandbox {name} was attached to is gone\n")),
+        AttachmentState::Detached(why) => tell(&format!("exeat: sandbox {name} is detached: {why}\n")),
+    }
+}

@@ -1,0 +1,116 @@
+//! Policies as they were pushed, each compiled once and held once, however many sandboxes have it.
+//!
+//! Documents are told apart by their text and not by their revision: two spellings of one policy have one revision, but
+//! the lines by which their rules are named differ.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use crate::policy::diagnostic::Diagnostics;
+use crate::policy::{Author, Feature, Flags, Policy, Source, Terms};
+
+/// What a sandbox has before it has a policy.
+pub(super) const NOTHING: &str = "deny-all";
+
+/// What rules of a pushed document are named by.
+const PATH: &str = "policy";
+
+/// A document and what it compiles to.
+pub(super) struct Document {
+    /// As it was pushed. It may hold credentials.
+    pub(super) text: Zeroizing<String>,
+    pub(super) policy: Arc<Policy>,
+}
+
+type Digest = [u8; 32];
+
+/// The documents in use.
+pub(super) struct Shelf {
+    openable: Vec<IpNet>,
+    documents: Mutex<HashMap<Digest, Weak<Document>>>,
+}
+
+impl Shelf {
+    /// An empty shelf; its policies may open these protected ranges.
+    pub(super) fn new(openable: Vec<IpNet>) -> Self {
+        Self { openable, documents: Mutex::default() }
+    }
+
+    /// The document with this text: the one that is held, or a new one. A long one takes a while.
+    ///
+    /// # Errors
+    /// Every fault of the policy.
+    pub(super) fn take(&self, text: String) -> Result<Arc<Document>, Diagnostics> {
+        let text = Zeroizing::new(text);
+        let mut key = Digest::default();
+        key.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        if let Some(document) = self.held(&key) {
+            return Ok(document);
+        }
+        let terms = Terms {
+            author: Author::ControlPlane { openable: self.openable.clone(), secrets: Default::default() },
+            lacks: vec![
+                (Feature::Forward, "this daemon has no issuer for the token that goes along"),
+                (Feature::Placeholders, "this version of exeat sets headers alone"),
+            ],
+            ..Terms::default()
+        };
+        let source = Source { path: PATH, text: &text };
+        let policy = Arc::new(Policy::compile(Some(source), &Flags::default(), &terms)?.policy);
+        let document = Arc::new(Document { text, policy });
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        if documents.len() == documents.capacity() {
+            documents.retain(|_, document| document.strong_count() > 0);
+        }
+        // Whoever compiled the same text meanwhile was first.
+        if let Some(first) = documents.get(&key).and_then(Weak::upgrade) {
+            return Ok(first);
+        }
+        documents.insert(key, Arc::downgrade(&document));
+        Ok(document)
+    }
+
+    fn held(&self, key: &Digest) -> Option<Arc<Document>> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::verdict::Verdict;
+
+    #[test]
+    fn equal_documents_are_held_once_and_no_longer_than_they_are_used() {
+        let shelf = Shelf::new(Vec::new());
+        let text = "{\"allow\": [\"a.test\"]}";
+        let first = shelf.take(text.into()).unwrap();
+        assert!(Arc::ptr_eq(&first, &shelf.take(text.into()).unwrap()));
+        let other = shelf.take("allow: [a.test]".into()).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert_eq!(first.policy.revision(), other.policy.revision());
+        drop((first, other));
+        for count in 0..1_000 {
+            shelf.take(format!("allow: [a{count}.test]")).unwrap();
+        }
+        assert!(shelf.documents.lock().unwrap().len() < 100, "what nobody uses is forgotten");
+    }
+
+    #[test]
+    fn a_control_plane_opens_what_the_operator_lists_and_nothing_else() {
+        let open = |openable: &[&str]| {
+            let shelf = Shelf::new(openable.iter().map(|range| range.parse().unwrap()).collect());
+            Arc::clone(&shelf.take("subnets: { allow: [10.1.0.0/16] }".into()).unwrap().policy)
+        };
+        let judged = |policy: &Policy| {
+            let host = crate::policy::Protected::new([]);
+            matches!(policy.vet_answer("10.1.2.3".parse().unwrap(), &host), Verdict::Allow(()))
+        };
+        assert!(!judged(&open(&[])));
+        assert!(judged(&open(&["10.0.0.0/8"])));
+    }
+}

@@ -1,0 +1,370 @@
+//! The daemon against the real kernel: what a control plane asks of it holds when the answer is there, for what is
+//! new and for what was open before; and after a crash, too. The tests need root, and say so where they are skipped.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+mod attachments {
+    #[allow(dead_code, reason = "made for the tests of attachments, which use all of it")]
+    pub(crate) mod ground;
+}
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use exeat::audit::Fanout;
+use exeat::cli::serve::Daemon;
+use exeat::config::{Config, Home};
+use exeat::control::action::{
+    Act, Action, AttachmentSpec, AttachmentState, Bytes, Draft, PolicyPush, Refusal, SandboxView, Status, Which,
+};
+use exeat::flow::SandboxId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use attachments::ground::{Ground, Process, path};
+use support::{PATIENCE, eventually};
+
+/// Addresses of the host that a service answers at, with `hello`: two that policies may open, and one that is the
+/// host's own alone.
+const ALLOWED: &str = "203.0.113.9";
+const OTHER: &str = "203.0.113.10";
+const OWN: &str = "203.0.113.11";
+
+const ALLOWING: &str = "subnets: { allow: [203.0.113.9/32] }";
+const ALLOWING_BOTH: &str = "subnets: { allow: [203.0.113.9/32, 203.0.113.10/32] }";
+
+/// A client that connects, tells what it was greeted with, and then how the connection ends.
+const HOLDER: &str = r#"
+import errno, socket, sys
+s = socket.create_connection((sys.argv[1], 7))
+greeting = s.recv(6)
+s.sendall(b"12345")
+s.recv(6)
+print(greeting.decode().strip(), flush=True)
+try:
+    print(s.recv(99) or "closed", flush=True)
+except OSError as error:
+    print(errno.errorcode[error.errno], flush=True)
+"#;
+
+/// A daemon on a ground of its own.
+struct Rig {
+    daemon: Option<(Daemon, Runtime)>,
+    state: TempDir,
+    ground: Ground,
+}
+
+impl Rig {
+    fn new() -> Option<Self> {
+        let ground = Ground::new()?;
+        for address in [ALLOWED, OTHER, OWN] {
+            ground.place.ip(&format!("address add {address}/32 dev lo"));
+            ground.run(async move {
+                let listener = TcpListener::bind((address, 7)).await.expect("a listener");
+                tokio::spawn(greet(listener));
+            });
+        }
+        let mut rig = Self { daemon: None, state: tempfile::tempdir().expect("a folder"), ground };
+        rig.start();
+        Some(rig)
+    }
+
+    fn start(&mut self) {
+        let text = format!(
+            "state: {}\nallowProtected: [{ALLOWED}/32, {OTHER}/32]\n",
+            self.state.path().join("state").display()
+        );
+        let config = Config::read(Path::new("serve.yaml"), &text, &Home::System).expect("settings");
+        self.daemon = Some(self.ground.place.enter(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let daemon = runtime.block_on(Daemon::open(&config, Arc::new(Fanout(Vec::new()))));
+            (daemon.expect("a daemon"), runtime)
+        }));
+    }
+
+    /// Ends the daemon as a crash does: nothing is said, stored or detached.
+    fn crash(&mut self) {
+        let (daemon, runtime) = self.daemon.take().expect("it runs");
+        drop(daemon);
+        runtime.shutdown_timeout(PATIENCE);
+    }
+
+    fn daemon(&self) -> Daemon {
+        self.daemon.as_ref().expect("it runs").0.clone()
+    }
+
+    fn act(&self, action: Action) -> Result<SandboxView, Refusal> {
+        let (daemon, runtime) = self.daemon.as_ref().expect("it runs");
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, daemon.act(action)).await.expect("in time") })
+    }
+
+    /// Makes a namespace, and a sandbox of the same name.
+    fn create(&self, name: &'static str, policy: &str) -> SandboxView {
+        self.ground.sandbox(name);
+        self.act(Action::Create(draft(name, Some(policy)))).expect("a sandbox")
+    }
+
+    fn push(&self, name: &str, policy: &str) -> Result<SandboxView, Refusal> {
+        self.act(Action::Replace(which(name), document(policy)))
+    }
+
+    fn view(&self, name: &str) -> SandboxView {
+        self.daemon().find(&which(name)).expect("it is registered")
+    }
+
+    fn state(&self, name: &str) -> AttachmentState {
+        self.view(name).attachment.expect("it has an attachment").state
+    }
+
+    /// What a client in a sandbox is told by the services at these addresses.
+    fn asks<const N: usize>(&self, name: &str, addresses: [&str; N]) -> Vec<String> {
+        let script = addresses.map(|address| format!("tcp {address} 7\n")).concat();
+        self.ground.client(name, &script)
+    }
+
+    /// A client that keeps its connection.
+    fn hold(&self, name: &str, address: &str) -> Process {
+        let arguments = ["netns", "exec", name, "/usr/bin/python3", "-c", HOLDER, address];
+        let mut process = self.ground.start(Command::new("ip").args(arguments));
+        assert_eq!(process.line(), "hello");
+        process
+    }
+}
+
+async fn greet(listener: TcpListener) {
+    while let Ok((mut io, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            // A client that is cut off has no use for it.
+            let _ = io.write_all(b"hello\n").await;
+            if io.read_exact(&mut [0; 5]).await.is_ok() {
+                let _ = io.write_all(b"taken\n").await;
+            }
+            let _ = io.read_to_end(&mut Vec::new()).await;
+        });
+    }
+}
+
+fn id(name: &str) -> SandboxId {
+    SandboxId::new(name).expect("a name")
+}
+
+fn which(name: &str) -> Which {
+    Which::Name(id(name))
+}
+
+fn document(policy: &str) -> PolicyPush {
+    PolicyPush { text: policy.to_owned(), replaces: None }
+}
+
+fn netns(name: &str) -> AttachmentSpec {
+    AttachmentSpec::Netns(path(name))
+}
+
+fn draft(name: &str, policy: Option<&str>) -> Draft {
+    let policy = policy.map(document);
+    Draft { name: Some(id(name)), policy, attachment: Some(netns(name)), ..Draft::default() }
+}
+
+#[test]
+fn a_sandbox_reaches_what_its_policy_allows_and_nothing_of_the_host() {
+    let Some(rig) = Rig::new() else { return };
+    rig.ground.sandbox("exd-a");
+    rig.act(Action::Create(draft("exd-a", None))).expect("a sandbox");
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["ECONNRESET"], "without a policy");
+    rig.push("exd-a", ALLOWING).expect("a policy");
+    assert_eq!(rig.asks("exd-a", [ALLOWED, OTHER, OWN]), ["hello", "ECONNRESET", "ECONNRESET"]);
+    // Even a policy that allows everything opens no address of the host.
+    rig.push("exd-a", "allow-all").expect("a policy");
+    assert_eq!(rig.asks("exd-a", [ALLOWED, OWN]), ["hello", "ECONNRESET"]);
+    let explained = rig.daemon().explain(&which("exd-a"), "GET", &format!("{OWN}:7"), None).expect("a target");
+    assert_eq!(explained["reason"], "protected-range");
+    let metrics = rig.daemon().metrics();
+    assert!(metrics.contains("by=\"protected-range\""), "{metrics}");
+}
+
+#[test]
+fn a_push_is_in_force_when_it_returns_also_for_what_was_open() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.create("exd-a", ALLOWING_BOTH);
+    let (mut cut, mut kept) = (rig.hold("exd-a", OTHER), rig.hold("exd-a", ALLOWED));
+    assert_eq!(rig.daemon().flows(&which("exd-a")).expect("it is there").len(), 2);
+    let second = rig.push("exd-a", ALLOWING).expect("a policy");
+    assert_eq!(cut.line(), "ECONNRESET");
+    assert!(eventually(|| rig.daemon().flows(&which("exd-a")).expect("it is there").len() == 1));
+    assert_eq!((first.generation, second.generation), (1, 2));
+    assert_ne!(first.revision, second.revision);
+
+    // What does not compile, or replaces what is not there, changes nothing.
+    assert!(matches!(rig.push("exd-a", "subnets: { alow: [] }"), Err(Refusal::Policy(_))));
+    let stale = PolicyPush { text: "deny-all".to_owned(), replaces: Some(first.revision) };
+    assert!(matches!(rig.act(Action::Replace(which("exd-a"), stale)), Err(Refusal::Conflict(_))));
+    assert_eq!(rig.view("exd-a").revision, second.revision);
+
+    let stopped = rig.act(Action::Stop(which("exd-a"))).expect("a stop");
+    assert_ne!(kept.line(), "closed", "it was cut, not ended");
+    assert_eq!((stopped.status, stopped.session_bytes), (Status::Stopped, Bytes { ingress: 24, egress: 10 }));
+    assert!(matches!(rig.push("exd-a", ALLOWING), Err(Refusal::Stopped)));
+    rig.act(Action::Delete(id("exd-a"))).expect("an end");
+    assert!(rig.daemon().find(&which("exd-a")).is_none());
+}
+
+#[test]
+fn an_interface_that_comes_later_quarantines() {
+    let Some(rig) = Rig::new() else { return };
+    rig.create("exd-a", ALLOWING);
+    let mut held = rig.hold("exd-a", ALLOWED);
+    rig.ground.place.ip("-n exd-a link add veth0 type veth peer name veth1");
+    assert_ne!(held.line(), "closed");
+    assert!(eventually(|| matches!(rig.state("exd-a"), AttachmentState::Quarantined(_))), "{:?}", rig.state("exd-a"));
+    assert_ne!(rig.asks("exd-a", [ALLOWED]), ["hello"]);
+    // A push does not end it; only to be attached anew does.
+    rig.push("exd-a", ALLOWING_BOTH).expect("a policy");
+    assert_ne!(rig.asks("exd-a", [ALLOWED]), ["hello"]);
+    rig.act(Action::Detach(id("exd-a"))).expect("it is detached");
+    rig.ground.place.ip("-n exd-a link delete veth0");
+    rig.act(Action::Attach(id("exd-a"), netns("exd-a"))).expect("it is as it was");
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["hello"]);
+}
+
+#[test]
+fn what_is_detached_leaves_no_trace_and_what_is_gone_is_noticed() {
+    let Some(rig) = Rig::new() else { return };
+    rig.ground.sandbox("exd-a");
+    let (host, sandbox) = (rig.ground.traces(""), rig.ground.traces("exd-a"));
+    let refused = rig.act(Action::Create(Draft { attachment: Some(netns("exd-z")), ..draft("exd-a", None) }));
+    assert!(matches!(refused, Err(Refusal::Attach(_))), "{refused:?}");
+    assert!(rig.daemon().list().is_empty(), "whole or not at all");
+    rig.act(Action::Create(draft("exd-a", Some(ALLOWING)))).expect("a sandbox");
+    // One identity is one sandbox's.
+    let second = rig.act(Action::Create(Draft { name: Some(id("exd-b")), ..draft("exd-a", None) }));
+    assert!(matches!(second, Err(Refusal::Conflict(_))), "{second:?}");
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["hello"], "whose it is keeps it");
+    let view = rig.act(Action::Detach(id("exd-a"))).expect("it is detached");
+    assert!(view.attachment.is_none());
+    rig.ground.traces("").assert_same(&host);
+    rig.ground.traces("exd-a").assert_same(&sandbox);
+    rig.act(Action::Attach(id("exd-a"), netns("exd-a"))).expect("it is free");
+    rig.ground.place.ip("netns delete exd-a");
+    assert!(eventually(|| rig.state("exd-a") == AttachmentState::Gone), "{:?}", rig.state("exd-a"));
+}
+
+#[test]
+fn after_a_crash_what_is_the_same_has_its_last_policy_and_what_is_another_nothing() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.create("exd-a", ALLOWING_BOTH);
+    rig.create("exd-b", ALLOWING);
+    rig.create("exd-c", ALLOWING);
+    let pushed = rig.push("exd-a", ALLOWING).expect("a policy");
+    rig.act(Action::Stop(which("exd-c"))).expect("a stop");
+    let root = rig.daemon().trust(&which("exd-a")).expect("it is there");
+    let mut held = rig.hold("exd-a", ALLOWED);
+    rig.crash();
+    assert_ne!(held.line(), "closed");
+    assert_ne!(rig.asks("exd-a", [ALLOWED]), ["hello"], "nobody is there");
+    // A path that is given again is another sandbox.
+    rig.ground.place.ip("netns delete exd-b\nnetns add exd-b");
+    rig.start();
+    assert_eq!(rig.asks("exd-a", [ALLOWED, OTHER]), ["hello", "ECONNRESET"]);
+    let view = rig.view("exd-a");
+    assert_eq!((view.revision, view.generation, view.session), (pushed.revision, 2, pushed.session));
+    assert!(matches!(rig.state("exd-b"), AttachmentState::Detached(_)), "{:?}", rig.state("exd-b"));
+    assert_eq!(rig.asks("exd-b", [ALLOWED]), ["ENETUNREACH"]);
+    assert_eq!(rig.view("exd-c").status, Status::Stopped);
+    // Who trusted the root before can still verify what it issues: the key is the same.
+    let again = rig.daemon().trust(&which("exd-a")).expect("it is there");
+    assert_eq!(key(&root.certificate), key(&again.certificate));
+    rig.act(Action::Attach(id("exd-b"), netns("exd-b"))).expect("the control plane says that it is the one");
+    assert_eq!(rig.asks("exd-b", [ALLOWED]), ["hello"]);
+}
+
+#[test]
+fn two_daemons_have_no_state_directory_in_common() {
+    let Some(rig) = Rig::new() else { return };
+    let text = format!("state: {}\n", rig.state.path().join("state").display());
+    let config = Config::read(Path::new("serve.yaml"), &text, &Home::System).expect("settings");
+    let second = rig.ground.run(async move { Daemon::open(&config, Arc::new(Fanout(Vec::new()))).await.err() });
+    let told = second.expect("it is taken").to_string();
+    assert!(told.contains("in use by another process"), "{told}");
+}
+
+#[test]
+fn the_verb_tells_its_manager_and_heeds_signals() {
+    let Some(ground) = Ground::new() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let settings = format!("state: {}\naudit: {}\n", at("state").display(), at("audit").display());
+    std::fs::write(at("serve.yaml"), &settings).expect("a file");
+    let manager = UnixDatagram::bind(at("notify")).expect("a socket");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let told = || {
+        let mut word = [0; 64];
+        let length = manager.recv(&mut word).expect("a word in time");
+        String::from_utf8_lossy(word.get(..length).unwrap_or_default()).into_owned()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    command.arg("serve").arg("--config").arg(at("serve.yaml")).env("NOTIFY_SOCKET", at("notify"));
+    command.env("WATCHDOG_USEC", "20000").env_remove("WATCHDOG_PID").stderr(Stdio::piped());
+    let mut child = ground.place.enter(move || command.spawn().expect("exeat"));
+    assert_eq!((told(), told()), ("READY=1".to_owned(), "WATCHDOG=1".to_owned()));
+    let process = Pid::from_raw(child.id().cast_signed());
+    let send = |signal| kill(process, signal).expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+
+    // Rotated: what is recorded from now on is in a new file.
+    std::fs::rename(at("audit"), at("audit.1")).expect("it was opened");
+    std::fs::write(at("serve.yaml"), "state: /elsewhere\n").expect("a file");
+    send(Signal::SIGHUP);
+    let line = lines.next().expect("a line").expect("text");
+    assert!(line.contains("when the daemon is started again"), "{line}");
+    assert!(at("audit").exists());
+    std::fs::write(at("serve.yaml"), "staet: /elsewhere\n").expect("a file");
+    send(Signal::SIGHUP);
+    let line = lines.next().expect("a line").expect("text");
+    assert!(line.contains("nothing is changed") && line.contains("serve.yaml:1") && line.contains("staet"), "{line}");
+
+    send(Signal::SIGTERM);
+    let mut words = std::iter::repeat_with(told);
+    assert!(words.find(|word| word != "WATCHDOG=1").is_some_and(|word| word == "STOPPING=1"));
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+}
+
+#[test]
+fn settings_are_checked_without_serving() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("serve.yaml");
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        Command::new(env!("CARGO_BIN_EXE_exeat")).arg("serve").args(arguments).output().expect("exeat")
+    };
+    let sample = run(&["--sample-config".as_ref()]);
+    assert!(sample.status.success());
+    std::fs::write(&file, &sample.stdout).expect("a file");
+    let check = || run(&["--check-config".as_ref(), "--config".as_ref(), file.as_os_str()]);
+    assert!(check().status.success());
+    std::fs::write(&file, "control: { sokcet: /x }\n").expect("a file");
+    let refused = check();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(told.contains("serve.yaml:1") && told.contains("sokcet"), "{told}");
+}
+
+/// The public key of a certificate, as openssl tells it.
+fn key(certificate: &str) -> String {
+    use std::io::Write;
+    let mut openssl = Command::new("openssl");
+    openssl.args(["x509", "-noout", "-pubkey"]).stdin(Stdio::piped());
+    let mut child = openssl.stdout(Stdio::piped()).spawn().expect("openssl is installed");
+    child.stdin.take().expect("a pipe").write_all(certificate.as_bytes()).expect("it reads");
+    let done = child.wait_with_output().expect("it ends");
+    assert!(done.status.success());
+    String::from_utf8(done.stdout).expect("text")
+}
