@@ -47,6 +47,10 @@ impl<'a> Choices<'a> {
         (0..self.below(most + 1)).map(|_| make(self)).collect()
     }
 
+    fn address(&mut self, items: &[&str]) -> IpAddr {
+        items[self.below(items.len())].parse().expect("an address")
+    }
+
     fn text(&mut self, items: &[&str]) -> String {
         self.one_of(items).to_owned()
     }
@@ -87,17 +91,13 @@ fn some_of<T>(from: &mut Choices<'_>, most: usize, make: impl FnMut(&mut Choices
 }
 
 fn host(from: &mut Choices<'_>) -> Host {
-    let own = from.several(2, |from| from.one_of(&addresses(OWN)));
+    let own = from.several(2, |from| from.address(OWN));
     let unprotected = if from.chance(64) { ranges_of(from, 2) } else { Vec::new() };
     Host { own, unprotected }
 }
 
 /// Addresses that a host may have.
 const OWN: &[&str] = &["203.0.113.9", "10.20.0.9", "2001:db8:7::1", "::ffff:203.0.113.10", "192.0.2.1", "fd00::9"];
-
-fn addresses(texts: &[&str]) -> Vec<IpAddr> {
-    texts.iter().map(|text| text.parse().expect("an address")).collect()
-}
 
 fn ranges_of(from: &mut Choices<'_>, most: usize) -> Vec<Range> {
     let mut found: Vec<Range> = Vec::new();
@@ -154,7 +154,7 @@ fn range(from: &mut Choices<'_>) -> Range {
         let (address, length) = text.split_once('/').expect("a range");
         return Range { address: address.parse().expect("an address"), length: length.parse().expect("a length") };
     }
-    let address = from.one_of(&addresses(ADDRESSES));
+    let address = from.address(ADDRESSES);
     let most = if address.is_ipv4() { 33 } else { 129 };
     let length = from.below(most);
     Range { address: cut(address, length), length }
@@ -240,11 +240,11 @@ fn address(from: &mut Choices<'_>, model: &Model) -> IpAddr {
         [&model.opened, &model.closed, &model.host.unprotected].into_iter().flatten().copied().collect();
     let own = &model.host.own;
     let plain = match from.below(16) {
-        0..7 => from.one_of(&addresses(PUBLIC)),
-        7..9 => from.one_of(&addresses(ADDRESSES)),
+        0..7 => from.address(PUBLIC),
+        7..9 => from.address(ADDRESSES),
         9 if !own.is_empty() => from.one_of(own),
         _ if !mentioned.is_empty() => near(from, &mentioned),
-        _ => from.one_of(&addresses(PUBLIC)),
+        _ => from.address(PUBLIC),
     };
     match plain {
         IpAddr::V4(four) if from.chance(64) => embedded(from, four),

@@ -16,29 +16,22 @@ impl fmt::Display for Range {
     }
 }
 
-/// An address's bits, the first first.
-fn bits(address: IpAddr) -> Vec<bool> {
-    let octets = match address {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(six) => six.octets().to_vec(),
+/// The bit at a place, the first being 0.
+fn bit(address: IpAddr, place: usize) -> bool {
+    let octet = match address {
+        IpAddr::V4(four) => four.octets()[place / 8],
+        IpAddr::V6(six) => six.octets()[place / 8],
     };
-    let mut all = Vec::new();
-    for octet in octets {
-        for place in (0..8).rev() {
-            all.push(octet & (1 << place) != 0);
-        }
-    }
-    all
+    octet & (0x80 >> (place % 8)) != 0
 }
 
 /// Whether the range holds the address as it is written.
 pub(crate) fn holds(range: Range, address: IpAddr) -> bool {
-    let (theirs, ours) = (bits(address), bits(range.address));
-    if theirs.len() != ours.len() {
+    if range.address.is_ipv4() != address.is_ipv4() {
         return false;
     }
     for place in 0..range.length {
-        if theirs[place] != ours[place] {
+        if bit(address, place) != bit(range.address, place) {
             return false;
         }
     }
@@ -96,7 +89,7 @@ pub(crate) fn readings(address: IpAddr) -> Vec<IpAddr> {
     } else if octets[..6] == NAT64_LOCAL {
         // RFC 6052 §2.2; octet 8 is skipped. The engine passes over 0.0.0.0/8 if any form says more.
         let forms = [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), at([12, 13, 14, 15])];
-        let telling: Vec<IpAddr> = forms.into_iter().filter(|form| bits(*form)[..8] != [false; 8]).collect();
+        let telling: Vec<IpAddr> = forms.into_iter().filter(|form| (0..8).any(|place| bit(*form, place))).collect();
         if telling.is_empty() {
             all.push(forms[3]);
         }
