@@ -70,23 +70,39 @@ pub struct Context {
 
 /// Says when to stop: every flow is ended and its close recorded before [`serve`] returns.
 #[derive(Debug, Clone)]
-pub struct Shutdown(watch::Receiver<bool>);
+pub struct Shutdown(watch::Receiver<Phase>);
 
 /// Begins the end. Dropping it does, too.
 #[derive(Debug)]
-pub struct Stop(watch::Sender<bool>);
+pub struct Stop(watch::Sender<Phase>);
+
+/// How far the end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Flows are taken.
+    Open,
+    /// Those that are there may finish.
+    Draining,
+    /// They are ended.
+    Ending,
+}
 
 /// Both ends of a shutdown.
 #[must_use]
 pub fn shutdown() -> (Stop, Shutdown) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(Phase::Open);
     (Stop(sender), Shutdown(receiver))
 }
 
 impl Stop {
+    /// Takes no more flows, and lets those that are there finish.
+    pub fn drain(&self) {
+        self.0.send_modify(|phase| *phase = (*phase).max(Phase::Draining));
+    }
+
     /// Begins the end.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.0.send_replace(Phase::Ending);
     }
 }
 
@@ -94,18 +110,24 @@ impl Shutdown {
     /// Ready once the end has begun.
     pub async fn begun(&mut self) {
         // An error means that the other side was dropped.
-        let _ = self.0.wait_for(|stopped| *stopped).await;
+        let _ = self.0.wait_for(|phase| *phase == Phase::Ending).await;
+    }
+
+    /// Ready once no more flows are to be taken.
+    async fn closing(&mut self) {
+        // As above.
+        let _ = self.0.wait_for(|phase| *phase >= Phase::Draining).await;
     }
 }
 
-/// Takes every connection that arrives at `listener`, until `shutdown`.
+/// Takes every connection that arrives at `listener`, until `shutdown`; returns when the last one has ended.
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
     let slots = ctx.sandbox.flow_slots();
     let mut flows = JoinSet::new();
     loop {
         let arrival = tokio::select! {
             biased;
-            () = shutdown.begun() => break,
+            () = shutdown.closing() => break,
             Some(_) = flows.join_next() => continue,
             arrival = listener.accept() => arrival,
         };
@@ -115,6 +137,8 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
             Err(_) => intercept.turn_away(arrival.io),
         }
     }
+    // Who comes now is refused at once.
+    drop(listener);
     while flows.join_next().await.is_some() {}
 }
 

@@ -936,6 +936,27 @@ async fn flows_have_a_limit() {
 }
 
 #[tokio::test]
+async fn while_it_drains_no_flow_is_taken_and_those_that_are_open_go_on() {
+    let rig = Rig::new("allow: { allowed.test: [] }").await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let mut tls = rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
+    rig.drain();
+    // The listener closes at its next turn.
+    let refused = async {
+        while tokio::net::TcpStream::connect(rig.listener).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, refused).await.expect("nobody listens");
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+    data_path::rig::read_answer(&mut tls).await;
+    assert_eq!((origin.requests().len(), rig.closes().len()), (1, 0));
+    drop(tls);
+    rig.ended().await;
+    assert_eq!(rig.closes().len(), 1);
+}
+
+#[tokio::test]
 async fn the_end_is_recorded_for_every_flow() {
     let rig = Rig::with_secret(INJECTING, SECRET).await;
     let _origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));

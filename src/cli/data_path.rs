@@ -26,6 +26,9 @@ use crate::policy::Protected;
 use crate::resolve::{HostResolver, Overrides};
 use crate::sandbox::Sandbox;
 
+/// How long flows may take to end that have been told to.
+pub(super) const LAST_FLOWS: Duration = Duration::from_secs(2);
+
 /// What the operator says about the host.
 #[derive(Default)]
 pub(super) struct Settings {
@@ -124,6 +127,19 @@ impl Serving {
     /// Stops it from elsewhere.
     pub(super) fn stop(&self) -> Arc<intercept::Stop> {
         Arc::clone(&self.stop)
+    }
+
+    /// Takes no more, and lets what is open finish; what takes longer is ended.
+    pub(super) async fn drain(mut self, within: Duration) {
+        self.stop.drain();
+        let [flows, _] = &mut self.tasks;
+        if timeout(within, flows).await.is_err() {
+            return self.end(LAST_FLOWS).await;
+        }
+        self.stop.stop();
+        let [_, questions] = self.tasks;
+        // It ends by itself, and a panic of its own has been told.
+        let _ = questions.await;
     }
 
     /// Takes no more, and waits until what is open has been closed and recorded; what takes longer is cut. Afterwards

@@ -1,7 +1,7 @@
 //! The daemon: settings read, parts wired, signals heeded.
 //!
 //! The life of one, in order: settings become a [`Config`]; the store is opened, which no second daemon can; what it
-//! holds is taken up again; only then the service manager is told that the daemon is ready. `SIGTERM` ends the flows
+//! holds is taken up again; only then the service manager is told that the daemon is ready. `SIGTERM` drains,
 //! and leaves every sandbox confined, so that the next daemon takes it up again.
 
 mod daemon;
@@ -32,7 +32,7 @@ use crate::config::{Audit, Config, ConfigError, Home, SAMPLE};
 use crate::limits;
 use crate::state::StateError;
 
-/// How long flows may take to end when the daemon does.
+/// How long flows may take to finish when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Options of `exeat serve`.

@@ -247,11 +247,21 @@ impl Rig {
         }
     }
 
+    /// Takes no more flows, and lets those that are open finish.
+    pub(crate) fn drain(&self) {
+        self.stop.drain();
+    }
+
+    /// Waits until the last flow has ended.
+    pub(crate) async fn ended(&self) {
+        let serving = self.serving.lock().expect("no panic").take().expect("stopped once");
+        tokio::time::timeout(crate::support::PATIENCE, serving).await.expect("in time").expect("no panic");
+    }
+
     /// Ends everything, and waits for it.
     pub(crate) async fn stop(&self) {
         self.stop.stop();
-        let serving = self.serving.lock().expect("no panic").take().expect("stopped once");
-        serving.await.expect("no panic");
+        self.ended().await;
     }
 
     fn verdicts(&self) -> impl Iterator<Item = Judged> {

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -25,14 +25,12 @@ use super::{RunError, Settings, host};
 use crate::audit::{Fanout, JsonLines, Record, Summary};
 use crate::ca::Authority;
 use crate::cli::Exit;
-use crate::cli::data_path::{self, Outside};
+use crate::cli::data_path::{self, LAST_FLOWS, Outside};
 use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
 use crate::sandbox::Sandbox;
 use crate::sys;
 
-/// How long flows may take to end when the command has.
-const LAST_FLOWS: Duration = Duration::from_secs(2);
 /// Threads that serve: one sandbox needs no more.
 const WORKERS: usize = 2;
 

@@ -28,7 +28,7 @@ use super::{ServeError, explain, report};
 use crate::attach::{self, AttachError, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Spec};
 use crate::audit::{Fanout, Record};
 use crate::ca::{Authority, bundle};
-use crate::cli::data_path::{Outside, Settings};
+use crate::cli::data_path::{LAST_FLOWS, Outside, Settings};
 use crate::cli::host::system_bundle;
 use crate::cli::{chain, tell};
 use crate::config::Config;
@@ -44,9 +44,6 @@ use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::secret::Secrets;
 use crate::state::{Key, Store};
-
-/// How long flows may take to end when their sandbox is detached or cut off.
-const LAST_FLOWS: Duration = Duration::from_secs(2);
 
 /// See the module's doc. Clones are the same daemon.
 #[derive(Clone)]
@@ -151,7 +148,8 @@ impl Daemon {
         }
     }
 
-    /// Ends all flows, and leaves every sandbox confined and registered as it is.
+    /// Takes no more flows and lets those that are open finish, and leaves every sandbox confined and registered as it
+    /// is.
     pub(super) async fn drain(&self, within: Duration) {
         let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
         let mut ending = tokio::task::JoinSet::new();
@@ -159,7 +157,7 @@ impl Daemon {
             ending.spawn(async move {
                 let serving = registration.turn.lock().await.held.as_mut().and_then(|held| held.serving.take());
                 if let Some(serving) = serving {
-                    serving.end(within).await;
+                    serving.drain(within).await;
                 }
             });
         }
