@@ -16,6 +16,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use exeat::attach::LISTENER_PORT;
+use exeat::attach::netns::SANDBOX_IPV4;
 use exeat::audit::Fanout;
 use exeat::cli::serve::Daemon;
 use exeat::config::{Config, Home};
@@ -216,6 +218,45 @@ fn a_push_is_in_force_when_it_returns_also_for_what_was_open() {
     assert!(matches!(rig.push("exd-a", ALLOWING), Err(Refusal::Stopped)));
     rig.act(Action::Delete(id("exd-a"))).expect("an end");
     assert!(rig.daemon().find(&which("exd-a")).is_none());
+}
+
+#[test]
+fn two_sandboxes_do_not_see_each_other() {
+    let Some(rig) = Rig::new() else { return };
+    rig.create("exd-a", "allow-all");
+    rig.create("exd-b", "allow-all");
+    let service = "import socket
+s = socket.create_server(('', 8000)); print(1, flush=True)
+while True: s.accept()[0].sendall(b'seen')";
+    let arguments = ["netns", "exec", "exd-b", "/usr/bin/python3", "-c", service];
+    let mut process = rig.ground.start(Command::new("ip").args(arguments));
+    process.line();
+    let itself = rig.ground.client("exd-b", "tcp 127.0.0.1 8000");
+    // By the address that every sandbox has, and by the port that every listener of ours has.
+    let script = format!("tcp {SANDBOX_IPV4} 8000\ntcp {SANDBOX_IPV4} {LISTENER_PORT}\ntcp {OTHER} {LISTENER_PORT}");
+    let other = rig.ground.client("exd-a", &script);
+    assert_eq!((itself, other), (vec!["seen".to_owned()], vec!["ECONNRESET".to_owned(); 3]));
+    assert_eq!(rig.asks("exd-b", [ALLOWED]), ["hello"]);
+    rig.push("exd-a", "deny-all").expect("a policy");
+    assert_eq!(rig.asks("exd-b", [ALLOWED]), ["hello"], "the other's policy is its own");
+    let trust = |name: &str| rig.daemon().trust(&which(name)).expect("it is there").certificate;
+    assert_ne!(trust("exd-a"), trust("exd-b"));
+}
+
+#[test]
+fn equal_policies_are_one_and_a_fork_begins_with_a_copy() {
+    let Some(rig) = Rig::new() else { return };
+    let original = rig.create("exd-a", ALLOWING);
+    rig.ground.sandbox("exd-b");
+    let fork = rig.act(Action::Fork(id("exd-a"), draft("exd-b", None))).expect("a fork");
+    assert_eq!(fork.revision, original.revision);
+    assert_eq!(rig.asks("exd-b", [ALLOWED, OTHER]), ["hello", "ECONNRESET"]);
+    rig.push("exd-b", ALLOWING_BOTH).expect("a policy");
+    assert_eq!(rig.asks("exd-a", [OTHER]), ["ECONNRESET"], "the original keeps its own");
+    let names: Vec<_> = rig.daemon().list().iter().map(|view| view.name.as_str().to_owned()).collect();
+    assert_eq!(names, ["exd-a", "exd-b"]);
+    let taken = rig.act(Action::Create(Draft { name: Some(id("exd-a")), ..Draft::default() }));
+    assert!(matches!(taken, Err(Refusal::Conflict(_))), "{taken:?}");
 }
 
 #[test]
