@@ -31,8 +31,13 @@ pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
 /// What is to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
-    /// A network namespace of the sandbox's own, by a path such as `/run/netns/x` or `/proc/PID/ns/net`.
-    Netns(PathBuf),
+    /// A network namespace of the sandbox's own.
+    Netns {
+        /// Where it is found, such as `/run/netns/x` or `/proc/PID/ns/net`.
+        path: PathBuf,
+        /// The TAPs in it that lead to the sandbox, where that is a virtual machine; no other interface may be there.
+        taps: Vec<Device>,
+    },
     /// A TAP or veth on the host, which is down.
     Interface(Device),
 }

@@ -81,6 +81,8 @@ pub const SUMMARY_ROWS: usize = 40;
 pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
 /// Addresses that the sandbox behind one device may use.
 pub const DEVICE_ADDRESSES: usize = 16;
+/// TAPs that one network namespace may hold.
+pub const TAPS: usize = 8;
 /// How often it is looked whether the path of an attached network namespace still leads to it.
 pub const ATTACHMENT_CHECK: Duration = Duration::from_secs(2);
 /// How long a push waits for the flows that were open before it (POLICY §8).

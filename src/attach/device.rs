@@ -98,10 +98,21 @@ impl Device {
         if link.enslaved { Err(Refusal::Enslaved(self.name.clone())) } else { Ok(()) }
     }
 
-    /// What an earlier attachment under this name left for detaching to restore.
-    pub(super) fn left_behind(&self, netfilter: &Netlink) -> io::Result<Option<Before>> {
+    /// Whether a link is still what was attached; if not, what it is now.
+    pub(super) fn is_still(&self, link: &Link) -> Result<(), String> {
+        if link.name != self.name {
+            Err(format!("interface {} is now called {}", self.name, link.name))
+        } else if link.enslaved {
+            Err(format!("interface {} belongs to a bridge or another device now", self.name))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What an earlier attachment under this name left.
+    pub(super) fn left_behind(&self, netfilter: &Netlink) -> io::Result<Left> {
         let comment = Table::netdev(&self.table()).comment(netfilter)?;
-        Ok(comment.and_then(|comment| Before::read(&comment)))
+        Ok(Left { rules: comment.is_some(), before: comment.and_then(|comment| Before::read(&comment)) })
     }
 
     /// Every device that has rules: its name, and its number when it was attached.
@@ -123,9 +134,9 @@ impl Device {
         Before { index: link.index, up: link.up, settings }
     }
 
-    /// The rules at the device, in place of those that an earlier attachment left.
-    pub(super) fn rules(&self, before: &Before) -> Vec<Message> {
-        device::declare(&self.name, &self.addresses, &before.to_string())
+    /// The rules at the device, in place of those that are `there`.
+    pub(super) fn rules(&self, before: &Before, there: bool) -> Vec<Message> {
+        device::declare(&self.name, &self.addresses, &before.to_string(), there)
     }
 
     /// Changes its settings, while it is down or guarded.
@@ -153,11 +164,25 @@ impl Device {
         Ok(())
     }
 
-    /// Puts it down, and makes it as it was but for its rules, which go after it is down.
+    /// The same for a device that has come up again. One that has gone down, or away, since it was told of waits for
+    /// what is told next.
+    pub(super) fn equip_again(&self, route: &Netlink, link: &Link, table: u32) -> Result<(), String> {
+        match self.equip(route, link.index, table) {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENETDOWN)) => {
+                Err(format!("interface {} came up, and cannot be given its routes: {error}", self.name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts it down if it was, and makes it as it was but for its rules, which go after it is down.
     pub(super) fn restore(&self, route: &Netlink, netfilter: &Netlink, index: u32, table: u32) -> io::Result<()> {
         let here = route.link(&self.name)?.is_some_and(|link| link.index == index);
+        let before = self.left_behind(netfilter)?.of(index);
         if here {
-            absent(route.ask(set_up(index, false), 0))?;
+            if before.as_ref().is_none_or(|before| !before.up) {
+                absent(route.ask(set_up(index, false), 0))?;
+            }
             for (ip, prefix) in self.own_addresses() {
                 let own = RouteNetlinkMessage::DelAddress(address(index, ip, prefix, AddressScope::Link));
                 absent(route.ask(own, 0))?;
@@ -166,8 +191,7 @@ impl Device {
         for &ip in &self.addresses {
             absent(route.ask(RouteNetlinkMessage::DelRoute(way_to(ip, index, table)), 0))?;
         }
-        let before = self.left_behind(netfilter)?.filter(|before| here && before.index == index);
-        before.map_or(Ok(()), |before| {
+        before.filter(|_| here).map_or(Ok(()), |before| {
             let mut settings = SETTINGS.iter().zip(&before.settings);
             settings.try_for_each(|((family, name, _), value)| self.set(family, name, value))
         })
@@ -218,6 +242,22 @@ fn way_to(ip: IpAddr, index: u32, table: u32) -> RouteMessage {
         RouteAttribute::Table(table),
     ];
     message
+}
+
+/// What is left under the name of a device.
+#[derive(Debug, Clone)]
+pub(super) struct Left {
+    /// Whether there are rules.
+    pub(super) rules: bool,
+    /// What they are for detaching to restore: of this device, or of one that had its name.
+    pub(super) before: Option<Before>,
+}
+
+impl Left {
+    /// What is to be restored of the device that has this number.
+    pub(super) fn of(self, index: u32) -> Option<Before> {
+        self.before.filter(|before| before.index == index)
+    }
 }
 
 /// How a device was before it was attached. It is kept as the comment of its table, so that it is known after a crash.

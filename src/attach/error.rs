@@ -65,6 +65,8 @@ pub enum Refusal {
     Address(IpAddr),
     /// So many addresses: there should be one at least, and [`limits::DEVICE_ADDRESSES`] at most.
     Addresses(usize),
+    /// So many TAPs: there should be [`limits::TAPS`] at most, each named once.
+    Taps(usize),
     /// There is no interface of this name.
     NoInterface(String),
     /// The interface is no TAP and no veth.
@@ -134,6 +136,9 @@ impl fmt::Display for Refusal {
             Self::Address(ip) => write!(f, "{ip} is no address that a sandbox can have: it takes one of a host"),
             Self::Addresses(count) => {
                 write!(f, "{count} addresses: a sandbox has 1 to {} on an interface", limits::DEVICE_ADDRESSES)
+            }
+            Self::Taps(count) => {
+                write!(f, "{count} TAPs: a namespace has {} at most, each named once", limits::TAPS)
             }
             Self::NoInterface(name) => write!(f, "there is no interface {name}"),
             Self::NotEthernet(name) => write!(f, "interface {name} is no TAP and no veth"),

@@ -80,9 +80,9 @@ impl Host {
         sockets: Option<Sockets>,
     ) -> Result<Attached, AttachError> {
         match spec {
-            Spec::Netns(path) => {
-                let own = self.own.clone();
-                netns::attach(Request { path: path.clone(), own, expected, sockets }).await
+            Spec::Netns { path, taps } => {
+                let (path, taps, own) = (path.clone(), taps.clone(), self.own.clone());
+                netns::attach(Request { path, taps, own, expected, sockets }).await
             }
             Spec::Interface(device) => {
                 let (interfaces, device) = (Arc::clone(&self.interfaces), device.clone());

@@ -85,15 +85,16 @@ impl Interfaces {
         }
         device.judge(&link)?;
         let left = device.left_behind(&kernel.netfilter).map_err(at(AttachStep::Rules))?;
-        let guarded = left.as_ref().is_some_and(|before| before.index == link.index);
+        let guarded = left.before.as_ref().is_some_and(|before| before.index == link.index);
         if link.up && !guarded {
             return Err(Refusal::Up(link.name).into());
         }
         let events = self.watch(device, &link)?;
         let interface = Interface { id, index: link.index, device: device.clone(), all: Arc::clone(self) };
-        let recycled = left.as_ref().filter(|_| !guarded).map(|before| before.index);
-        let before = left.filter(|_| guarded).unwrap_or_else(|| device.before(&link));
-        match stand(&kernel, device, &before, sockets) {
+        let recycled = left.before.as_ref().filter(|_| !guarded).map(|before| before.index);
+        let there = left.rules;
+        let before = left.of(link.index).unwrap_or_else(|| device.before(&link));
+        match stand(&kernel, device, (&before, there), sockets) {
             Ok(sockets) => {
                 if let Some(recycled) = recycled {
                     forget_number(&kernel, recycled).map_err(at(AttachStep::Rules))?;
@@ -229,19 +230,13 @@ impl Watched {
     }
 
     fn see(&mut self, link: &Link, route: &Netlink) {
-        let name = self.device.name();
-        let reason = if link.name != name {
-            Some(format!("interface {name} is now called {}", link.name))
-        } else if link.enslaved {
-            Some(format!("interface {name} belongs to a bridge or another device now"))
-        } else if link.up && !self.up {
-            let equipped = self.device.equip(route, link.index, routing::SANDBOXES);
-            equipped.err().map(|error| format!("interface {name} came up, and cannot be given its routes: {error}"))
-        } else {
-            None
-        };
+        let raised = link.up && !self.up;
+        let judged = self.device.is_still(link).and_then(|()| match raised {
+            true => self.device.equip_again(route, link, routing::SANDBOXES),
+            false => Ok(()),
+        });
         (self.up, self.seen) = (link.up, true);
-        if let Some(reason) = reason {
+        if let Err(reason) = judged {
             // Its rules may not be before what it is now: it is put down at once. Where that fails, it is gone.
             let _ = route.ask(set_up(link.index, false), 0);
             self.quarantine(reason);
@@ -249,16 +244,20 @@ impl Watched {
     }
 }
 
-/// Guards the interface, then raises it. Sockets that are there already are taken; others are made.
-fn stand(kernel: &Kernel, device: &Device, before: &Before, sockets: Option<Sockets>) -> Result<Sockets, AttachError> {
+/// Guards the interface, in place of the rules that are `there`, then raises it. Sockets that are there already are
+/// taken; others are made.
+fn stand(
+    kernel: &Kernel,
+    device: &Device,
+    (before, there): (&Before, bool),
+    sockets: Option<Sockets>,
+) -> Result<Sockets, AttachError> {
     let at = AttachError::at;
     let sockets = match sockets {
         Some(sockets) => sockets,
         None => Sockets::listen(Some(device.name())).map_err(at(AttachStep::Listen))?,
     };
-    let mut rules = device.rules(before);
-    rules.extend(rules::host::declare(device.name(), before.index));
-    nft::commit(&kernel.netfilter, rules).map_err(at(AttachStep::Rules))?;
+    guard(kernel, device, before, there).map_err(at(AttachStep::Rules))?;
     device.settle().map_err(at(AttachStep::Device))?;
     routing::declare(&kernel.route).map_err(at(AttachStep::Routing))?;
     device.raise(&kernel.route, before.index, routing::SANDBOXES).map_err(at(AttachStep::Device))?;
@@ -268,6 +267,20 @@ fn stand(kernel: &Kernel, device: &Device, before: &Before, sockets: Option<Sock
         Some(link) if link.index == before.index => Ok(device.judge(&link).map(|()| sockets)?),
         _ => Err(Refusal::NoInterface(device.name().to_owned()).into()),
     }
+}
+
+/// The rules at the interface, and its part of those that all share. Where these have to be made, so have the parts of
+/// those that are attached already.
+fn guard(kernel: &Kernel, device: &Device, before: &Before, there: bool) -> io::Result<()> {
+    let shared = nft::Table::inet(rules::host::TABLE).comment(&kernel.netfilter)?;
+    let mut guarded = match rules::host::is_current(shared.as_deref()) {
+        true => Vec::new(),
+        false => Device::all_left_behind(&kernel.netfilter)?,
+    };
+    guarded.push((device.name().to_owned(), before.index));
+    let mut messages = device.rules(before, there);
+    messages.extend(rules::host::declare(shared.as_deref(), &guarded));
+    nft::commit(&kernel.netfilter, messages)
 }
 
 /// The name has come to another interface: the number of the one that had it is nobody's.

@@ -27,6 +27,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 const ANSWER_BYTES: usize = 32 * 1024;
 
 /// A netlink socket that asks and waits for each answer.
+#[derive(Debug)]
 pub(super) struct Netlink(Socket);
 
 impl Netlink {

@@ -5,11 +5,15 @@
 //! it, makes the sockets, and ends. The sockets go to whoever serves the sandbox; its outbound sockets are made
 //! elsewhere, in the host's namespace.
 //!
-//! - `INVARIANT`: no interface leads out of the namespace: one that has any but `lo` and the idle tunnels of some
-//!   kernels is refused, and one that comes later quarantines the sandbox. When the daemon is gone, or the rules are
-//!   flushed, nothing leaves, for there is no way out.
+//! A virtual machine's namespace holds TAPs besides, which are declared: its packets come in by them, and the same is
+//! made of these as of its processes'.
+//!
+//! - `INVARIANT`: no interface leads out of the namespace: one that has any but `lo`, TAPs that were declared, and the
+//!   idle tunnels of some kernels is refused, and one that comes later quarantines the sandbox. When the daemon is
+//!   gone, or the rules are flushed, nothing leaves, for there is no way out.
 //! - `INVARIANT`: no thread of the runtime enters a namespace.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,10 +30,12 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::device::Device;
 use super::error::{AttachError, AttachStep, Refusal};
 use super::identity::AttachmentId;
 use super::netlink::{Link, LinkWatch, Netlink, News, absent, address, family, full, route_address, set_up};
 use super::nft::{self, Table};
+use super::rules;
 use super::rules::namespace::{LOOPBACK_INDEX, TABLE, declare};
 use super::sockets::Sockets;
 use super::{Attached, Attachment, AttachmentEvent, Events};
@@ -55,17 +61,23 @@ const LO_WAS_UP: &str = "lo was up";
 /// # Errors
 /// What refuses it, or the step that failed. What was done before it stays until the namespace goes.
 pub fn prepare() -> Result<Sockets, AttachError> {
-    stand(&route()?, None)
+    Ok(stand(&route()?, &[], None)?.0)
 }
 
 fn route() -> Result<Netlink, AttachError> {
     Netlink::route().map_err(AttachError::at(AttachStep::Interfaces))
 }
 
-/// Sockets that are there already are taken; others are made.
-fn stand(route: &Netlink, sockets: Option<Sockets>) -> Result<Sockets, AttachError> {
+/// Sockets that are there already are taken; others are made. Gives the TAPs with what they are in the namespace.
+fn stand(
+    route: &Netlink,
+    taps: &[Device],
+    sockets: Option<Sockets>,
+) -> Result<(Sockets, Vec<(Device, Link)>), AttachError> {
     let present = route.links().map_err(AttachError::at(AttachStep::Interfaces))?;
-    if let Some(link) = present.iter().find(|link| leads_out(link)) {
+    let taps = find(taps, &present)?;
+    let is_tap = |link: &Link| taps.iter().any(|(_, tap)| tap.index == link.index);
+    if let Some(link) = present.iter().find(|link| leads_out(link) && !is_tap(link)) {
         return Err(Refusal::WayOut(link.name.clone()).into());
     }
     let sockets = match sockets {
@@ -73,9 +85,29 @@ fn stand(route: &Netlink, sockets: Option<Sockets>) -> Result<Sockets, AttachErr
         None => Sockets::listen(None).map_err(AttachError::at(AttachStep::Listen))?,
     };
     let lo_is_up = present.iter().any(|link| link.index == LOOPBACK_INDEX && link.up);
-    load_rules(lo_is_up).map_err(AttachError::at(AttachStep::Rules))?;
+    load_rules(lo_is_up, &taps).map_err(AttachError::at(AttachStep::Rules))?;
     raise_loopback(route).map_err(AttachError::at(AttachStep::Loopback))?;
-    Ok(sockets)
+    let mut each = taps.iter();
+    let raised = each.try_for_each(|(tap, link)| {
+        tap.settle()?;
+        tap.raise(route, link.index, TABLE_LOCAL.into())
+    });
+    raised.map_err(AttachError::at(AttachStep::Device))?;
+    Ok((sockets, taps))
+}
+
+/// The links of the TAPs that were declared.
+fn find(taps: &[Device], present: &[Link]) -> Result<Vec<(Device, Link)>, Refusal> {
+    let names: BTreeSet<&str> = taps.iter().map(Device::name).collect();
+    if names.len() < taps.len() || taps.len() > limits::TAPS {
+        return Err(Refusal::Taps(taps.len()));
+    }
+    let found = taps.iter().map(|tap| {
+        let link = present.iter().find(|link| link.name == tap.name());
+        let link = link.ok_or_else(|| Refusal::NoInterface(tap.name().to_owned()))?;
+        tap.judge(link).map(|()| (tap.clone(), link.clone()))
+    });
+    found.collect()
 }
 
 /// Whether packets could leave the namespace through it.
@@ -84,12 +116,19 @@ fn leads_out(link: &Link) -> bool {
     link.index != LOOPBACK_INDEX && !idle
 }
 
-fn load_rules(lo_is_up: bool) -> io::Result<()> {
+fn load_rules(lo_is_up: bool, taps: &[(Device, Link)]) -> io::Result<()> {
     let netfilter = Netlink::netfilter()?;
     let now = if lo_is_up { LO_WAS_UP } else { LO_WAS_DOWN };
     // Where an earlier attachment was left behind, `lo` is as that one made it.
     let before = Table::inet(TABLE).comment(&netfilter)?;
-    nft::commit(&netfilter, declare(before.as_deref().unwrap_or(now), &[]))
+    let names: Vec<&str> = taps.iter().map(|(tap, _)| tap.name()).collect();
+    let mut rules = declare(before.as_deref().unwrap_or(now), before.is_some(), &names);
+    for (tap, link) in taps {
+        let left = tap.left_behind(&netfilter)?;
+        let there = left.rules;
+        rules.extend(tap.rules(&left.of(link.index).unwrap_or_else(|| tap.before(link)), there));
+    }
+    nft::commit(&netfilter, rules)
 }
 
 fn raise_loopback(route: &Netlink) -> io::Result<()> {
@@ -131,6 +170,8 @@ fn everything_is_local(source: IpAddr) -> RouteMessage {
 pub(super) struct Request {
     /// Where the namespace is found.
     pub(super) path: PathBuf,
+    /// What leads to the sandbox there.
+    pub(super) taps: Vec<Device>,
     /// The namespace that exeat itself is in.
     pub(super) own: AttachmentId,
     /// Whom it must be, where it was attached before.
@@ -146,12 +187,12 @@ pub(super) struct Request {
 /// # Errors
 /// What refuses it, or the step that failed.
 pub(super) async fn attach(request: Request) -> Result<Attached, AttachError> {
-    let Request { path, own, expected, sockets } = request;
+    let Request { path, taps, own, expected, sockets } = request;
     let namespace = open(&path)?;
     let found = namespace.metadata().map_err(AttachError::at(AttachStep::Enter))?;
     let watched = path.clone();
     let runtime = Handle::current();
-    let (id, sockets, links) = inside(&namespace, move || {
+    let (id, (sockets, taps), links, route) = inside(&namespace, move || {
         let route = route()?;
         let id = AttachmentId::of_namespace(route.as_fd()).map_err(AttachError::at(AttachStep::Identify))?;
         if id == own {
@@ -165,8 +206,8 @@ pub(super) async fn attach(request: Request) -> Result<Attached, AttachError> {
             let _inside = runtime.enter();
             LinkWatch::open().map_err(AttachError::at(AttachStep::Watch))?
         };
-        let sockets = stand(&route, sockets)?;
-        Ok((id, sockets, links))
+        let standing = stand(&route, &taps, sockets)?;
+        Ok((id, standing, links, route))
     })
     .await
     .map_err(|error| match error {
@@ -175,8 +216,12 @@ pub(super) async fn attach(request: Request) -> Result<Attached, AttachError> {
         }
         error => error,
     })?;
-    let events = NetnsEvents { links, path: watched, file: (found.dev(), found.ino()), check: check(), told: false };
-    let attachment = Attachment::Netns(Netns { id, namespace });
+    let file = (found.dev(), found.ino());
+    let attached: Vec<_> = taps.iter().map(|(tap, link)| (tap.clone(), link.index)).collect();
+    // Without TAPs nothing is left to be asked.
+    let taps = (!taps.is_empty()).then_some(Taps { each: taps, route });
+    let events = NetnsEvents { links, taps, path: watched, file, check: check(), told: false };
+    let attachment = Attachment::Netns(Netns { id, namespace, taps: attached });
     Ok(Attached { attachment, sockets, events: Events::Netns(events) })
 }
 
@@ -212,6 +257,7 @@ async fn inside<R: Send + 'static>(
 pub struct Netns {
     id: AttachmentId,
     namespace: File,
+    taps: Vec<(Device, u32)>,
 }
 
 impl Netns {
@@ -223,14 +269,18 @@ impl Netns {
 
     /// Takes away what attaching put into the namespace.
     pub(super) async fn detach(self) -> Result<(), AttachError> {
-        inside(&self.namespace, || restore().map_err(AttachError::at(AttachStep::Loopback))).await
+        inside(&self.namespace, move || restore(&self.taps).map_err(AttachError::at(AttachStep::Loopback))).await
     }
 }
 
-fn restore() -> io::Result<()> {
+fn restore(taps: &[(Device, u32)]) -> io::Result<()> {
     let (netfilter, route) = (Netlink::netfilter()?, Netlink::route()?);
     let table = Table::inet(TABLE);
     let before = table.comment(&netfilter)?;
+    for (tap, index) in taps {
+        tap.restore(&route, &netfilter, *index, TABLE_LOCAL.into())?;
+        absent(nft::commit(&netfilter, vec![rules::device::remove(tap.name())]))?;
+    }
     for ip in [SANDBOX_IPV4.into(), SANDBOX_IPV6.into()] {
         absent(route.ask(RouteNetlinkMessage::DelRoute(everything_is_local(ip)), 0))?;
         absent(route.ask(RouteNetlinkMessage::DelAddress(own_address(ip)), 0))?;
@@ -248,11 +298,32 @@ fn restore() -> io::Result<()> {
 #[derive(Debug)]
 pub struct NetnsEvents {
     links: LinkWatch,
+    taps: Option<Taps>,
     path: PathBuf,
     /// Device and inode of what was found there.
     file: (u64, u64),
     check: Interval,
     told: bool,
+}
+
+/// The TAPs of a namespace as they were last told of, and a socket that was made in it.
+#[derive(Debug)]
+struct Taps {
+    each: Vec<(Device, Link)>,
+    route: Netlink,
+}
+
+impl Taps {
+    /// Whether a TAP is still what was attached; one that came up again gets its routes. `None` for what is no TAP.
+    fn judge(&mut self, now: &Link) -> Option<Result<(), String>> {
+        let (tap, before) = self.each.iter_mut().find(|(_, tap)| tap.index == now.index)?;
+        let raised = now.up && !before.up;
+        before.clone_from(now);
+        Some(tap.is_still(now).and_then(|()| match raised {
+            true => tap.equip_again(&self.route, now, TABLE_LOCAL.into()),
+            false => Ok(()),
+        }))
+    }
 }
 
 fn check() -> Interval {
@@ -272,14 +343,31 @@ impl NetnsEvents {
                 news = self.links.next(), if !self.told => news,
             };
             let reason = match news {
-                Ok(News::Link(link)) if leads_out(&link) => format!("interface {} is in the namespace", link.name),
-                Ok(News::Link(_) | News::Gone(_) | News::Lost | News::All) => continue,
+                Ok(News::Link(link)) => match self.judge(&link) {
+                    Ok(()) => continue,
+                    Err(reason) => reason,
+                },
+                Ok(News::Gone(index)) if self.is_tap(index) => return AttachmentEvent::Gone,
+                Ok(News::Gone(_) | News::Lost | News::All) => continue,
                 Ok(News::Unreadable) => "an interface is in the namespace that cannot be told".to_owned(),
                 Err(error) => format!("the interfaces of the namespace cannot be watched: {error}"),
             };
             self.told = true;
             return AttachmentEvent::Quarantined(reason);
         }
+    }
+
+    /// Whether an interface may be there as it is; if not, why.
+    fn judge(&mut self, link: &Link) -> Result<(), String> {
+        let mut taps = self.taps.iter_mut();
+        if let Some(judged) = taps.find_map(|taps| taps.judge(link)) {
+            return judged;
+        }
+        if leads_out(link) { Err(format!("interface {} is in the namespace", link.name)) } else { Ok(()) }
+    }
+
+    fn is_tap(&self, index: u32) -> bool {
+        self.taps.iter().flat_map(|taps| &taps.each).any(|(_, tap)| tap.index == index)
     }
 
     /// Whether the path still leads to the namespace. That one lives as long as our sockets do, so its inode is not

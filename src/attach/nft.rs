@@ -90,16 +90,13 @@ impl<'a> Table<'a> {
         Self { family: NetfilterProtoFamily::NetDev, name }
     }
 
-    /// Makes it, if it is not there.
-    pub(super) fn declare(&self) -> Message {
-        self.create(NfTablesMessage::NewTable(TableMessage { attributes: vec![self.named()] }))
-    }
-
-    /// Makes it anew, empty, with a comment that people and [`comment`](Self::comment) can read.
-    pub(super) fn replace(&self, comment: &str) -> Vec<Message> {
+    /// Makes it, in place of the one that is `there`, empty, with a comment that people and
+    /// [`comment`](Self::comment) can read. (What is taken away costs a wait of milliseconds when the socket is
+    /// closed.)
+    pub(super) fn make(&self, comment: &str, there: bool) -> Vec<Message> {
         let attributes = vec![self.named(), TableAttribute::UserData(comment_bytes(comment))];
-        let anew = self.create(NfTablesMessage::NewTable(TableMessage { attributes }));
-        vec![self.declare(), self.delete(), anew]
+        let new = self.create(NfTablesMessage::NewTable(TableMessage { attributes }));
+        there.then(|| self.delete()).into_iter().chain([new]).collect()
     }
 
     /// Takes it away, with all that is in it.
@@ -137,20 +134,20 @@ impl<'a> Table<'a> {
         self.create(NfTablesMessage::NewChain(ChainMessage { attributes }))
     }
 
-    /// The rules of a chain, in place of those that it had.
-    pub(super) fn rules(&self, chain: &str, rules: Vec<Rule>) -> Vec<Message> {
-        let place = || vec![RuleAttribute::Table(self.name.to_owned()), RuleAttribute::Chain(chain.to_owned())];
-        let none = self.change(NfTablesMessage::DeleteRule(RuleMessage { attributes: place() }));
-        let each = rules.into_iter().map(|expressions| {
+    /// Rules at the end of a chain.
+    pub(super) fn rules(&self, chain: &str, rules: Vec<Rule>) -> impl Iterator<Item = Message> {
+        rules.into_iter().map(move |expressions| {
             let list = expressions.into_iter().map(ListAttribute::<ExpressionAttribute>::from).collect();
-            let mut attributes = place();
-            attributes.push(RuleAttribute::Expressions(list));
+            let attributes = vec![
+                RuleAttribute::Table(self.name.to_owned()),
+                RuleAttribute::Chain(chain.to_owned()),
+                RuleAttribute::Expressions(list),
+            ];
             self.create(NfTablesMessage::NewRule(RuleMessage { attributes }))
-        });
-        std::iter::once(none).chain(each).collect()
+        })
     }
 
-    /// A set of keys, if it is not there. `number` tells the sets of one batch apart.
+    /// A set of keys. `number` tells the sets of one batch apart.
     pub(super) fn set(&self, name: &str, number: u32, keys: Keys) -> Message {
         let (kind, length) = match keys {
             Keys::InterfaceIndex => (40, 4),
@@ -289,13 +286,17 @@ fn read_comment(bytes: &[u8]) -> Option<String> {
 ///
 /// # Errors
 /// The kernel's answer to the first that it refuses; then none has taken effect.
-pub(super) fn commit(netfilter: &Netlink, messages: Vec<Message>) -> io::Result<()> {
+pub(super) fn commit(netfilter: &Netlink, mut messages: Vec<Message>) -> io::Result<()> {
     /// The subsystem that a batch is for, in the header of its begin and end.
     const NFNL_SUBSYS_NFTABLES: u16 = 10;
     let control = |message| {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFNL_SUBSYS_NFTABLES);
         NetlinkMessage::from(NetfilterMessage::new(header, message))
     };
+    // A refusal is told in any case; that all has been done, with the last.
+    if let Some((_, others)) = messages.split_last_mut() {
+        others.iter_mut().for_each(|message| message.header.flags &= !NLM_F_ACK);
+    }
     let mut batch = vec![control(ControlMessage::BatchBegin)];
     batch.extend(messages);
     batch.push(control(ControlMessage::BatchEnd));

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use exeat::attach::{
     AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener, Refusal,
@@ -58,6 +58,31 @@ for line in sys.stdin.read().splitlines():
     sys.stdout.flush()
 if "KEEP" in os.environ:
     signal.pause()
+"#;
+
+/// A guest of few words: finds its gateway, asks one question, and says what was answered, by whom, to whom.
+pub(crate) const TAP_GUEST: &str = r#"
+import fcntl, os, socket, struct
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454ca, struct.pack("16sH", b"exwt", 0x1002))
+print("ready", flush=True)
+input()
+own, ip, gateway = b"\2\0\0\0\0\7", socket.inet_aton("10.0.0.2"), socket.inet_aton("10.0.0.77")
+def answer(wanted):
+    while True:
+        frame = os.read(tap, 2000)
+        if wanted(frame):
+            return frame
+os.write(tap, b"\xff" * 6 + own + b"\x08\x06" + bytes.fromhex("0001080006040001") + own + ip + b"\0" * 6 + gateway)
+hardware = answer(lambda f: f[12:14] == b"\x08\x06" and f[20:22] == b"\0\2" and f[28:32] == gateway)[22:28]
+question = struct.pack("!HHHH", 40000, 53, 8 + 8, 0) + b"question"
+head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(question), 1, 0, 64, 17, 0, ip, socket.inet_aton("9.9.9.9"))
+total = sum(struct.unpack("!10H", head))
+head = head[:10] + struct.pack("!H", ~((total & 0xffff) + (total >> 16)) & 0xffff) + head[12:]
+os.write(tap, hardware + own + b"\x08\x00" + head + question)
+frame = answer(lambda f: f[12:14] == b"\x08\x00" and f[23] == 17)
+print(frame[42:].decode(), socket.inet_ntoa(frame[26:30]), *struct.unpack("!HH", frame[34:38]), flush=True)
+input()
 "#;
 
 /// A host in namespaces of its own, with a runtime that lives there.
@@ -134,8 +159,10 @@ impl Ground {
 
     pub(crate) fn serve_attached(&self, name: &'static str, attached: Attached) -> Served {
         let Attached { attachment, sockets, events } = attached;
-        let tasks = self.run(async move { answer(name, sockets) });
-        Served { attachment, events, tasks }
+        let asked = Asked::default();
+        let heard = asked.clone();
+        let tasks = self.run(async move { answer(name, sockets, heard) });
+        Served { attachment, events, asked, tasks }
     }
 
     /// The next event of an attachment.
@@ -155,7 +182,7 @@ impl Ground {
     /// A network namespace with a name, and so a path.
     pub(crate) fn sandbox(&self, name: &'static str) -> Spec {
         self.place.ip(&format!("netns add {name}"));
-        Spec::Netns(path(name))
+        spec(name)
     }
 
     /// Runs a client in a named namespace; what it answers to each line of `script`.
@@ -201,7 +228,7 @@ impl Ground {
             sandbox => self.shell(&format!("ip netns exec {sandbox} bash -ec '{all}'")),
         };
         // A device that was up once keeps its queue.
-        let queue = |line: &str| line.replace(" qdisc noqueue ", " qdisc noop ");
+        let queue = |line: &str| line.replace(" qdisc noqueue ", " qdisc noop ").replace(" pfifo_fast ", " noop ");
         // Counters of the tests' own count.
         let still = |line: String| line.split(" packets ").next().unwrap_or_default().to_owned();
         Traces(found.lines().map(queue).map(still).collect())
@@ -225,6 +252,16 @@ impl Traces {
     pub(crate) fn has(&self, text: &str) -> bool {
         self.0.iter().any(|line| line.contains(text))
     }
+}
+
+/// A named namespace without TAPs.
+pub(crate) fn spec(name: &str) -> Spec {
+    at(path(name))
+}
+
+/// A namespace without TAPs, wherever it is.
+pub(crate) fn at(path: PathBuf) -> Spec {
+    Spec::Netns { path, taps: Vec::new() }
 }
 
 fn client(sandbox: &str, script: &str) -> Command {
@@ -279,10 +316,14 @@ pub(crate) fn path(name: &str) -> PathBuf {
     format!("/run/netns/{name}").into()
 }
 
+pub(crate) type Asked = Arc<Mutex<Vec<(IpAddr, SocketAddr)>>>;
+
 /// A sandbox that is attached and served.
 pub(crate) struct Served {
     pub(crate) attachment: Attachment,
     pub(crate) events: Events,
+    /// Every question that came: who asked, and whom.
+    pub(crate) asked: Asked,
     tasks: [AbortHandle; 2],
 }
 
@@ -316,7 +357,7 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, AttachError>) -> Ref
 }
 
 /// Tells every client who answers it, and whom it asked.
-fn answer(name: &'static str, sockets: Sockets) -> [AbortHandle; 2] {
+fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 2] {
     let mut listener = SandboxListener::new(sockets.tcp).expect("a listener");
     let datagrams = SandboxDatagrams::new(sockets.udp).expect("sockets for datagrams");
     let connections = tokio::spawn(async move {
@@ -334,6 +375,7 @@ fn answer(name: &'static str, sockets: Sockets) -> [AbortHandle; 2] {
         let mut buffer = Vec::new();
         loop {
             let envelope = datagrams.receive(&mut buffer).await;
+            asked.lock().expect("no panic").push((envelope.client.0.ip(), plain(envelope.dst.0)));
             let answer = format!("{name} {} {}", plain(envelope.dst.0), String::from_utf8_lossy(&buffer));
             datagrams.reply(envelope, answer.as_bytes()).await;
         }

@@ -1,10 +1,10 @@
 //! Attachments by network namespace.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use exeat::attach::{AttachmentEvent, Refusal, Spec};
+use exeat::attach::{AttachmentEvent, Device, Refusal, Spec};
 
-use super::ground::{Ground, Process, path, refusal};
+use super::ground::{Ground, Process, TAP_GUEST, at, path, refusal};
 
 #[test]
 fn whatever_a_namespace_dials_arrives_here() {
@@ -67,7 +67,7 @@ while True: _, a = s.recvfrom(99); s.sendto(b\"its own\", a)'",
 fn a_process_names_its_namespace() {
     let Some(ground) = Ground::new() else { return };
     let process = in_namespace(&ground, "", "exec unshare --net bash -c 'echo; exec sleep infinity'");
-    let spec = Spec::Netns(format!("/proc/{}/ns/net", process.id()).into());
+    let spec = at(format!("/proc/{}/ns/net", process.id()).into());
     let served = ground.serve("one", &spec);
     process.end();
     let (event, served) = ground.event(served);
@@ -100,15 +100,15 @@ fn what_is_no_sandboxs_namespace_is_refused() {
         "touch /run/netns/exw-own /run/netns/exw-file; mkfifo /run/netns/exw-fifo
         mount --bind /proc/self/ns/net /run/netns/exw-own",
     );
-    assert_eq!(refusal(ground.attach(&Spec::Netns(own.clone()))), Refusal::OwnNamespace(own));
+    assert_eq!(refusal(ground.attach(&at(own.clone()))), Refusal::OwnNamespace(own));
     for name in ["exw-file", "exw-fifo"] {
         let other = path(name);
-        assert_eq!(refusal(ground.attach(&Spec::Netns(other.clone()))), Refusal::NotANamespace(other));
+        assert_eq!(refusal(ground.attach(&at(other.clone()))), Refusal::NotANamespace(other));
     }
     let user = std::path::PathBuf::from("/proc/self/ns/user");
-    assert_eq!(refusal(ground.attach(&Spec::Netns(user.clone()))), Refusal::NotANamespace(user));
+    assert_eq!(refusal(ground.attach(&at(user.clone()))), Refusal::NotANamespace(user));
     let nowhere = path("exw-nowhere");
-    assert_eq!(refusal(ground.attach(&Spec::Netns(nowhere.clone()))), Refusal::NoNamespace(nowhere));
+    assert_eq!(refusal(ground.attach(&at(nowhere.clone()))), Refusal::NoNamespace(nowhere));
 }
 
 #[test]
@@ -232,6 +232,58 @@ fn no_thread_stays_with_an_attachment() {
     let served = specs.each_ref().map(|spec| ground.serve("one", spec));
     assert!(crate::support::eventually(|| named() == 0), "of {} threads, {} attach", threads(), named());
     served.into_iter().for_each(|served| ground.detach(served));
+}
+
+/// Starts the guest of a TAP inside a namespace.
+fn tap_guest(ground: &Ground, sandbox: &str) -> Process {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", sandbox, "/usr/bin/python3", "-c", TAP_GUEST]).stdin(Stdio::piped());
+    let mut guest = ground.start(&mut command);
+    assert_eq!(guest.line(), "ready");
+    guest
+}
+
+#[test]
+fn a_guest_behind_a_tap_in_a_namespace_is_served() {
+    let Some(ground) = Ground::new() else { return };
+    let plain = ground.sandbox("exw-a");
+    let mut guest = tap_guest(&ground, "exw-a");
+    let before = ground.traces("exw-a");
+    assert_eq!(refusal(ground.attach(&plain)), Refusal::WayOut("exwt".to_owned()), "it was not declared");
+    let tap = |address: &str| Device::new("exwt", [address.parse().expect("an address")]).expect("a device");
+    let with = |taps: Vec<Device>| Spec::Netns { path: path("exw-a"), taps };
+    let other = Device::new("exwu", tap("10.0.0.2").addresses().to_vec()).expect("a device");
+    assert_eq!(refusal(ground.attach(&with(vec![other]))), Refusal::NoInterface("exwu".to_owned()));
+    assert_eq!(refusal(ground.attach(&with(vec![tap("10.0.0.2"), tap("10.0.0.3")]))), Refusal::Taps(2));
+    ground.traces("exw-a").assert_same(&before);
+    let spec = with(vec![tap("10.0.0.2")]);
+    let one = ground.serve("one", &spec);
+    assert_eq!(ground.client("exw-a", "tcp 1.2.3.4 443"), ["one 1.2.3.4:443"], "so is a process there");
+    let id = one.abandon(&ground);
+    let again = ground.serve_attached("two", ground.take_up(&spec, &id, None).expect("it is the same"));
+    guest.say("go");
+    assert_eq!(guest.line(), "two 9.9.9.9:53 question 9.9.9.9 53 40000");
+    ground.detach(again);
+    ground.traces("exw-a").assert_same(&before);
+    let one = ground.serve("one", &spec);
+    guest.end();
+    let (event, one) = ground.event(one);
+    assert_eq!(event, AttachmentEvent::Gone, "the TAP went with its program");
+    ground.detach(one);
+}
+
+#[test]
+fn a_tap_that_becomes_another_quarantines() {
+    let Some(ground) = Ground::new() else { return };
+    ground.sandbox("exw-a");
+    let taps = vec![Device::new("exwt", ["10.0.0.2".parse().expect("an address")]).expect("a device")];
+    let guest = tap_guest(&ground, "exw-a");
+    let one = ground.serve("one", &Spec::Netns { path: path("exw-a"), taps });
+    ground.place.ip("-n exw-a link set exwt name exwz");
+    let (event, one) = ground.event(one);
+    assert_eq!(event, AttachmentEvent::Quarantined("interface exwt is now called exwz".to_owned()));
+    ground.detach(one);
+    guest.end();
 }
 
 /// Starts a command of the shell in a named namespace, or on the host with `""`, and waits for its first line.

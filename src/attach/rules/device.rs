@@ -72,11 +72,11 @@ pub(in crate::attach) fn table_name(device: &str) -> String {
     format!("{PREFIX}{device}")
 }
 
-/// The whole of it, in place of what an earlier attachment left.
-pub(in crate::attach) fn declare(device: &str, addresses: &[IpAddr], comment: &str) -> Vec<Message> {
+/// The whole of it, in place of what an earlier attachment left `there`.
+pub(in crate::attach) fn declare(device: &str, addresses: &[IpAddr], comment: &str, there: bool) -> Vec<Message> {
     let name = table_name(device);
     let table = Table::netdev(&name);
-    let mut messages = table.replace(comment);
+    let mut messages = table.make(comment, there);
     messages.push(table.set("neighbours", 3, NEIGHBOURS));
     let chains = [
         ("transport", transport()),
@@ -86,7 +86,9 @@ pub(in crate::attach) fn declare(device: &str, addresses: &[IpAddr], comment: &s
         ("ipv6", ipv6(addresses)),
     ];
     messages.extend(chains.iter().map(|(name, _)| table.chain(name)));
-    messages.extend(chains.into_iter().flat_map(|(name, rules)| table.rules(name, rules)));
+    for (name, rules) in chains {
+        messages.extend(table.rules(name, rules));
+    }
     messages.push(table.base_chain("arrivals", At::Ingress(device), Priority::First, Policy::Drop));
     let kinds = [(libc::ETH_P_ARP, "arp"), (libc::ETH_P_IP, "ipv4"), (libc::ETH_P_IPV6, "ipv6")];
     let arrivals = kinds.map(|(kind, chain)| [ether_type(kind), goto(chain)].concat());

@@ -43,11 +43,29 @@ use crate::attach::nft::{
 };
 use crate::attach::sockets::{LISTENER_PORT, MARK};
 
-const TABLE: &str = "exeat";
+/// The table.
+pub(in crate::attach) const TABLE: &str = "exeat";
 
-/// What all interfaces share, if it is not there, and one of them.
-pub(in crate::attach) fn declare(name: &str, index: u32) -> Vec<Message> {
+/// Interfaces that are attached, and what all share: that is made where the table's comment is not the current one, in
+/// place of the table that is there.
+pub(in crate::attach) fn declare(comment: Option<&str>, attached: &[(String, u32)]) -> Vec<Message> {
     let table = Table::inet(TABLE);
+    let mut messages = if is_current(comment) { Vec::new() } else { shared(&table, comment.is_some()) };
+    for (name, index) in attached {
+        messages.extend([table.add(NAMES, &interface_name(name)), table.add(NUMBERS, &index.to_ne_bytes())]);
+    }
+    messages
+}
+
+/// Whether the table that has this comment is as [`declare`] makes it.
+pub(in crate::attach) fn is_current(comment: Option<&str>) -> bool {
+    comment == Some(VERSION)
+}
+
+/// What the table's comment says where it is as [`shared`] makes it.
+const VERSION: &str = "interfaces of sandboxes, 1";
+
+fn shared(table: &Table<'_>, there: bool) -> Vec<Message> {
     let incoming = |chain: &str| vec![on(Key::Iifname, NAMES, goto(chain)), on(Key::Iif, NUMBERS, goto(chain))];
     let outgoing = |chain: &str| vec![on(Key::Oifname, NAMES, goto(chain)), on(Key::Oif, NUMBERS, goto(chain))];
     let [solicit, advertise] = neighbours().map(accept);
@@ -63,15 +81,16 @@ pub(in crate::attach) fn declare(name: &str, index: u32) -> Vec<Message> {
     ];
     let others =
         [("known", known), ("taken", taken), ("answers", vec![untracked(), answers_come_from_dns(), goto("known")])];
-    let mut messages =
-        vec![table.declare(), table.set(NAMES, 1, Keys::InterfaceName), table.set(NUMBERS, 2, Keys::InterfaceIndex)];
+    let mut messages = table.make(VERSION, there);
+    messages.extend([table.set(NAMES, 1, Keys::InterfaceName), table.set(NUMBERS, 2, Keys::InterfaceIndex)]);
     messages.extend(others.iter().map(|(name, _)| table.chain(name)));
-    messages.extend(others.into_iter().flat_map(|(name, rules)| table.rules(name, rules)));
+    for (name, rules) in others {
+        messages.extend(table.rules(name, rules));
+    }
     for (name, at, rules) in base {
         messages.push(table.base_chain(name, at, Priority::Raw, Policy::Accept));
         messages.extend(table.rules(name, rules));
     }
-    messages.extend([table.add(NAMES, &interface_name(name)), table.add(NUMBERS, &index.to_ne_bytes())]);
     messages
 }
 

@@ -56,8 +56,8 @@ pub(in crate::attach) const TABLE: &str = "exeat";
 /// `lo` has this index in every network namespace.
 pub(in crate::attach) const LOOPBACK_INDEX: u32 = 1;
 
-/// The whole of it, in place of what an earlier attachment left; `taps` are names of interfaces.
-pub(in crate::attach) fn declare(comment: &str, taps: &[&str]) -> Vec<Message> {
+/// The whole of it, in place of what an earlier attachment left `there`; `taps` are names of interfaces.
+pub(in crate::attach) fn declare(comment: &str, there: bool, taps: &[&str]) -> Vec<Message> {
     let table = Table::inet(TABLE);
     let lo = LOOPBACK_INDEX.to_ne_bytes();
     let mut arrivals = vec![[is(Key::Iif, &lo), goto("judged")].concat()];
@@ -67,7 +67,7 @@ pub(in crate::attach) fn declare(comment: &str, taps: &[&str]) -> Vec<Message> {
         departures.push([is(Key::Oifname, &tap), goto("answers")].concat());
     }
     let [solicit, advertise] = neighbours().map(accept);
-    let mut messages = table.replace(comment);
+    let mut messages = table.make(comment, there);
     messages.extend([
         table.base_chain("arrivals", At::Prerouting, Priority::Mangle, Policy::Drop),
         table.base_chain("departures", At::Output, Priority::Raw, Policy::Drop),

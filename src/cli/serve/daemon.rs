@@ -558,7 +558,7 @@ fn touched(registration: &Registration) -> Facts {
 /// What is to be attached, as attaching names it.
 fn named(spec: &AttachmentSpec) -> Result<Spec, Refusal> {
     match spec {
-        AttachmentSpec::Netns(path) => Ok(Spec::Netns(path.clone())),
+        AttachmentSpec::Netns(path) => Ok(Spec::Netns { path: path.clone(), taps: Vec::new() }),
         AttachmentSpec::Interface { name, addresses } => match Device::new(name, addresses.iter().copied()) {
             Ok(device) => Ok(Spec::Interface(device)),
             Err(fault) => Err(Refusal::Bad(fault.to_string())),
