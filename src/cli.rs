@@ -52,6 +52,8 @@ enum Verb {
     Test(policy::TestArguments),
     /// Print the JSON Schema of a policy file.
     Schema,
+    /// Say what becomes reachable from one policy to another, and what no longer is.
+    Diff(policy::DiffArguments),
 }
 
 /// How a verb ended.
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
             Verb::Check(arguments) => policy::check(&arguments),
             Verb::Test(arguments) => policy::test(&arguments),
             Verb::Schema => policy::schema(),
+            Verb::Diff(arguments) => policy::diff(&arguments),
         },
         Err(error) => {
             let failed = error.use_stderr();

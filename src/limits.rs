@@ -122,3 +122,8 @@ pub const POLICY_REGEXES: usize = 256;
 pub const POLICY_FAULTS: usize = 100;
 /// Documents that a verb about policies takes from one folder and those inside it.
 pub const FOLDER_FILES: usize = 16 * 1024;
+/// Changes between two policies that are told, of each direction; what is beyond is counted.
+pub const DIFF_CHANGES: usize = 200;
+/// What comparing two policies may cost beyond one look at each pattern, range and rule: pairs of patterns that have
+/// names in common, and rules that a request is tried on.
+pub const DIFF_STEPS: usize = 20_000_000;

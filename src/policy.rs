@@ -26,6 +26,7 @@
 pub mod cases;
 mod compile;
 pub mod diagnostic;
+pub mod diff;
 mod fingerprint;
 pub mod judge;
 mod presets;
@@ -52,6 +53,7 @@ use verdict::{
     RuleId, Target, Verdict,
 };
 
+pub use diff::diff;
 pub use presets::{preset, presets};
 pub use protected::Protected;
 pub use wire::{Source, schema};
@@ -504,17 +506,21 @@ impl Policy {
 
     /// Rows 8 and 9, for what names nobody.
     fn rows_8_and_9(&self, address: SocketAddr) -> Verdict<Permit> {
-        let rule = match &self.base {
-            Base::AllowAll(rule) => Some(rule),
-            // An `opaque` rule, too, says something narrower than "anything, anywhere".
-            Base::Lists => self.allow.any().filter(|entry| entry.handling.is_none()).map(|entry| &entry.id),
-            Base::DenyAll(_) => None,
-        };
-        match rule {
+        match self.any_rule() {
             Some(rule) if self.deny.is_empty() && !self.strict => {
                 Verdict::Allow(self.permit(Target::Address(address), Some(rule)))
             }
             _ => self.deny(DenyReason::NoName, None),
+        }
+    }
+
+    /// The line that allows every name, whatever is spoken.
+    fn any_rule(&self) -> Option<&RuleId> {
+        match &self.base {
+            Base::AllowAll(rule) => Some(rule),
+            // An `opaque` rule, too, says something narrower than "anything, anywhere".
+            Base::Lists => self.allow.any().filter(|entry| entry.handling.is_none()).map(|entry| &entry.id),
+            Base::DenyAll(_) => None,
         }
     }
 

@@ -8,6 +8,7 @@ mod policy_verbs {
     pub(crate) mod desk;
 
     mod check;
+    mod diff;
     mod schema;
     mod test;
 }

@@ -160,6 +160,28 @@ pub fn readings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(address).chain(embedded.into_iter().flatten().map(IpAddr::V4))
 }
 
+/// Whether some address of the range carries an IPv4 one, so that it has several [`readings`].
+#[must_use]
+pub fn carries(range: IpNet) -> bool {
+    let IpNet::V6(range) = range else { return false };
+    let unspecified = Ipv6Addr::UNSPECIFIED;
+    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    let prefixes = [
+        (unspecified, 96),
+        (mapped, 96),
+        (TRANSLATED, 96),
+        (NAT64, 96),
+        (NAT64_LOCAL, 48),
+        (SIX_TO_FOUR, 16),
+        (TEREDO, 32),
+    ];
+    prefixes.into_iter().any(|(prefix, length)| {
+        let shorter = u32::from(range.prefix_len().min(length));
+        let top = |address: Ipv6Addr| u128::from(address).checked_shr(128_u32.saturating_sub(shorter)).unwrap_or(0);
+        top(range.addr()) == top(prefix)
+    })
+}
+
 /// `::a.b.c.d` (RFC 4291 §2.5.5.1), which `::` and `::1` are not.
 fn compatible(six: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = u128::from(six);
@@ -270,6 +292,26 @@ mod tests {
         }
         for address in ["64:ff9b::808:808", "2001:db8::a9fe:a9fe", "2003:a9fe:a9fe::1", "64:ff9b:1::808:808"] {
             assert!(deny.get_any_reading(ip(address)).is_none(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_range_carries_addresses_of_the_other_family_if_one_in_it_does() {
+        for (range, carried) in [
+            ("::/0", true),
+            ("2000::/3", true),
+            ("2002::/16", true),
+            ("64:ff9b::/120", true),
+            ("64:ff9b:1:2::/64", true),
+            ("::ffff:0:0:0/96", true),
+            ("::/96", true),
+            ("2001:0:1::/48", true),
+            ("2001:db8::/32", false),
+            ("fd00::/8", false),
+            ("64:ff9b:2::/48", false),
+            ("10.0.0.0/8", false),
+        ] {
+            assert_eq!(carries(range.parse().unwrap()), carried, "{range}");
         }
     }
 

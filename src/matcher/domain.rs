@@ -60,6 +60,14 @@ impl DomainPattern {
     }
 }
 
+impl<'a> DomainPattern<&'a str> {
+    /// The canonical text, for as long as the map lives.
+    #[must_use]
+    pub fn text(self) -> &'a str {
+        self.text
+    }
+}
+
 impl<S: AsRef<str>> DomainPattern<S> {
     /// The canonical text.
     #[must_use]

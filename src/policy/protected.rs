@@ -42,6 +42,18 @@ impl Protected {
     }
 }
 
+/// Whether `address` is protected as it is written, on a host without addresses of its own, and not opened by the
+/// policy whose openings these are.
+#[must_use]
+pub(super) fn is_covered<T>(address: IpAddr, opened: &CidrMap<T>) -> bool {
+    is_closed(address) || (is_openable(address) && opened.get(address).is_none())
+}
+
+/// All ranges that are protected by default.
+pub(super) fn ranges() -> impl Iterator<Item = IpNet> {
+    OPENABLE.into_iter().chain(CLOSED)
+}
+
 /// Whether a `subnets.allow` entry opens the protected range that it lies in: wholly inside an openable one, and, where
 /// the operator lists what may be opened, wholly inside one of those (POLICY §3). A supernet never does.
 #[must_use]
