@@ -50,6 +50,9 @@ enum Verb {
     Check(policy::CheckArguments),
     /// Run the tests that policies carry.
     Test(policy::TestArguments),
+    /// Say why a policy allows or denies a request or a connection, question by question. Ends with 0 if it is
+    /// allowed, 3 if denied, 1 on a fault of the policy, 2 on wrong usage.
+    Explain(policy::ExplainArguments),
     /// Print the JSON Schema of a policy file.
     Schema,
     /// Say what becomes reachable from one policy to another, and what no longer is.
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
             Verb::Doctor => doctor::doctor(),
             Verb::Check(arguments) => policy::check(&arguments),
             Verb::Test(arguments) => policy::test(&arguments),
+            Verb::Explain(arguments) => policy::explain(&arguments),
             Verb::Schema => policy::schema(),
             Verb::Diff(arguments) => policy::diff(&arguments),
         },

@@ -27,10 +27,12 @@ pub mod cases;
 mod compile;
 pub mod diagnostic;
 pub mod diff;
+pub mod explain;
 mod fingerprint;
 pub mod judge;
 mod presets;
 mod protected;
+pub mod remedy;
 mod response_form;
 pub mod verdict;
 mod wire;
@@ -97,14 +99,14 @@ enum Base {
 }
 
 /// What a domain pattern of `allow` brings. Most bring nothing, and there are many, so they are small.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     id: RuleId,
     handling: Option<Box<Handling>>,
 }
 
 /// What an entry's rules do.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Handling {
     /// About requests, in declared order.
     rules: Vec<Rule>,
@@ -122,7 +124,7 @@ impl Handling {
 }
 
 /// A rule of an entry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Rule {
     id: RuleId,
     when: RequestMatch,
@@ -130,7 +132,7 @@ struct Rule {
 }
 
 /// A rule's action.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Then {
     /// Let it go on unchanged.
     Pass,
@@ -492,6 +494,15 @@ impl Policy {
         }
     }
 
+    /// Whether TLS for a permitted name ends here, and each request is judged.
+    fn terminates(&self, permitted: &Permitted<'_>) -> bool {
+        let has_rules = match permitted {
+            Permitted::Entry(entry) => !entry.rules().is_empty(),
+            Permitted::Mode(_) => false,
+        };
+        has_rules || self.strict
+    }
+
     /// Row 7: all names that the address is pinned to have an `opaque` rule for this port. It is relayed to the name
     /// that was answered last.
     fn row_7(&self, pinned: &[Domain], port: u16) -> Option<Permit> {
@@ -530,11 +541,7 @@ impl Policy {
         match &flow.seen {
             Seen::Tls(hello) => match &hello.sni {
                 Some(name) => self.rows_5_and_6(name).map(|permitted| {
-                    let terminate = match permitted {
-                        Permitted::Entry(entry) => !entry.rules().is_empty(),
-                        Permitted::Mode(_) => false,
-                    };
-                    if terminate || self.strict {
+                    if self.terminates(&permitted) {
                         return Route::Terminate(self.basis(Some(permitted.rule())));
                     }
                     Route::Splice(self.permit(Target::Name(name.clone(), port), Some(permitted.rule())))

@@ -9,6 +9,7 @@ mod policy_verbs {
 
     mod check;
     mod diff;
+    mod explain;
     mod schema;
     mod test;
 }

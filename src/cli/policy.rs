@@ -1,13 +1,14 @@
 //! The verbs about policies: files in, text out.
 //!
-//! [`check`] reports every fault of files, [`test`] runs the cases that they carry, [`diff`] says what changes from one
-//! to another. Here stands what the verbs share: how documents are found (`operands`) and read (`files`), exit codes,
-//! colour, and writing what they have to say.
+//! [`check`] reports every fault of files, [`test`] runs the cases that they carry, [`explain`] says why a policy
+//! allows or denies what it is asked, [`diff`] what changes from one to another. Here stands what the verbs share: how
+//! documents are found (`operands`) and read (`files`), exit codes, colour, and writing what they have to say.
 //!
 //! None of them makes a sandbox, opens a connection, resolves a name or reads a secret.
 
 mod check;
 mod diff;
+mod explain;
 mod files;
 mod operands;
 mod schema;
@@ -17,6 +18,7 @@ use std::io::{ErrorKind, IsTerminal, stderr, stdout};
 
 pub use check::{CheckArguments, check};
 pub use diff::{DiffArguments, diff};
+pub use explain::{ExplainArguments, explain};
 pub(in crate::cli) use files::{Disk, Document, DocumentError};
 pub use schema::schema;
 pub use test::{TestArguments, test};

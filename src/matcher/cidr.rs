@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 use prefix_trie::joint::map::JointPrefixMap;
 
 /// Values by range, both families.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CidrMap<T> {
     ranges: JointPrefixMap<IpNet, T>,
 }

@@ -191,15 +191,56 @@ impl RequestMatch {
     /// Whether a request satisfies it, with `path` the reading to look at.
     #[must_use]
     pub fn matches(&self, method: &str, path: &[u8], query: Option<&str>, headers: &HeaderMap) -> bool {
+        self.failing(method, path, query, headers).is_none()
+    }
+
+    /// The first dimension that a request does not satisfy, with `path` the reading to look at.
+    #[must_use]
+    pub fn failing(&self, method: &str, path: &[u8], query: Option<&str>, headers: &HeaderMap) -> Option<Dimension> {
         let Self { methods, path: path_match, query: query_match, headers: headers_match } = self;
-        (methods.is_empty() || methods.iter().any(|other| other == method))
-            && path_match.as_ref().is_none_or(|matcher| matcher.matches(path))
-            && query_match
-                .iter()
-                .all(|matcher| query_pairs(query.unwrap_or_default()).any(|(key, value)| matcher.matches(&key, &value)))
-            && headers_match.iter().all(|matcher| {
-                headers.iter().any(|(name, value)| matcher.matches(name.as_str().as_bytes(), value.as_bytes()))
-            })
+        let query_holds = |matcher: &PairMatch| {
+            query_pairs(query.unwrap_or_default()).any(|(key, value)| matcher.matches(&key, &value))
+        };
+        let header_holds = |matcher: &PairMatch| {
+            headers.iter().any(|(name, value)| matcher.matches(name.as_str().as_bytes(), value.as_bytes()))
+        };
+        if !methods.is_empty() && !methods.iter().any(|other| other == method) {
+            Some(Dimension::Method)
+        } else if !path_match.as_ref().is_none_or(|matcher| matcher.matches(path)) {
+            Some(Dimension::Path)
+        } else if !query_match.iter().all(query_holds) {
+            Some(Dimension::Query)
+        } else if !headers_match.iter().all(header_holds) {
+            Some(Dimension::Headers)
+        } else {
+            None
+        }
+    }
+}
+
+/// A dimension of a `match`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    /// One of the methods.
+    Method,
+    /// The path.
+    Path,
+    /// All of the query's pairs.
+    Query,
+    /// All of the headers.
+    Headers,
+}
+
+impl Dimension {
+    /// Its key in a policy.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Query => "queryString",
+            Self::Headers => "headers",
+        }
     }
 }
 
@@ -276,6 +317,25 @@ mod tests {
         assert!(!rule.matches("GET", b"/repos/x", Some("A=1&b"), &read), "query names mind case");
         assert!(!rule.matches("GET", b"/repos/x", Some("a=1&b"), &headers(&[("x-kind", "Read")])));
         assert!(RequestMatch::default().matches("ANY", b"*", None, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_first_dimension_that_fails_is_named() {
+        let rule = RequestMatch {
+            methods: vec!["GET".into()],
+            path: Some(exact("/x")),
+            query: vec![pair("a", None)],
+            headers: vec![pair("h", None)],
+        };
+        let read = headers(&[("h", "")]);
+        let failing = |method, path: &str, query, headers: &HeaderMap| {
+            rule.failing(method, path.as_bytes(), query, headers).map(Dimension::as_str)
+        };
+        assert_eq!(failing("PUT", "/y", None, &HeaderMap::new()), Some("method"));
+        assert_eq!(failing("GET", "/y", None, &HeaderMap::new()), Some("path"));
+        assert_eq!(failing("GET", "/x", None, &HeaderMap::new()), Some("queryString"));
+        assert_eq!(failing("GET", "/x", Some("a"), &HeaderMap::new()), Some("headers"));
+        assert_eq!(failing("GET", "/x", Some("a"), &read), None);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Question {
 
     /// Where it goes. Without an address it holds one that nothing looks at: [`Policy::judge`] then asks no row that
     /// would.
-    fn dst(&self) -> OriginalDst {
+    pub(super) fn dst(&self) -> OriginalDst {
         OriginalDst(SocketAddr::new(self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port))
     }
 
@@ -470,4 +470,4 @@ fn sent(question: &Question, route: RouteTaken, permit: &Permit) -> Facts {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

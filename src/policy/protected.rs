@@ -33,13 +33,35 @@ impl Protected {
     /// Whether some reading of `address` is protected, and not opened by the policy whose openings these are.
     #[must_use]
     pub(super) fn covers<T>(&self, address: IpAddr, opened: &CidrMap<T>) -> bool {
-        readings(address).any(|reading| {
-            let removed = self.removed.iter().any(|range| range.contains(&reading));
-            let closed = self.host.contains(&reading) || is_closed(reading);
-            let openable = OPENABLE.iter().any(|range| range.contains(&reading));
-            !removed && (closed || (openable && opened.get(reading).is_none()))
+        self.guard(address, opened).is_some()
+    }
+
+    /// Which reading of `address` is protected, and not opened by the policy whose openings these are; and by what.
+    #[must_use]
+    pub(super) fn guard<T>(&self, address: IpAddr, opened: &CidrMap<T>) -> Option<Guard> {
+        readings(address).find_map(|reading| {
+            let holds = |range: &&IpNet| range.contains(&reading);
+            let by = |range: Option<&IpNet>| Some(Guard { reading, range: range.copied() });
+            if self.removed.iter().any(|range| range.contains(&reading)) {
+                return None;
+            }
+            if self.host.contains(&reading) {
+                return by(None);
+            }
+            let closed = CLOSED.iter().find(holds);
+            let openable = || OPENABLE.iter().find(holds).filter(|_| opened.get(reading).is_none());
+            by(Some(closed.or_else(openable)?))
         })
     }
+}
+
+/// What protects an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guard {
+    /// The address, or what it may stand for.
+    pub(super) reading: IpAddr,
+    /// The range that it lies in; `None` if it is the host's own.
+    pub(super) range: Option<IpNet>,
 }
 
 /// Whether `address` is protected as it is written, on a host without addresses of its own, and not opened by the

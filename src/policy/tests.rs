@@ -28,7 +28,7 @@ fn host() -> Protected {
     Protected::new(["203.0.113.9".parse().unwrap()])
 }
 
-fn flow(dst: &str, seen: Seen) -> Flow {
+pub(super) fn flow(dst: &str, seen: Seen) -> Flow {
     let dst = dst.parse().unwrap();
     let sandbox = SandboxId::new("test").unwrap();
     Flow { id: FlowId(1), sandbox, client: ClientAddr(dst), dst: OriginalDst(dst), seen, pinned: Vec::new() }

@@ -4,15 +4,13 @@
 //! [`crate::policy::Policy::vet`] makes a [`DialAddr`], and `intercept::upstream` dials nothing else.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::protected::{is_closed, is_openable};
 use crate::flow::{Domain, SecretName};
-use crate::matcher::cidr::unwrap;
 
 /// A policy's answer. There is no third arm and no default (HOUSE habit 4).
 #[derive(Debug, Clone)]
@@ -83,46 +81,6 @@ pub enum DenyReason {
     Limit,
     /// A change of policy ended it.
     Revoked,
-}
-
-impl Denial {
-    /// The one line that would allow it, or why none would; never another rule (POLICY §7).
-    ///
-    /// `name` is the name judged, if one was known; `address` is where the flow was going, if it was a flow.
-    #[must_use]
-    pub fn hint(&self, name: Option<&Domain>, address: Option<IpAddr>) -> String {
-        let by_address = |flag: &str| {
-            address.map(unwrap).map_or_else(String::new, |address| format!("{flag} {}", ipnet::IpNet::from(address)))
-        };
-        let entry = self.basis.rule.as_ref().map_or_else(|| "its entry".to_owned(), RuleId::to_string);
-        match self.reason {
-            DenyReason::DeniedCidr => format!("take {entry} out of the denied ranges"),
-            DenyReason::DeniedDomain => format!("take {entry} out of `deny`"),
-            DenyReason::ProtectedRange => match (name, address.map(unwrap)) {
-                (_, Some(address)) if is_openable(address) => by_address("--allow-cidr"),
-                // Not where the flow was going, but what the name resolves to, is protected.
-                (Some(name), to) if !to.is_some_and(is_closed) => {
-                    format!("open the address of {name}: --allow-cidr if it is private, --allow-protected if not")
-                }
-                _ => by_address("--allow-protected"),
-            },
-            DenyReason::DenyAll | DenyReason::NoRule | DenyReason::NoName => {
-                name.map_or_else(|| by_address("--allow-cidr"), |name| format!("--allow {name}"))
-            }
-            DenyReason::NotHttp if address.is_none() => "speak HTTP here".into(),
-            DenyReason::NotHttp => by_address("--allow-cidr"),
-            DenyReason::AuthorityMismatch => "send requests to the name that the connection was made for".into(),
-            DenyReason::AmbiguousPath => "send the path in its plain form, without encoded or dot segments".into(),
-            DenyReason::PlaintextInjection => "use https: a credential is never sent in clear".into(),
-            DenyReason::PlaceholderMisdirected => "send the placeholder only where its secret may go".into(),
-            DenyReason::MalformedRequest => "send a request that can be framed without doubt".into(),
-            DenyReason::UnreadableHello => "send a TLS ClientHello with one host name".into(),
-            DenyReason::Loop => "dial the origin, not the listener".into(),
-            DenyReason::SecretUnavailable => "make the secret available, and use port 443".into(),
-            DenyReason::MintBudget | DenyReason::Limit => "try again later, with less at once".into(),
-            DenyReason::Revoked => "the policy changed; connect again".into(),
-        }
-    }
 }
 
 impl DenyReason {

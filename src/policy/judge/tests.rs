@@ -85,7 +85,7 @@ fn what_no_client_sends_is_no_question() {
 }
 
 /// A question in one line: `GET URL` or `HOST:PORT`, then `@ADDRESS` and headers as `name: value`.
-fn question(text: &str) -> Question {
+pub(in crate::policy) fn question(text: &str) -> Question {
     let mut words = text.split(" | ");
     let target = words.next().unwrap();
     let question = match target.split_once(' ') {
