@@ -76,6 +76,8 @@ pub const RELAY_BYTES: usize = 64 * 1024;
 pub const AUDIT_QUEUE: usize = 4096;
 /// Rows of each half of the summary that `run` prints.
 pub const SUMMARY_ROWS: usize = 40;
+/// Warnings about a policy that `run` tells in full.
+pub const RUN_ADVICE: usize = 5;
 /// How long no flow may have begun for a sandbox to count as quiet: long enough for unused upstream connections to be
 /// closed meanwhile.
 pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
@@ -118,6 +120,9 @@ pub const POLICY_ARRANGEMENTS: usize = 64;
 pub const POLICY_RULES: usize = 64 * 1024;
 /// Regular expressions and globs of one policy.
 pub const POLICY_REGEXES: usize = 256;
+/// Comparisons of two rules of an entry, roughly, in search of one that the other leaves nothing; beyond, the search
+/// ends.
+pub const ADVICE_STEPS: usize = 1024 * 1024;
 /// Faults that one run of the compiler keeps; what is beyond is counted.
 pub const POLICY_FAULTS: usize = 100;
 /// Documents that a verb about policies takes from one folder and those inside it.

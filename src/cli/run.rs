@@ -23,6 +23,8 @@ pub(super) use session::{become_unreadable, raise_descriptor_limit, run as sessi
 pub(super) use settings::Settings;
 
 use super::{Exit, tell};
+use crate::limits;
+use crate::policy::diagnostic::{Code, Diagnostic};
 use crate::resolve::Override;
 
 /// Options of `exeat run`.
@@ -87,8 +89,8 @@ fn try_run(arguments: RunArguments, command: Vec<OsString>) -> Result<Exit, RunE
     let quiet = arguments.quiet;
     let audit = arguments.audit.clone();
     let settings = Settings::from_arguments(arguments)?;
-    if !quiet && !settings.advice.is_empty() {
-        tell(&format!("{}\n", settings.advice.to_string().trim_end()));
+    if !quiet {
+        tell(&brief(&settings));
     }
     let report = session::Report::open(audit.as_deref())?;
     let exit = session(settings, command, report.sink());
@@ -97,6 +99,24 @@ fn try_run(arguments: RunArguments, command: Vec<OsString>) -> Result<Exit, RunE
         tell(&report.summary());
     }
     exit
+}
+
+/// What is legal in a policy and surely not meant, a line each; `exeat check` says what to write instead.
+fn brief(settings: &Settings) -> String {
+    let Settings { advice, allow_protected, .. } = settings;
+    // What is said there of a file alone does not hold for what the command line opens.
+    let is_met = |advice: &&Diagnostic| advice.code != Code::ProtectedAllow || allow_protected.is_empty();
+    let line = |advice: &Diagnostic| {
+        let place = advice.place.as_ref().map_or_else(String::new, |place| format!("{}:{}: ", place.path, place.line));
+        format!("exeat: {place}{} [{}]\n", advice.message, advice.code.as_str())
+    };
+    let mut lines: String = advice.iter().filter(is_met).take(limits::RUN_ADVICE).map(line).collect();
+    let all = advice.iter().filter(is_met).count() + advice.beyond();
+    if all > limits::RUN_ADVICE {
+        let more = all - limits::RUN_ADVICE;
+        lines.push_str(&format!("exeat: and {more} more: `exeat check` tells all, and what to write instead\n"));
+    }
+    lines
 }
 
 /// Makes a sandbox and ends it again.
@@ -112,4 +132,36 @@ pub(super) fn probe() -> Result<(), Fault> {
         kept: Vec::new(),
     };
     launch::Launching::start(plan, &[], &[])?.finish().map(launch::Launched::end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Flags;
+
+    fn told(allow: &[&str], allow_cidr: &[&str], opened: &[&str]) -> String {
+        let list = |items: &[&str]| items.iter().map(ToString::to_string).collect();
+        let flags = Flags { allow: list(allow), allow_cidr: list(allow_cidr), ..Flags::default() };
+        let Ok(mut settings) = Settings::of_policy(None, &flags, |_| None) else { panic!("no settings") };
+        settings.allow_protected = opened.iter().map(|range| range.parse().unwrap()).collect();
+        brief(&settings)
+    }
+
+    /// `limits::RUN_ADVICE`
+    #[test]
+    fn a_few_lines_say_what_is_surely_not_meant() {
+        assert_eq!(told(&["a.example.com"], &[], &[]), "");
+        let all = ["*.com", "*.org", "*.net", "*.dev", "*.app", "*.io", "*.ai"];
+        let few = told(&all[..limits::RUN_ADVICE], &[], &[]);
+        assert_eq!(few.lines().count(), limits::RUN_ADVICE);
+        let line =
+            "exeat: `*.com` allows every name below `com`, and anybody can have one there [top-level-wildcard]\n";
+        assert!(few.starts_with(line), "{few}");
+        let more = told(&all, &[], &[]);
+        assert!(more.starts_with(&few), "{more}");
+        assert_eq!(more.lines().last(), Some("exeat: and 2 more: `exeat check` tells all, and what to write instead"));
+        let metadata = "169.254.169.254/32";
+        assert!(told(&[], &[metadata], &[]).contains("[protected-allow]"));
+        assert_eq!(told(&[], &[metadata], &[metadata]), "", "the operator opens it");
+    }
 }

@@ -87,12 +87,6 @@ impl<S: AsRef<str>> DomainPattern<S> {
         !self.as_str().contains('*')
     }
 
-    /// Whether it is every name below one top-level label, such as `*.com`.
-    #[must_use]
-    pub fn is_top_level(&self) -> bool {
-        self.as_str().strip_prefix("*.").is_some_and(|rest| !rest.contains('.'))
-    }
-
     /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &Domain) -> bool {

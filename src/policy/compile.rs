@@ -6,19 +6,25 @@
 //! the nearest counts.** So `allow`, `deny` and `subnets` are those of all files together; but a mode, a setting, the
 //! entry of one domain pattern (never merged), or a secret or placeholder of one name is that of the first file that
 //! has it, in the order: the document, then each file of its `extends` followed by those that this one extends. A file
-//! that is met twice counts once. `tests` are the document's own.
+//! that is met twice counts once, after all that extend it. `tests` are the document's own.
 
+mod advice;
 mod lists;
+mod older;
 mod rules;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::cases::{self, Case};
 use super::diagnostic::{Code, Diagnostics, Fault};
 use super::verdict::{Revision, RuleId};
-use super::wire::{DocumentWire, Documents, Faults, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire, Word};
+use super::wire::{
+    DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire, Word,
+};
 use super::{
     Author, Base, Compiled, Denials, Dns, Entry, Feature, Flags, Handling, Policy, SourceSpec, Terms, protected,
 };
@@ -48,7 +54,7 @@ pub(super) fn compile(document: Option<Source<'_>>, flags: &Flags, terms: &Terms
         }
     }
     compiler.flags(flags, document.is_some());
-    compiler.finish()
+    compiler.finish(flags)
 }
 
 /// A policy in the making.
@@ -57,27 +63,50 @@ struct Compiler<'a> {
     terms: &'a Terms<'a>,
     faults: Faults,
     advice: Faults,
-    mode: Option<(Mode, RuleId)>,
+    places: Places,
+    mode: Option<Said<Mode>>,
+    /// `--mode`, which stands alone.
+    flag: Option<(Mode, RuleId)>,
     allow: DomainMap<Entry>,
     deny: DomainMap<RuleId>,
     subnets_allow: CidrMap<RuleId>,
     subnets_deny: CidrMap<RuleId>,
-    strict: Option<bool>,
-    denials: Option<Denials>,
-    dns: Option<Dns>,
-    observe: Option<bool>,
+    strict: Option<Said<bool>>,
+    denials: Option<Said<Denials>>,
+    dns: Option<Said<Dns>>,
+    observe: Option<Said<bool>>,
     sources: BTreeMap<SecretName, SourceSpec>,
-    placeholders: BTreeMap<String, SecretName>,
+    placeholders: BTreeMap<String, Said<SecretName>>,
     /// Where each secret is declared.
     declared: HashMap<SecretName, Span>,
-    /// Secrets that some template or placeholder asks for.
-    used: HashSet<SecretName>,
     /// `host` headers that rules set: legal only to names that `allow` matches, known at the end.
     hosts: Vec<(Domain, Span)>,
     cases: Vec<Case>,
     entries: usize,
     rules: usize,
     regexes: usize,
+}
+
+/// What can stand once, and where it stands that counts.
+#[derive(Debug, Clone, Copy)]
+struct Said<T> {
+    value: T,
+    span: Span,
+}
+
+/// Where things stand that advice may be about.
+#[derive(Debug, Default)]
+struct Places {
+    /// Of each entry of `allow`, in their order; `None` for a flag's.
+    entries: Vec<Option<Span>>,
+    /// Of the rules about requests, by the number of an entry that has some.
+    rules: Vec<(usize, Vec<Span>)>,
+    /// Of each range of `subnets.allow`, as they came.
+    ranges: Vec<(IpNet, Option<Span>)>,
+    /// The first key that denies names.
+    deny: Option<Span>,
+    /// The first key that denies addresses.
+    deny_ranges: Option<Span>,
 }
 
 impl<'a> Compiler<'a> {
@@ -87,7 +116,9 @@ impl<'a> Compiler<'a> {
             terms,
             faults,
             advice: Faults::default(),
+            places: Places::default(),
             mode: None,
+            flag: None,
             allow: DomainMap::default(),
             deny: DomainMap::default(),
             subnets_allow: CidrMap::default(),
@@ -99,7 +130,6 @@ impl<'a> Compiler<'a> {
             sources: BTreeMap::new(),
             placeholders: BTreeMap::new(),
             declared: HashMap::new(),
-            used: HashSet::new(),
             hosts: Vec::new(),
             cases: Vec::new(),
             entries: 0,
@@ -164,13 +194,15 @@ impl<'a> Compiler<'a> {
         if let Some(mode) = mode.get() {
             self.mode(mode);
         }
-        self.strict = self.strict.or(strict.get().map(|flag| flag.value));
-        self.denials = self.denials.or(denials.get().map(|word| word.value));
-        self.dns = self.dns.or(dns.get().map(|word| word.value));
+        let flag = |field: &Field<'_, Flag>| Some(Said { value: field.get()?.value, span: field.key()? });
+        self.once("strict", |compiler| &mut compiler.strict, flag(strict));
+        self.once("denials", |compiler| &mut compiler.denials, denials.get().map(Said::word));
+        self.once("dns", |compiler| &mut compiler.dns, dns.get().map(Said::word));
         if self.operators_own("observe", observe.key(), "the operator sets it for a sandbox") {
-            self.observe = self.observe.or(observe.get().map(|flag| flag.value));
+            self.once("observe", |compiler| &mut compiler.observe, flag(observe));
         }
         if let Some(list) = deny.get() {
+            self.places.deny = self.places.deny.or(deny.key().filter(|_| !list.items.is_empty()));
             self.deny(list);
         }
         if let Some(subnets) = subnets.get() {
@@ -192,8 +224,35 @@ impl<'a> Compiler<'a> {
     }
 
     fn mode(&mut self, word: &Word<Mode>) {
-        if self.mode.is_none() {
-            self.mode = Some((word.value, self.id(word.span)));
+        self.once("mode", |compiler| &mut compiler.mode, Some(Said::word(word)));
+    }
+
+    /// Takes what can stand once, unless a nearer file has said it.
+    fn once<T: Copy + PartialEq>(
+        &mut self,
+        key: &str,
+        slot: impl Fn(&mut Self) -> &mut Option<Said<T>>,
+        said: Option<Said<T>>,
+    ) {
+        match (*slot(self), said) {
+            (_, None) => {}
+            (None, said) => *slot(self) = said,
+            (Some(first), Some(other)) if first.value != other.value => {
+                let first = self.id(first.span);
+                self.overruled(&format!("`{key}` says otherwise"), &first, other.span);
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
+
+    /// Advises where `first` counts and not `other`, unless the file of the former extends that of the latter, and so
+    /// means it.
+    fn overruled(&mut self, what: &str, first: &RuleId, other: Span) {
+        if !self.documents.extends(first, other.file) {
+            let message = format!("{what} in {first}, which counts: neither file extends the other");
+            let root = self.documents.get(0).map_or("", |document| &*document.path);
+            let fault = Fault::new(Code::SiblingConflict, message).place(other);
+            self.advice.push(fault.help(format!("say which is meant in {root}, or in a file that extends both")));
         }
     }
 
@@ -223,7 +282,12 @@ impl<'a> Compiler<'a> {
         for (key, source) in wire.secrets.get().map(|table| table.entries.as_slice()).unwrap_or_default() {
             let Some(name) = self.secret_name(key) else { continue };
             let source = self.secret_source(source);
-            if self.declared.contains_key(&name) {
+            if let Some(first) = self.declared.get(&name).copied() {
+                if source.as_ref() != self.sources.get(&name) {
+                    let first = self.id(first);
+                    let what = format!("the secret `{}` has another source", name.as_str());
+                    self.overruled(&what, &first, key.span);
+                }
                 continue;
             }
             self.declared.insert(name.clone(), key.span);
@@ -265,6 +329,7 @@ impl<'a> Compiler<'a> {
                     .push(fault.help("`env` names the variable that holds the value; no policy holds the value"));
                 return None;
             }
+            self.advise_on_credential(env.text, env.span, None);
             return Some(SourceSpec::Env(env.text.to_owned()));
         }
         let file = file.get()?;
@@ -285,14 +350,23 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// A secret that nothing declares, as a fault without a place.
-    fn undeclared(&self, name: &SecretName) -> Fault {
+    /// A secret that nothing declares is a fault, unless a file is missing that may declare it.
+    fn refer_to_secret(&mut self, name: &SecretName, span: Span) {
+        if self.knows_secret(name) || !self.documents.are_whole() {
+            return;
+        }
         let name = name.as_str();
-        let fault = Fault::new(Code::BadValue, format!("the secret `{name}` is not declared"));
-        match self.terms.author {
+        let fault = Fault::new(Code::BadValue, format!("the secret `{name}` is not declared")).place(span).hidden();
+        self.faults.push(match self.terms.author {
             Author::Operator => fault.help(format!("declare it: `secrets: {{{name}: {{env: VARIABLE}}}}`")),
             Author::ControlPlane { .. } => fault.help("register it with the control plane first"),
-        }
+        });
+    }
+}
+
+impl<T: Copy> Said<T> {
+    fn word(word: &Word<T>) -> Self {
+        Self { value: word.value, span: word.span }
     }
 }
 
@@ -304,8 +378,7 @@ fn is_variable(text: &str) -> bool {
 /// The command line, and the end.
 impl Compiler<'_> {
     fn flags(&mut self, flags: &Flags, with_file: bool) {
-        let Flags { mode, allow, allow_cidr, deny_cidr, observe } = flags;
-        self.observe = self.observe.or(Some(false)).map(|file| file || *observe);
+        let Flags { mode, allow, allow_cidr, deny_cidr, observe: _ } = flags;
         let lists = !(allow.is_empty() && allow_cidr.is_empty() && deny_cidr.is_empty());
         if let Some(word) = mode {
             if with_file || lists {
@@ -315,14 +388,14 @@ impl Compiler<'_> {
             }
             let rule = RuleId::of_flag(&format!("--mode {word}"));
             match word.as_str() {
-                "allow-all" => self.mode = Some((Mode::AllowAll, rule)),
-                "deny-all" => self.mode = Some((Mode::DenyAll, rule)),
+                "allow-all" => self.flag = Some((Mode::AllowAll, rule)),
+                "deny-all" => self.flag = Some((Mode::DenyAll, rule)),
                 _ => {
                     let fault = Fault::new(Code::BadValue, format!("--mode {word}: there is no such mode"));
                     self.faults.push(fault.help("it is one of `allow-all`, `deny-all`"));
                 }
             }
-        } else if let (Some((Mode::DenyAll, _)), true) = (&self.mode, lists) {
+        } else if let (Some(Said { value: Mode::DenyAll, .. }), true) = (&self.mode, lists) {
             let message = "the policy file says `deny-all`, which stands alone: flags cannot add to it";
             self.faults.push(Fault::new(Code::Conflict, message));
         }
@@ -332,7 +405,7 @@ impl Compiler<'_> {
                 Ok(pattern) => {
                     self.count_entry(None);
                     match self.allow.insert(pattern, Entry::new(rule, Handling::default())) {
-                        Ok(()) => {}
+                        Ok(()) => self.places.entries.push(None),
                         Err(Refusal::Duplicate(first)) => {
                             let message = format!("--allow {text}: it is allowed already ({})", first.id);
                             self.faults.push(Fault::new(Code::Duplicate, message));
@@ -360,23 +433,24 @@ impl Compiler<'_> {
     /// What holds where no list says anything.
     fn base(&self) -> Base {
         let empty = self.allow.is_empty() && self.subnets_allow.is_empty();
-        match &self.mode {
-            Some((Mode::AllowAll | Mode::DefaultAllow, rule)) => Base::AllowAll(rule.clone()),
-            Some((Mode::DenyAll, rule)) => Base::DenyAll(Some(rule.clone())),
-            Some((Mode::DefaultDeny, rule)) if empty => Base::DenyAll(Some(rule.clone())),
+        let said = self.mode.map(|said| (said.value, self.id(said.span)));
+        match self.flag.clone().or(said) {
+            Some((Mode::AllowAll | Mode::DefaultAllow, rule)) => Base::AllowAll(rule),
+            Some((Mode::DenyAll, rule)) => Base::DenyAll(Some(rule)),
+            Some((Mode::DefaultDeny, rule)) if empty => Base::DenyAll(Some(rule)),
             Some((Mode::Custom | Mode::DefaultDeny, _)) | None if empty => Base::DenyAll(None),
             Some((Mode::Custom | Mode::DefaultDeny, _)) | None => Base::Lists,
         }
     }
 
-    fn finish(mut self) -> Result<Compiled, Diagnostics> {
+    fn finish(mut self, flags: &Flags) -> Result<Compiled, Diagnostics> {
         let base = self.base();
         self.check_merged(&base);
         self.check_hosts(&base);
-        self.advise(&base);
         if !self.faults.0.is_empty() {
             return Err(Diagnostics::new(self.faults.0, self.documents));
         }
+        self.advise(&base);
         let mut opened = CidrMap::default();
         let openable = match &self.terms.author {
             Author::Operator => None,
@@ -389,11 +463,12 @@ impl Compiler<'_> {
         self.allow.shrink_to_fit();
         self.deny.shrink_to_fit();
         let by_address = self.allow.is_empty() && !self.subnets_allow.is_empty();
-        let dns = self.dns.unwrap_or(match (&base, &self.terms.author) {
-            (Base::AllowAll(_), _) => Dns::Any,
-            (_, Author::ControlPlane { .. }) if by_address => Dns::Any,
-            _ => Dns::Names,
-        });
+        let dns = match (self.dns, &base, &self.terms.author) {
+            (Some(said), _, _) => said.value,
+            (None, Base::AllowAll(_), _) => Dns::Any,
+            (None, _, Author::ControlPlane { .. }) if by_address => Dns::Any,
+            (None, _, _) => Dns::Names,
+        };
         let policy = Policy {
             revision: Revision([0; 32]),
             base,
@@ -402,12 +477,12 @@ impl Compiler<'_> {
             subnets_allow: self.subnets_allow,
             subnets_deny: self.subnets_deny,
             opened,
-            strict: self.strict.unwrap_or_default(),
-            denials: self.denials.unwrap_or_default(),
+            strict: self.strict.is_some_and(|said| said.value),
+            denials: self.denials.map(|said| said.value).unwrap_or_default(),
             dns,
-            observe: self.observe.unwrap_or_default(),
+            observe: flags.observe || self.observe.is_some_and(|said| said.value),
             sources: self.sources,
-            placeholders: self.placeholders,
+            placeholders: self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect(),
             nothing: Arc::from([]),
         };
         let advice = Diagnostics::new(self.advice.0, self.documents);
@@ -426,30 +501,12 @@ impl Compiler<'_> {
 
     /// `host` may be set only to a name that `allow` matches (POLICY §3).
     fn check_hosts(&mut self, base: &Base) {
-        let all = matches!(base, Base::AllowAll(_));
+        let all = matches!(base, Base::AllowAll(_)) || !self.documents.are_whole();
         for (name, span) in &self.hosts {
             if self.deny.get(name).is_some() || !(all || self.allow.get(name).is_some()) {
                 let message = format!("`host` cannot be set to `{name}`, which this policy does not allow");
                 self.faults.push(Fault::new(Code::BadValue, message).place(*span).hidden());
             }
-        }
-    }
-
-    fn advise(&mut self, base: &Base) {
-        for (name, span) in &self.declared {
-            if !self.used.contains(name) {
-                let message = format!("no rule uses the secret `{}`", name.as_str());
-                self.advice.push(Fault::new(Code::UnusedSecret, message).place(*span));
-            }
-        }
-        let open = matches!(base, Base::AllowAll(_)) || self.allow.any().is_some();
-        if open && !self.deny.is_empty() && !self.strict.unwrap_or_default() {
-            let message = "a `deny` beneath `*` or allow-all does not hold against encrypted names and fronting";
-            self.advice.push(Fault::new(Code::AdvisoryDeny, message).help("`strict: true` makes it hold"));
-        }
-        if !self.subnets_allow.is_empty() && (!self.deny.is_empty() || !self.sources.is_empty()) {
-            let message = "what goes to a range of `subnets.allow` is judged by address alone: no `deny`, no injection";
-            self.advice.push(Fault::new(Code::BypassedByAddress, message));
         }
     }
 }

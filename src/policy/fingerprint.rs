@@ -72,6 +72,18 @@ impl Policy {
     }
 }
 
+impl Entry {
+    /// Whether it does the same as another.
+    pub(super) fn does_as(&self, other: &Self) -> bool {
+        let content = |entry| {
+            let mut hash = Hash::new();
+            entry_content(&mut hash, entry);
+            hash.revision()
+        };
+        content(self) == content(other)
+    }
+}
+
 fn entry_content(hash: &mut Hash, entry: &Entry) {
     let Entry { id: _, handling } = entry;
     let Some(Handling { rules, reads_path: _, opaque }) = handling.as_deref() else { return hash.number(0) };

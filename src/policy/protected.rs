@@ -84,6 +84,24 @@ pub(super) fn opens(entry: &IpNet, listed: Option<&[IpNet]>) -> bool {
     inside(&OPENABLE) && listed.is_none_or(inside)
 }
 
+/// What a `subnets.allow` entry of the operator's leaves protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unopened {
+    /// All of it: it lies in a range that no policy opens.
+    Closed,
+    /// A private range inside it, which is not opened because the entry is wider.
+    Private(IpNet),
+}
+
+/// What an entry leaves protected, if it is all of it or a private range (POLICY §3).
+#[must_use]
+pub(super) fn unopened(entry: &IpNet) -> Option<Unopened> {
+    if CLOSED.iter().any(|range| range.contains(entry)) {
+        return Some(Unopened::Closed);
+    }
+    OPENABLE.into_iter().find(|range| range != entry && entry.contains(range)).map(Unopened::Private)
+}
+
 /// Whether `address` lies in a range that a policy may open by naming it.
 #[must_use]
 pub(super) fn is_openable(address: IpAddr) -> bool {
@@ -217,6 +235,25 @@ mod tests {
         let outside = opened(&["0.0.0.0/0", "8.0.0.0/6", "::/0", "127.0.0.0/8", "169.254.0.0/16", "fe80::/10"]);
         for address in ["10.20.0.1", "127.0.0.1", "169.254.169.254", "fd00::1", "fe80::1"] {
             assert!(host.covers(ip(address), &outside), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_entry_may_leave_what_it_holds_protected() {
+        for (range, left) in [
+            ("127.0.0.0/8", Some(Unopened::Closed)),
+            ("169.254.169.254/32", Some(Unopened::Closed)),
+            ("fe80::/10", Some(Unopened::Closed)),
+            ("172.0.0.0/8", Some(Unopened::Private(net("172.16.0.0/12")))),
+            ("0.0.0.0/0", Some(Unopened::Private(net("10.0.0.0/8")))),
+            ("fc00::/6", Some(Unopened::Private(net("fc00::/7")))),
+            ("10.0.0.0/8", None),
+            ("10.1.0.0/16", None),
+            ("fd00::/8", None),
+            ("8.8.8.0/24", None),
+            ("2606:4700::/32", None),
+        ] {
+            assert_eq!(unopened(&net(range)), left, "{range}");
         }
     }
 

@@ -1,16 +1,15 @@
-//! The lists of a document: names, ranges, placeholders, and an older API's spelling of them.
+//! The lists of a document: names, ranges, placeholders.
 
 use ipnet::IpNet;
 
-use super::{Compiler, is_variable};
+use super::{Compiler, Said, is_variable};
 use crate::limits;
 use crate::matcher::cidr;
 use crate::matcher::domain::{DomainPattern, Refusal};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::verdict::RuleId;
 use crate::policy::wire::{
-    AllowWire, InjectionRuleWire, List, Mode, Pattern, PolicyWire, Range, SecretKey, Span, SubnetsWire, Table, Text,
-    Variable,
+    AllowWire, Field, List, Pattern, Range, SecretKey, Span, SubnetsWire, Table, Text, Variable,
 };
 use crate::policy::{Entry, Feature, Handling};
 
@@ -19,8 +18,8 @@ impl Compiler<'_> {
         for text in &list.items {
             let Some(pattern) = self.pattern(text) else { continue };
             let rule = self.id(text.span);
-            match self.deny.insert(pattern, rule.clone()) {
-                Err(Refusal::Duplicate(first)) if first.source() == rule.source() => {
+            match self.deny.insert(pattern, rule) {
+                Err(Refusal::Duplicate(first)) if self.documents.stands_in(first, text.span.file) => {
                     let message = format!("`{}` stands in `deny` already ({first})", text.text);
                     self.faults.push(Fault::new(Code::Duplicate, message).place(text.span));
                 }
@@ -33,15 +32,16 @@ impl Compiler<'_> {
 
     pub(super) fn subnets(&mut self, wire: &SubnetsWire<'_>) {
         let SubnetsWire { allow, deny } = wire;
-        for (allowed, list, what) in [(true, allow, "`subnets.allow`"), (false, deny, "`subnets.deny`")] {
-            if let Some(list) = list.get() {
-                self.ranges(allowed, list, what);
-            }
-        }
+        self.ranges(true, allow, "`subnets.allow`");
+        self.ranges(false, deny, "`subnets.deny`");
     }
 
-    fn ranges(&mut self, allow: bool, list: &List<Text<'_, Range>>, what: &str) {
-        for text in &list.items {
+    pub(super) fn ranges(&mut self, allow: bool, field: &Field<'_, List<Text<'_, Range>>>, what: &str) {
+        let items = field.get().map(|list| list.items.as_slice()).unwrap_or_default();
+        if !allow && !items.is_empty() {
+            self.places.deny_ranges = self.places.deny_ranges.or(field.key());
+        }
+        for text in items {
             match cidr::parse(text.text) {
                 Ok(range) => {
                     let rule = self.id(text.span);
@@ -58,12 +58,14 @@ impl Compiler<'_> {
     pub(super) fn range(&mut self, allow: bool, range: IpNet, rule: RuleId, what: &str, span: Option<Span>) {
         self.count_entry(span);
         let map = if allow { &mut self.subnets_allow } else { &mut self.subnets_deny };
-        let source = rule.source().to_owned();
-        if let Err(first) = map.insert(range, rule)
-            && (first.source() == source || span.is_none())
-        {
-            let message = format!("`{range}` stands in {what} already ({first})");
-            self.faults.push(Fault::new(Code::Duplicate, message).place(span));
+        match map.insert(range, rule) {
+            Err(first) if span.is_none_or(|span| self.documents.stands_in(first, span.file)) => {
+                let message = format!("`{range}` stands in {what} already ({first})");
+                self.faults.push(Fault::new(Code::Duplicate, message).place(span));
+            }
+            Ok(()) if allow => self.places.ranges.push((range, span)),
+            // That another file has it, too, changes nothing.
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -71,38 +73,58 @@ impl Compiler<'_> {
         match wire {
             AllowWire::Patterns(list) => {
                 for text in &list.items {
-                    self.entry(text, Handling::default());
+                    let pattern = self.pattern(text);
+                    self.entry(text, pattern, Handling::default(), Vec::new());
                 }
             }
             AllowWire::Entries(entries) => {
                 for (text, rules) in entries {
-                    let handling = rules.as_ref().map(|rules| self.handling(&rules.items)).unwrap_or_default();
-                    self.entry(text, handling);
+                    let rules = rules.as_ref().map(|rules| rules.items.as_slice()).unwrap_or_default();
+                    let (handling, places) = self.handling(rules);
+                    let pattern = self.pattern(text);
+                    self.entry(text, pattern, handling, places);
                 }
             }
         }
     }
 
-    fn entry(&mut self, text: &Text<'_, Pattern>, handling: Handling) {
-        let Some(pattern) = self.pattern(text) else { return };
-        if pattern.is_top_level() {
-            let message = format!("`{}` allows every name below a top-level domain", text.text);
-            self.advice.push(Fault::new(Code::TopLevelWildcard, message).place(text.span));
+    /// Adds an entry; `places` are those of its rules about requests.
+    pub(super) fn entry(
+        &mut self,
+        text: &Text<'_, Pattern>,
+        pattern: Option<DomainPattern>,
+        handling: Handling,
+        places: Vec<Span>,
+    ) {
+        let Some(pattern) = pattern else { return };
+        let entry = Entry::new(self.id(text.span), handling);
+        if text.span.file > 0
+            && let Some((_, first)) =
+                self.allow.covering(&pattern).filter(|(other, _)| other.as_str() == pattern.as_str())
+            && !first.does_as(&entry)
+        {
+            let first = first.id.clone();
+            self.overruled(&format!("`{}` has another entry", text.text), &first, text.span);
         }
-        let rule = self.id(text.span);
-        match self.allow.insert(pattern, Entry::new(rule.clone(), handling)) {
-            Err(Refusal::Duplicate(first)) if first.id.source() == rule.source() => {
+        match self.allow.insert(pattern, entry) {
+            Ok(()) => {
+                if !places.is_empty() {
+                    self.places.rules.push((self.places.entries.len(), places));
+                }
+                self.places.entries.push(Some(text.span));
+            }
+            Err(Refusal::Duplicate(first)) if self.documents.stands_in(&first.id, text.span.file) => {
                 let message = format!("`{}` stands in `allow` already ({})", text.text, first.id);
                 let fault = Fault::new(Code::Duplicate, message).place(text.span);
                 self.faults.push(fault.help("entries are never merged; write one with all its rules"));
             }
             // A nearer file has an entry for it.
-            Ok(()) | Err(Refusal::Duplicate(_)) => {}
+            Err(Refusal::Duplicate(_)) => {}
             Err(Refusal::Arrangements) => self.faults.push(arrangements(text.text).place(text.span)),
         }
     }
 
-    fn pattern(&mut self, text: &Text<'_, Pattern>) -> Option<DomainPattern> {
+    pub(super) fn pattern(&mut self, text: &Text<'_, Pattern>) -> Option<DomainPattern> {
         self.count_entry(text.span.into());
         match DomainPattern::parse(text.text) {
             Ok(pattern) => Some(pattern),
@@ -131,12 +153,19 @@ impl Compiler<'_> {
                 self.faults.bad(variable.span, "this is not the name of an environment variable");
             }
             let Some(name) = self.secret_name(secret) else { continue };
-            if !self.knows_secret(&name) {
-                let fault = self.undeclared(&name).place(secret.span);
-                self.faults.push(fault);
+            self.refer_to_secret(&name, secret.span);
+            match self.placeholders.get(variable.text) {
+                Some(first) if first.value != name => {
+                    let first = self.id(first.span);
+                    let what = format!("the variable `{}` stands for another secret", variable.text);
+                    self.overruled(&what, &first, variable.span);
+                }
+                Some(_) => {}
+                None => {
+                    let said = Said { value: name, span: variable.span };
+                    self.placeholders.insert(variable.text.to_owned(), said);
+                }
             }
-            self.used.insert(name.clone());
-            self.placeholders.entry(variable.text.to_owned()).or_insert(name);
         }
     }
 }
@@ -146,84 +175,4 @@ pub(super) fn arrangements(text: &str) -> Fault {
     let most = limits::POLICY_ARRANGEMENTS;
     let message = format!("`{text}`: the list's patterns have `*` in more than {most} different places");
     Fault::new(Code::Limit, message).help("a `*` at the left end alone is not counted")
-}
-
-/// An older API's spelling (POLICY §1 "legacy custom", "older legacy").
-impl Compiler<'_> {
-    pub(super) fn older(&mut self, wire: &PolicyWire<'_>) {
-        let PolicyWire { allowed_domains, allowed_cidrs, denied_cidrs, injection_rules, .. } = wire;
-        let keys = [
-            ("allowedDomains", allowed_domains.key()),
-            ("allowedCIDRs", allowed_cidrs.key()),
-            ("deniedCIDRs", denied_cidrs.key()),
-            ("injectionRules", injection_rules.key()),
-        ];
-        let mode = wire.mode.get().map(|word| word.value);
-        for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-            let refuse = |message: String| Fault::new(Code::Conflict, message).place(span);
-            if wire.allow.is_written() || wire.subnets.is_written() {
-                let message = format!("`{key}` is an older spelling, which does not mix with `allow` and `subnets`");
-                self.faults.push(refuse(message).help("write the newer one alone"));
-            } else if !wire.mode.is_written() || mode == Some(Mode::AllowAll) {
-                let message = format!("`{key}` is an older spelling, which goes with `mode: custom`");
-                self.faults.push(refuse(message).help("add `mode: custom`, or write `allow` and `subnets`"));
-            }
-        }
-        if let Some(list) = denied_cidrs.get() {
-            self.ranges(false, list, "`deniedCIDRs`");
-        }
-        if let Some(list) = allowed_cidrs.get() {
-            self.ranges(true, list, "`allowedCIDRs`");
-        }
-        let rules = injection_rules.get().map(|list| list.items.as_slice()).unwrap_or_default();
-        let mut handlings = self.injections(rules);
-        let domains = allowed_domains.get().map(|list| list.items.as_slice()).unwrap_or_default();
-        let allowed: Vec<DomainPattern> =
-            domains.iter().filter_map(|text| DomainPattern::parse(text.text).ok()).collect();
-        for text in domains {
-            let pattern = DomainPattern::parse(text.text).ok();
-            let own = handlings.iter().position(|(other, _, _)| Some(other) == pattern.as_ref());
-            let handling = own.map(|index| handlings.remove(index).2).unwrap_or_default();
-            self.entry(text, handling);
-        }
-        let all = matches!(mode, Some(Mode::DefaultAllow));
-        for (pattern, text, handling) in handlings {
-            if all || allowed.iter().any(|wider| wider.covers(&pattern)) {
-                self.entry(text, handling);
-            } else {
-                let message =
-                    format!("an injection rule is for `{}`, which `allowedDomains` does not allow", text.text);
-                let fault = Fault::new(Code::Conflict, message).place(text.span);
-                self.faults.push(fault.help("add it to `allowedDomains`"));
-            }
-        }
-        if keys.iter().any(|(_, span)| span.is_some()) || matches!(mode, Some(Mode::DefaultAllow | Mode::DefaultDeny)) {
-            let fault =
-                Fault::new(Code::OlderSpelling, "this is an older API's spelling of a policy").place(wire.mode.key());
-            self.advice.push(fault.help("write `allow` and `subnets`; a mode is `allow-all`, `deny-all` or none"));
-        }
-    }
-
-    /// The rules of each domain that has some, in the order of their first.
-    fn injections<'w, 'n>(
-        &mut self,
-        rules: &'w [InjectionRuleWire<'n>],
-    ) -> Vec<(DomainPattern, &'w Text<'n, Pattern>, Handling)> {
-        let mut handlings: Vec<(DomainPattern, &Text<'n, Pattern>, Handling)> = Vec::new();
-        for wire in rules {
-            let InjectionRuleWire { span, domain, headers, when } = wire;
-            let Some(domain) = domain.get() else { continue };
-            let rule = self.injection_rule(*span, headers.get(), when);
-            let (Some(pattern), Some(rule)) = (self.pattern(domain), rule) else { continue };
-            match handlings.iter_mut().find(|(other, _, _)| *other == pattern) {
-                Some((_, _, handling)) => handling.add(rule),
-                None => {
-                    let mut handling = Handling::default();
-                    handling.add(rule);
-                    handlings.push((pattern, domain, handling));
-                }
-            }
-        }
-        handlings
-    }
 }

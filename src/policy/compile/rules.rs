@@ -27,13 +27,15 @@ enum Use {
 type Written<'w, 'n> = (&'static str, &'w Field<'n, Text<'n, Matched>>);
 
 impl Compiler<'_> {
-    /// The rules of an entry.
-    pub(super) fn handling(&mut self, wires: &[RuleWire<'_>]) -> Handling {
+    /// The rules of an entry, and where those stand that are about requests.
+    pub(super) fn handling(&mut self, wires: &[RuleWire<'_>]) -> (Handling, Vec<Span>) {
         let mut handling = Handling::default();
+        let mut places = Vec::new();
         for wire in wires {
             self.rule(wire, &mut handling);
+            places.extend((handling.rules.len() > places.len()).then_some(wire.span));
         }
-        handling
+        (handling, places)
     }
 
     /// Compiles one rule and adds it, unless it has a fault.
@@ -165,6 +167,7 @@ impl Compiler<'_> {
                 let message = format!("the method `{text}` stands here twice");
                 self.faults.push(Fault::new(Code::Duplicate, message).place(*span));
             } else {
+                self.advise_on_method(text, *span);
                 methods.push((*text).to_owned());
             }
         }
@@ -210,6 +213,7 @@ impl Compiler<'_> {
             return None;
         }
         let text = value.text;
+        let is_path = keys.iter().any(|(key, _)| *key == "glob");
         let cased = || if any_case { text.to_ascii_lowercase() } else { text.to_owned() };
         let compiled = match *kind {
             "exact" => Ok(TextMatch::Exact(cased())),
@@ -219,9 +223,13 @@ impl Compiler<'_> {
         };
         if let Err(fault) = &compiled {
             let fault = Fault::new(Code::BadValue, fault.to_string()).place(value.span);
-            let path = keys.iter().any(|(key, _)| *key == "glob");
             // What a header or a query should hold may be a credential.
-            self.faults.push(if path { fault } else { fault.hidden() });
+            self.faults.push(if is_path { fault } else { fault.hidden() });
+        }
+        if !is_path {
+            self.advise_on_credential(text, value.span, None);
+        } else if let Ok(path) = &compiled {
+            self.advise_on_path(path, value.span);
         }
         compiled.ok()
     }
@@ -341,11 +349,7 @@ impl Compiler<'_> {
                 self.faults.push(fault.help("a secret is written `${secrets.NAME}`"));
                 return None;
             };
-            if !self.knows_secret(&name) {
-                let fault = self.undeclared(&name).place(value.span).hidden();
-                self.faults.push(fault);
-            }
-            self.used.insert(name.clone());
+            self.refer_to_secret(&name, value.span);
             parts.extend((!literal.is_empty()).then(|| Part::Literal(literal.to_owned())));
             parts.push(Part::Secret(name));
         }
@@ -358,6 +362,7 @@ impl Compiler<'_> {
                 return None;
             }
         }
+        self.advise_on_template(header, &parts, value.span);
         if header == http::header::HOST {
             match parts.as_slice() {
                 [Part::Literal(literal)] if Domain::parse(literal).is_ok_and(|name| name.as_str() == literal) => {
@@ -397,6 +402,7 @@ impl Compiler<'_> {
         if !self.without_secrets(text) {
             return None;
         }
+        self.advise_on_credential(text.text, text.span, None);
         let value = HeaderValue::from_str(text.text).ok();
         if value.is_none() {
             let message = format!("{what} is visible ASCII and spaces");
@@ -410,6 +416,7 @@ impl Compiler<'_> {
         if !self.without_secrets(text) {
             return None;
         }
+        self.advise_on_credential(text.text, text.span, None);
         if text.text.len() > limits::RESPONSE_BODY_BYTES {
             let message = format!("`body` is larger than {} bytes", limits::RESPONSE_BODY_BYTES);
             self.faults.push(refuse(Code::Limit, message));

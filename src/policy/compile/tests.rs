@@ -1,6 +1,7 @@
 //! Documents and flags, the faults that they have, and how those are shown.
 
 use proptest::prelude::*;
+use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::limits;
@@ -26,11 +27,6 @@ fn report(text: &str) -> String {
 fn faults(text: &str) -> Vec<String> {
     let Err(faults) = compiled(text, &Flags::default()) else { panic!("compiled: {text}") };
     faults.iter().map(|fault| format!("{}: {}", fault.code.as_str(), fault.message)).collect()
-}
-
-fn advice(text: &str) -> Vec<String> {
-    let compiled = compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
-    compiled.advice.iter().map(|advice| advice.message.clone()).collect()
 }
 
 #[test]
@@ -485,6 +481,192 @@ fn faults_of_what_a_file_extends_are_shown_in_their_own_file() {
     assert!(extended("p.yaml", "extends: ['preset:no-network']", &folder).is_ok());
 }
 
+/// The codes and places of what is advised, `CODE FILE:LINE`.
+fn told(compiled: &Compiled) -> Vec<String> {
+    let place = |place: &crate::policy::diagnostic::Place| format!(" {}:{}", place.path, place.line);
+    let advice = compiled.advice.iter();
+    advice
+        .map(|advice| advice.code.as_str().to_owned() + &advice.place.as_ref().map_or_else(String::new, place))
+        .collect()
+}
+
+#[test]
+fn a_file_counts_before_all_that_it_extends_by_whatever_way() {
+    let folder = Folder(&[
+        ("left.yaml", "extends: [base.yaml]\nallow: {l.test: []}"),
+        ("right.yaml", "extends: [base.yaml]\nallow: {a.test: [{}]}\nstrict: true\nsecrets: {KEY: {env: RIGHT}}"),
+        (
+            "base.yaml",
+            "allow: {a.test: [], b.test: []}\nstrict: false\nsecrets: {KEY: {env: BASE}}\nplaceholders: {V: KEY}",
+        ),
+    ]);
+    // By the left way alone the base would come before what `right.yaml` says instead.
+    let diamond =
+        extended("p.yaml", "extends: [left.yaml, right.yaml]", &folder).unwrap_or_else(|faults| panic!("{faults}"));
+    let flat = "allow: {l.test: [], a.test: [{}], b.test: []}\nstrict: true\nsecrets: {KEY: {env: RIGHT}}\n\
+                placeholders: {V: KEY}";
+    let flat = compiled(flat, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(diamond.policy.revision(), flat.policy.revision());
+    assert_eq!(told(&diamond), [""; 0], "each of them means it");
+    let ids: Vec<String> = diamond.policy.allow.iter().map(|(_, entry)| entry.id.to_string()).collect();
+    assert_eq!(ids, ["left.yaml:2", "right.yaml:2", "base.yaml:1"]);
+    // What extends the base of another is no nearer for it.
+    let twice = extended("p.yaml", "extends: [base.yaml, right.yaml, base.yaml]", &folder).unwrap().policy;
+    assert!(twice.strict);
+}
+
+#[test]
+fn what_two_files_say_that_do_not_extend_one_another_is_told() {
+    let folder = Folder(&[
+        (
+            "one.yaml",
+            "allow: {a.test: [{}], b.test: []}\nstrict: true\nmode: custom\ndns: any\n\
+             secrets: {KEY: {env: ONE}, SAME: {file: f}}\nplaceholders: {V: KEY}\ndenials: terse\nobserve: true\n\
+             deny: [d.test]\nsubnets: {allow: [10.0.0.0/8]}",
+        ),
+        (
+            "two.yaml",
+            "allow: {a.test: [],\n b.test: []}\nstrict: false\nmode: allow-all\ndns: none\n\
+             secrets: {KEY: {env: TWO}, SAME: {file: f}}\nplaceholders: {V: SAME}\ndenials: explain\nobserve: false\n\
+             deny: [d.test]\nsubnets: {allow: [10.0.0.0/8]}",
+        ),
+        ("over.yaml", "extends: [two.yaml]\nstrict: true\ndns: any"),
+        ("both.yaml", "extends: [one.yaml, two.yaml]"),
+    ]);
+    let of = |text: &str| {
+        let compiled = extended("p.yaml", text, &folder).unwrap_or_else(|faults| panic!("{faults}"));
+        let told =
+            told(&compiled).into_iter().filter_map(|told| Some(told.strip_prefix("sibling-conflict ")?.to_owned()));
+        (told.collect::<Vec<_>>(), compiled.policy)
+    };
+    let (told, policy) = of("extends: [one.yaml, two.yaml]");
+    let lines = ["1", "3", "4", "5", "6", "7", "8", "9"].map(|line| format!("two.yaml:{line}"));
+    assert_eq!(told, lines, "neither what is the same nor what adds up");
+    assert!(policy.strict, "the first counts");
+    assert_eq!(of("extends: [both.yaml]").0, lines, "nor does a file in between say it");
+    let (told, policy) = of("extends: [two.yaml, one.yaml]");
+    assert_eq!((told.len(), policy.strict), (8, false));
+    assert_eq!(of("extends: [two.yaml]\nallow: {a.test: [{}]}\nstrict: true").0, [""; 0], "what is nearer means it");
+    assert_eq!(of("extends: [over.yaml]").0, [""; 0]);
+    let (told, _) = of(
+        "extends: [one.yaml, two.yaml]\nallow: {a.test: []}\nstrict: true\nmode: custom\ndns: any\ndenials: terse\n\
+         observe: false\nsecrets: {KEY: {env: X}}\nplaceholders: {V: KEY}",
+    );
+    assert_eq!(told, [""; 0], "the file that extends both has settled it");
+    let compiled = extended("q/p.yaml", "extends: [../one.yaml, ../two.yaml]", &folder).unwrap();
+    let shown = compiled.advice.to_string();
+    let expected = "\
+warning[sibling-conflict]: `a.test` has another entry in one.yaml:1, which counts: neither file extends the other
+  --> two.yaml:1:9
+1 | allow: {a.test: [],
+  |         ^^^^^^
+  help: say which is meant in q/p.yaml, or in a file that extends both
+";
+    assert!(shown.contains(expected), "{shown}");
+}
+
+#[test]
+fn a_path_is_one_however_it_is_spelled() {
+    let folder = Folder(&[
+        ("d/a.yaml", "extends: [./../d//b.yaml, ../d/./b.yaml, 'preset:no-network']\nmode: custom"),
+        ("d/b.yaml", "allow: [b.test]"),
+        ("d/loop.yaml", "extends: [../d/./loop.yaml]"),
+        ("d/back.yaml", "extends: [../p.yaml]"),
+        ("/top.yaml", "allow: [t.test]"),
+        ("/e/f.yaml", "extends: [../../top.yaml, /../top.yaml, //e/../top.yaml]"),
+        ("preset:no-network", "allow: [never.test]"),
+    ]);
+    let ids = |path: &str, text: &str| -> Vec<String> {
+        let compiled = extended(path, text, &folder).unwrap_or_else(|faults| panic!("{faults}"));
+        compiled.policy.allow.iter().map(|(_, entry)| entry.id.to_string()).collect()
+    };
+    assert_eq!(ids("p.yaml", "extends: [d/a.yaml]"), ["d/b.yaml:1"]);
+    assert_eq!(ids("/x/y/p.yaml", "extends: [../../../../e/f.yaml, /top.yaml]"), ["/top.yaml:1"]);
+    assert_eq!(ids("p.yaml", "extends: [./preset:no-network]"), ["preset:no-network:1"], "a file that is called so");
+    for (path, text) in [
+        ("p.yaml", "extends: [./d/../p.yaml]"),
+        ("./p.yaml", "extends: [d/back.yaml]"),
+        ("d/../p.yaml", "extends: [d/back.yaml]"),
+    ] {
+        let report = extended(path, text, &folder).unwrap_err().to_string();
+        assert!(report.contains("extends itself: "), "{path}\n{report}");
+        assert_eq!(report.matches("error[").count(), 1, "{path}\n{report}");
+    }
+    let report = extended("p.yaml", "extends: [d/loop.yaml]", &folder).unwrap_err().to_string();
+    assert!(report.contains("`d/loop.yaml` extends itself: p.yaml → d/loop.yaml → d/loop.yaml"), "{report}");
+    let above = extended("../p.yaml", "extends: [../b.yaml]", &folder).unwrap_err().to_string();
+    assert!(above.contains("`../../b.yaml` cannot be read"), "{above}");
+}
+
+#[test]
+fn a_secrets_file_is_found_from_the_file_that_names_it() {
+    let folder = Folder(&[("/etc/lib/deep/k.yaml", "secrets: {A: {file: ../a}, B: {file: /run/b}}")]);
+    let text = "extends: [lib/deep/k.yaml]\nsecrets: {C: {file: c}}";
+    let policy = extended("/etc/p.yaml", text, &folder).unwrap_or_else(|faults| panic!("{faults}")).policy;
+    let paths: Vec<_> = policy.sources().map(|(name, source)| format!("{} {source:?}", name.as_str())).collect();
+    assert_eq!(paths, [r#"A File("/etc/lib/deep/../a")"#, r#"B File("/run/b")"#, r#"C File("/etc/c")"#]);
+}
+
+#[test]
+fn what_follows_from_a_file_that_is_missing_is_no_fault_of_its_own() {
+    let folder = Folder(&[("broken.yaml", "secrets: {KEY: [\n"), ("other.yaml", "allow: {b.test: [{transfrom: []}]}")]);
+    let rule = "{transform: [{headers: {x: '${secrets.KEY}', host: b.test}}]}";
+    let text =
+        format!("extends: [none.yaml, broken.yaml, other.yaml]\nplaceholders: {{V: KEY}}\nallow: {{a.test: [{rule}]}}");
+    let Err(faults) = extended("p.yaml", &text, &folder) else { panic!("compiled") };
+    let found: Vec<String> = faults
+        .iter()
+        .map(|fault| {
+            format!("{} {}", fault.code.as_str(), fault.place.as_ref().map_or("", |place| place.path.as_str()))
+        })
+        .collect();
+    assert_eq!(found, ["missing p.yaml", "syntax broken.yaml", "unknown-key other.yaml"]);
+    let text = format!("extends: [other.yaml]\nallow: {{a.test: [{rule}]}}");
+    let Err(faults) = extended("p.yaml", &text, &folder) else { panic!("compiled") };
+    assert_eq!(faults.iter().filter(|fault| fault.message == "the secret `KEY` is not declared").count(), 1);
+}
+
+/// Files that extend one another without end, each under another name.
+struct Endless;
+
+impl crate::policy::Files for Endless {
+    fn read(&self, path: &str) -> Result<String, String> {
+        match path.strip_prefix("none") {
+            Some(_) => Err("there is no such file".to_owned()),
+            None => Ok(format!("extends: [{path}x]")),
+        }
+    }
+}
+
+/// `limits::POLICY_FILES`
+#[test]
+fn files_are_limited_and_so_is_asking_for_them() {
+    let report = |text: &str| {
+        let terms = Terms { files: Some(&Endless), ..Terms::default() };
+        let Err(faults) = compile(Some(Source { path: "p.yaml", text }), &Flags::default(), &terms) else { panic!() };
+        faults.iter().map(|fault| fault.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(report("extends: [y]"), [format!("the policy extends more than {} files", limits::POLICY_FILES - 1)]);
+    let many: String = (0..2 * limits::POLICY_FILES).map(|n| format!("none{n}, ")).collect();
+    assert_eq!(report(&format!("extends: [{many}]")).len(), limits::POLICY_FILES);
+    let chain: Vec<(String, String)> =
+        (1..limits::POLICY_FILES).map(|n| (format!("{n}"), format!("extends: ['{}']", n + 1))).collect();
+    struct Chain(Vec<(String, String)>);
+    impl crate::policy::Files for Chain {
+        fn read(&self, path: &str) -> Result<String, String> {
+            let found = self.0.iter().find(|(name, _)| name == path);
+            Ok(found.map_or_else(|| "allow: [a.test]".to_owned(), |(_, text)| text.clone()))
+        }
+    }
+    let compiles = |chain: Vec<(String, String)>| {
+        let files = Chain(chain);
+        let terms = Terms { files: Some(&files), ..Terms::default() };
+        compile(Some(Source { path: "p.yaml", text: "extends: ['1']" }), &Flags::default(), &terms).is_ok()
+    };
+    assert!(!compiles(chain.clone()));
+    assert!(compiles(chain[..chain.len() - 1].to_vec()), "itself and the others are as many as may be");
+}
+
 #[test]
 fn a_control_plane_says_less_and_opens_what_the_operator_lists() {
     let author = crate::policy::Author::ControlPlane {
@@ -573,24 +755,132 @@ fn a_mode_on_the_command_line_excludes_the_rest() {
 }
 
 #[test]
-fn what_is_perhaps_not_meant_is_advised_against() {
-    assert_eq!(advice("allow: ['*']\ndeny: [a.test]").len(), 1);
-    assert_eq!(advice("mode: allow-all\ndeny: [a.test]").len(), 1);
-    assert_eq!(advice("mode: allow-all\ndeny: [a.test]\nstrict: true").len(), 0);
-    assert_eq!(advice("allow: [a.test]\ndeny: [b.test]").len(), 0);
-    assert_eq!(advice("deny: [b.test]\nsubnets: {allow: [10.0.0.0/8]}").len(), 1);
-    assert_eq!(advice("allow: ['*.com']"), ["`*.com` allows every name below a top-level domain"]);
-    assert_eq!(advice("allow: ['*.co.uk', 'a.*']"), [""; 0]);
-    assert_eq!(advice("secrets: {KEY: {env: KEY}}"), ["no rule uses the secret `KEY`"]);
-}
-
-#[test]
 fn json_is_yaml() {
     let text = "{\"version\": 1,\n\t\"allow\": {\"a.test\": [{\"match\": {\"path\": {\"exact\": \"\\/\\u0061\"}}}]}}";
     let compiled = compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
     let (_, entry) = compiled.policy.allow.iter().next().unwrap();
     assert_eq!(entry.id.to_string(), "p.yaml:2");
     assert!(entry.rules()[0].when.path.as_ref().unwrap().matches(b"/a"));
+}
+
+/// Every spelling, in YAML and in JSON.
+fn spellings() -> Vec<(&'static str, Json)> {
+    let rule = json!({
+        "match": {"method": ["GET"], "path": {"regex": "^/a\\.b\\$"}},
+        "transform": [{"headers": {"X-A": "\"é\u{1f600}\" b/c"}}],
+    });
+    let inject = json!({"domain": "a.test", "headers": {"X-A": "b: c # d"}, "match": {"path": {"startsWith": "/a"}}});
+    vec![
+        ("allow-all", json!("allow-all")),
+        ("deny-all", json!("deny-all")),
+        ("mode: deny-all", json!({"mode": "deny-all"})),
+        (
+            "mode: allow-all\ndeny: [d.test]\nsubnets: {deny: [10.0.0.0/8]}",
+            json!({"mode": "allow-all", "deny": ["d.test"], "subnets": {"deny": ["10.0.0.0/8"]}}),
+        ),
+        ("{}", json!({})),
+        ("{allow: [a.test, '*.b.test', '*']}", json!({"allow": ["a.test", "*.b.test", "*"]})),
+        (
+            "allow:\n  '*': []\n  a.test:\n    - match: {method: [GET], path: {regex: '^/a\\.b\\$'}}\n      \
+             transform:\n        - headers: {X-A: '\"é😀\" b/c'}\n",
+            // In the order in which `Json` keeps them.
+            json!({"allow": {"*": [], "a.test": [rule]}}),
+        ),
+        (
+            "allow: [a.test]\nsubnets: {allow: [10.0.0.0/8, 'fd00::/8']}\nstrict: true\ndenials: terse\ndns: none\n\
+             observe: true\nversion: 1\nname: x\nsecrets: {K: {env: V}, L: {file: /l}}\nplaceholders: {V: K}",
+            json!({
+                "version": 1, "name": "x", "allow": ["a.test"], "subnets": {"allow": ["10.0.0.0/8", "fd00::/8"]},
+                "strict": true, "denials": "terse", "dns": "none", "observe": true,
+                "secrets": {"K": {"env": "V"}, "L": {"file": "/l"}}, "placeholders": {"V": "K"},
+            }),
+        ),
+        (
+            "mode: custom\nallowedDomains: [a.test, b.test]\nallowedCIDRs: [10.0.0.0/8]\ndeniedCIDRs: [10.1.0.0/16]\n\
+             injectionRules:\n  - domain: a.test\n    headers: {X-A: 'b: c # d'}\n    match: {path: {startsWith: /a}}",
+            json!({
+                "mode": "custom", "allowedDomains": ["a.test", "b.test"], "allowedCIDRs": ["10.0.0.0/8"],
+                "deniedCIDRs": ["10.1.0.0/16"], "injectionRules": [inject],
+            }),
+        ),
+        ("mode: default-allow", json!({"mode": "default-allow"})),
+        ("mode: default-deny", json!({"mode": "default-deny"})),
+        (
+            "{mode: default-deny, allowedDomains: [a.test]}",
+            json!({"mode": "default-deny", "allowedDomains": ["a.test"]}),
+        ),
+    ]
+}
+
+/// JSON whose every letter of every text is escaped, as `\u0061`.
+fn escaped(value: &Json) -> String {
+    let text = |text: &str| {
+        let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+        format!("\"{units}\"")
+    };
+    match value {
+        Json::String(string) => text(string),
+        Json::Array(items) => format!("[{}]", items.iter().map(escaped).collect::<Vec<_>>().join(",")),
+        Json::Object(map) => {
+            let pairs: Vec<String> =
+                map.iter().map(|(key, value)| format!("{}:{}", text(key), escaped(value))).collect();
+            format!("{{{}}}", pairs.join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn a_document_is_the_same_in_json_however_that_is_laid_out() {
+    let revision = |text: &str| {
+        compiled(text, &Flags::default()).unwrap_or_else(|faults| panic!("{text}\n{faults}")).policy.revision()
+    };
+    for (yaml, json) in spellings() {
+        let pretty = serde_json::to_string_pretty(&json).unwrap();
+        for text in [
+            json.to_string(),
+            format!("\u{feff}{json}\r\n"),
+            escaped(&json),
+            pretty.replace("  ", "\t"),
+            pretty.replace('\n', "\r\n").replace("\": ", "\"\r\n:\r\n"),
+        ] {
+            assert_eq!(revision(&text), revision(yaml), "{yaml}\n{text}");
+        }
+    }
+    let response = json!({"statusCode": 200, "contentType": "a/b", "body": "x\n".repeat(4000)});
+    let long = json!({"description": "é".repeat(4000), "allow": {"a.test": [{"response": response}]}});
+    assert_eq!(revision(&long.to_string()), revision(&escaped(&long)));
+}
+
+#[test]
+fn a_number_is_whole() {
+    for (text, message) in [
+        ("version: 1.0", "`version` is a whole number, written in digits"),
+        ("version: 1e0", "`version` is a whole number, written in digits"),
+        ("version: -1", "`version` is a whole number, written in digits"),
+        ("version: 0x1", "`version` is a whole number, written in digits"),
+        ("version: 99999999999999999999", "`version` can only be 1"),
+        ("version: one", "`version` must be a number, and this is text"),
+    ] {
+        let found = faults(text);
+        assert_eq!(found.len(), 1, "{text}");
+        assert!(found[0].ends_with(message), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn an_older_spelling_with_many_domains_and_rules_takes_no_longer_than_its_length() {
+    let count = 20_000;
+    let domains: String = (0..count).map(|n| format!("\"d{n}.test\",")).collect();
+    let rules: String =
+        (0..count).rev().map(|n| format!("{{\"domain\":\"d{n}.test\",\"headers\":{{\"a\":\"b\"}}}},")).collect();
+    let text = format!("{{\"mode\":\"custom\",\"allowedDomains\":[{domains}],\"injectionRules\":[{rules}]}}");
+    let policy = compiled(&text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}")).policy;
+    assert_eq!(policy.allow.iter().filter(|(_, entry)| entry.rules().len() == 1).count(), count);
+    // As rules whose domain a wildcard alone allows, they come after it.
+    let text = format!("{{\"mode\":\"custom\",\"allowedDomains\":[\"*.test\"],\"injectionRules\":[{rules}]}}");
+    let policy = compiled(&text, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}")).policy;
+    assert_eq!(policy.allow.len(), count + 1);
 }
 
 #[test]

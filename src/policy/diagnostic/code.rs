@@ -85,29 +85,53 @@ codes! {
     Limit "limit" Error
         "Over one of the bounds that keep a policy cheap to read and to judge by."
     ShadowedRule "shadowed-rule" Warning
-        "A rule that never claims a request, because an earlier one of its entry claims all that it would."
+        "A rule that never claims a request, because earlier ones of its entry claim all that it would: the first \
+         rule that matches is the one. What is narrower goes first."
+    NeverMatches "never-matches" Warning
+        "A part of `match` that no request meets. Methods are in upper case. A path begins with `/` and has no query; \
+         it is matched both as it is sent and fully decoded, and none has `%2F`, `//` or `..` in both forms."
     DeniedAllow "denied-allow" Warning
-        "An entry of `allow` that allows nothing, because `deny` matches all that it matches, and `deny` wins."
+        "An entry of `allow` or `subnets.allow` that allows nothing, because `deny` or `subnets.deny` matches all \
+         that it matches, and what denies wins."
+    ProtectedAllow "protected-allow" Warning
+        "A range of `subnets.allow` that leaves protected addresses closed: a private range opens only if it is \
+         named, or a part of it; loopback, link-local (with it metadata services) and the like only if the operator \
+         opens them (`--allow-protected`)."
+    AllowsNothing "allows-nothing" Warning
+        "A policy that denies this and that, and allows nothing: what is not allowed is denied, so all is."
     UnusedSecret "unused-secret" Warning
-        "A secret that no rule uses."
+        "A secret that no rule uses. Its value is read all the same, and a run fails that cannot have it."
     SecretForAnyName "secret-for-any-name" Warning
-        "A secret that goes to whatever name the program chooses, because its entry is `*` or a pattern as wide."
+        "A secret that goes to whatever name the program chooses, because its entry is `*` or a pattern as wide: \
+         anybody can have a name there, and read what is sent to it."
     SecretWithoutScope "secret-without-scope" Warning
-        "A secret that goes along with every request to its name, because its rule has neither method nor path."
+        "A secret that goes along with every request to its name, because its rule has neither method nor path: all \
+         that the credential may do, the program may do."
     TopLevelWildcard "top-level-wildcard" Warning
-        "A pattern that matches every name below a top-level domain: anybody can register one."
+        "A pattern below which anybody can have a name: all of a top-level domain, of a registry such as `co.uk`, \
+         or of a host of many customers such as `github.io`."
     OpenSubnets "open-subnets" Warning
-        "A range of `subnets.allow` so wide that it opens the whole Internet by address: names are not judged there, \
-         and nothing is injected."
+        "Ranges of `subnets.allow` so wide that they open the Internet by address: names are not judged there, and \
+         nothing is injected."
     AdvisoryDeny "advisory-deny" Warning
-        "A `deny` beneath `*` or allow-all without `strict`: it does not hold against encrypted names and fronting."
+        "A `deny` beneath `*` or allow-all without `strict`: it does not hold against encrypted names and fronting, \
+         where the name in clear is another than the one that is asked for inside."
     BypassedByAddress "bypassed-by-address" Warning
         "What goes to a range of `subnets.allow` is judged by its address alone: no `deny` and no injection there."
     SharedHostSpliced "shared-host-spliced" Warning
-        "A name on a host that serves many customers, relayed unread: inside, another customer's name can be asked \
-         for. `strict` binds the two."
+        "A name on a host that serves many customers, relayed unread: inside, another customer's name, or path, can \
+         be asked for. `strict`, or a rule, holds the requests to the name."
     PastedCredential "pasted-credential" Warning
-        "Text of a `transform` that looks like a credential. A policy names secrets and never holds them."
+        "Text that looks like a credential. A policy names secrets and never holds them: files are copied, \
+         committed and sent to others."
+    LiteralReference "literal-reference" Warning
+        "Text of a `transform` that looks like a reference to a variable, and is sent as it stands. A secret is \
+         written `${secrets.NAME}`, and nothing else is replaced."
+    UnresolvableNames "unresolvable-names" Warning
+        "`allow` has names, and `dns: none` lets none of them be resolved."
+    SiblingConflict "sibling-conflict" Warning
+        "Two files that a policy extends say different things of what can stand once, and neither extends the \
+         other: the one that is named first counts, silently."
     OlderSpelling "older-spelling" Warning
         "A spelling of an older API: it is understood, and `allow`, `deny` and `subnets` say more."
 }

@@ -124,7 +124,8 @@ fn is_opaque_char(c: char) -> bool {
 
 /// Whether letters and digits follow one another as they do in random text and not in words: every fourth character,
 /// or more, is of another kind (lower case, upper case, digit) than the one before.
-fn is_opaque(text: &str) -> bool {
+#[must_use]
+pub(in crate::policy) fn is_opaque(text: &str) -> bool {
     let kinds: Vec<u8> = text
         .bytes()
         .filter_map(|b| match b {

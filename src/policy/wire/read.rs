@@ -163,8 +163,14 @@ impl<const MIN: u16, const MAX: u16> Wire<'_> for Number<MIN, MAX> {
     const NOUN: &'static str = "a number";
 
     fn read(node: &Node, what: &str, faults: &mut Faults) -> Option<Self> {
-        let Some(number) = node.number() else {
+        if !node.is_number() {
             faults.wrong(node, what, "a number");
+            return None;
+        }
+        let Some(number) = node.number() else {
+            let fault = Fault::new(Code::BadValue, format!("{what} is a whole number, written in digits"));
+            let least = format!("such as `{}`", MIN.max(1));
+            faults.push(fault.place(node.span).help(least));
             return None;
         };
         let value = u16::try_from(number).ok().filter(|value| (MIN..=MAX).contains(value));

@@ -63,7 +63,7 @@ impl Node {
         match &self.value {
             Value::Scalar { .. } if self.is_null() => "nothing",
             Value::Scalar { .. } if self.boolean().is_some() => "a boolean",
-            Value::Scalar { text, plain: true } if is_number(text) => "a number",
+            Value::Scalar { .. } if self.is_number() => "a number",
             Value::Scalar { .. } => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
@@ -92,10 +92,17 @@ impl Node {
         }
     }
 
-    /// A decimal number without sign, unquoted.
+    /// Whether it is a number of any form, unquoted.
+    pub(in crate::policy) fn is_number(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true } if is_number(text))
+    }
+
+    /// A decimal number without sign, unquoted; one that is too large is the largest.
     pub(in crate::policy) fn number(&self) -> Option<u64> {
         match &self.value {
-            Value::Scalar { text, plain: true } if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            Value::Scalar { text, plain: true } if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() => {
+                Some(text.parse().unwrap_or(u64::MAX))
+            }
             _ => None,
         }
     }
