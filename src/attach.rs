@@ -2,6 +2,15 @@
 //!
 //! A sandbox **is** the listener that its connection came in on (HOUSE §2): never a source address, a header or a
 //! token.
+//!
+//! | | [`netns`] | `interface` |
+//! |---|---|---|
+//! | its packets arrive | in a network namespace of its own | at a TAP or veth of the host |
+//! | with us gone | there is no way out | every hook drops them |
+//! | who it is | boot, namespace | boot, namespace, interface |
+//!
+//! [`Host`] attaches either, and gives what each needs: sockets to serve, events to watch, and the attachment, which
+//! is detached at the end. The rules are in `rules`, one page for each place where they stand.
 
 mod device;
 mod error;
@@ -110,6 +119,9 @@ pub enum AttachmentEvent {
     /// It may no longer be what confines the sandbox, for this reason: whoever serves it cuts every flow, and takes
     /// none. Told once.
     Quarantined(String),
+    /// Somebody else had taken rules of it away, and they stand again; packets may have passed in between. It is served
+    /// as before.
+    Mended,
     /// The namespace or interface is no longer where it was. Told again whenever it is asked for.
     Gone,
 }

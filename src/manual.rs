@@ -34,6 +34,8 @@
 /// - A masked file that is replaced outside (another renamed over it) while the sandbox runs is seen inside: the kernel
 ///   drops the mask with the file that it lay on. Masked directories are not concerned.
 /// - An origin may echo the credential that it was sent.
+/// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
+///   table that is taken away is made again at once, and told, but not by a daemon that is not running.
 /// - One kernel is shared; timing and volume of allowed traffic speak.
 pub mod threat_model {}
 
@@ -63,6 +65,13 @@ pub mod data_path {}
 /// outbound sockets in the host's. Identity by source address, header or token can be forged by whoever shares the
 /// wire; this cannot. When exeat is gone or the rules are flushed, the namespace still has no interface that leads
 /// out, so it fails closed by nature. It costs a thread that enters the namespace once, at the start.
+///
+/// **An interface on the host is guarded by rules that outlive us.** There TPROXY fails open: a packet that no listener
+/// takes goes on its way. So each hook that it could pass has a drop of its own, in tables that belong to no process,
+/// made before the device is raised and taken away only after it is down or gone. What a device may claim to be is
+/// judged at its ingress, before anything that two sandboxes share (fragments, neighbours, connection tracking), so
+/// that two guests from one snapshot may have the same addresses and ports. The price: a device must be down to be
+/// attached.
 ///
 /// **TPROXY, not a proxy variable, not a userspace stack.** Programs ignore proxy variables; a userspace TCP stack is
 /// a large parser for hostile bytes and slower by a copy. TPROXY works without privilege inside a user namespace. It

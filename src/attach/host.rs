@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::error::{AttachError, AttachStep};
 use super::identity::AttachmentId;
 use super::interface::Interfaces;
-use super::netlink::{LinkWatch, Netlink};
+use super::netlink::{LinkWatch, Netlink, RulesWatch};
 use super::netns::{self, Request};
 use super::sockets::Sockets;
 use super::{Attached, Spec};
@@ -21,7 +21,7 @@ use super::{Attached, Spec};
 pub struct Host {
     own: AttachmentId,
     interfaces: Arc<Interfaces>,
-    follower: AbortHandle,
+    watchers: [AbortHandle; 2],
 }
 
 impl Host {
@@ -33,10 +33,13 @@ impl Host {
         let route = Netlink::route().map_err(AttachError::at(AttachStep::Watch))?;
         let own = AttachmentId::of_namespace(route.as_fd()).map_err(AttachError::at(AttachStep::Identify))?;
         let links = LinkWatch::open().map_err(AttachError::at(AttachStep::Watch))?;
-        let interfaces = Arc::new(Interfaces::new(own.clone()));
-        let followed = Arc::clone(&interfaces);
-        let follower = tokio::spawn(async move { followed.follow(links, route).await }).abort_handle();
-        Ok(Self { own, interfaces, follower })
+        let rules = RulesWatch::open().map_err(AttachError::at(AttachStep::Watch))?;
+        let interfaces = Interfaces::open(own.clone()).map_err(AttachError::at(AttachStep::Watch))?;
+        let interfaces = Arc::new(interfaces);
+        let (followed, mended) = (Arc::clone(&interfaces), Arc::clone(&interfaces));
+        let follower = tokio::spawn(async move { followed.follow(links, route).await });
+        let mender = tokio::spawn(mended.mend(rules));
+        Ok(Self { own, interfaces, watchers: [follower.abort_handle(), mender.abort_handle()] })
     }
 
     /// Attaches what was not attached before.
@@ -94,7 +97,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.follower.abort();
+        self.watchers.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 
 use super::device::{Before, Device};
 use super::error::{AttachError, AttachStep, Refusal};
+use super::host::waiting;
 use super::identity::AttachmentId;
-use super::netlink::{Link, LinkWatch, Netlink, News, absent, set_up};
+use super::netlink::{Link, LinkWatch, Netlink, News, RulesWatch, absent, set_up};
 use super::sockets::Sockets;
 use super::{Attached, Attachment, AttachmentEvent, Events};
 use super::{nft, routing, rules};
@@ -30,7 +31,7 @@ use super::{nft, routing, rules};
 pub(super) struct Interfaces {
     own: AttachmentId,
     /// Held while something is attached or detached: each counts on what it finds.
-    change: Mutex<()>,
+    kernel: Mutex<Kernel>,
     /// By their numbers; `None` when changes are not told any more.
     watched: Mutex<Option<HashMap<u32, Watched>>>,
 }
@@ -39,6 +40,7 @@ pub(super) struct Interfaces {
 #[derive(Debug)]
 struct Watched {
     device: Device,
+    before: Before,
     up: bool,
     quarantined: bool,
     /// Whether it was told of since messages were lost.
@@ -47,21 +49,21 @@ struct Watched {
 }
 
 /// The sockets to the kernel that a change takes.
+#[derive(Debug)]
 struct Kernel {
     route: Netlink,
     netfilter: Netlink,
 }
 
-impl Kernel {
-    fn open() -> io::Result<Self> {
-        Ok(Self { route: Netlink::route()?, netfilter: Netlink::netfilter()? })
-    }
-}
-
 impl Interfaces {
     /// Of the caller's network namespace, which has this identity.
-    pub(super) fn new(own: AttachmentId) -> Self {
-        Self { own, change: Mutex::default(), watched: Mutex::new(Some(HashMap::new())) }
+    pub(super) fn open(own: AttachmentId) -> io::Result<Self> {
+        let kernel = Mutex::new(Kernel { route: Netlink::route()?, netfilter: Netlink::netfilter()? });
+        Ok(Self { own, kernel, watched: Mutex::new(Some(HashMap::new())) })
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Attaches an interface; it waits for the kernel.
@@ -75,8 +77,7 @@ impl Interfaces {
         sockets: Option<Sockets>,
     ) -> Result<Attached, AttachError> {
         let at = AttachError::at;
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        let kernel = Kernel::open().map_err(at(AttachStep::Interfaces))?;
+        let kernel = self.kernel();
         let link = kernel.route.link(device.name()).map_err(at(AttachStep::Interfaces))?;
         let link = link.ok_or_else(|| Refusal::NoInterface(device.name().to_owned()))?;
         let id = self.own.clone().with_interface(link.index);
@@ -89,17 +90,17 @@ impl Interfaces {
         if link.up && !guarded {
             return Err(Refusal::Up(link.name).into());
         }
-        let events = self.watch(device, &link)?;
-        let interface = Interface { id, index: link.index, device: device.clone(), all: Arc::clone(self) };
         let recycled = left.before.as_ref().filter(|_| !guarded).map(|before| before.index);
         let there = left.rules;
         let before = left.of(link.index).unwrap_or_else(|| device.before(&link));
+        let events = self.watch(device, &link, &before)?;
+        let interface = Interface { id, index: link.index, device: device.clone(), all: Arc::clone(self) };
         match stand(&kernel, device, (&before, there), sockets) {
             Ok(sockets) => {
                 if let Some(recycled) = recycled {
                     forget_number(&kernel, recycled).map_err(at(AttachStep::Rules))?;
                 }
-                let events = Events::Interface(InterfaceEvents { events, gone: false });
+                let events = Events::Interface(InterfaceEvents { events, gone: false, alone: false });
                 Ok(Attached { attachment: Attachment::Interface(interface), sockets, events })
             }
             Err(error) => {
@@ -116,8 +117,7 @@ impl Interfaces {
     /// Takes away the rules of interfaces that are gone and were never detached. Returns who is still there, guarded,
     /// without being attached.
     pub(super) fn sweep(&self) -> io::Result<Vec<AttachmentId>> {
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        let kernel = Kernel::open()?;
+        let kernel = self.kernel();
         let mut left = Vec::new();
         for (name, index) in Device::all_left_behind(&kernel.netfilter)? {
             match kernel.route.link(&name)? {
@@ -144,7 +144,12 @@ impl Interfaces {
     }
 
     /// From before its rules are made, so that nothing is missed.
-    fn watch(&self, device: &Device, link: &Link) -> Result<mpsc::UnboundedReceiver<AttachmentEvent>, AttachError> {
+    fn watch(
+        &self,
+        device: &Device,
+        link: &Link,
+        before: &Before,
+    ) -> Result<mpsc::UnboundedReceiver<AttachmentEvent>, AttachError> {
         let mut watched = self.watched();
         let Some(watched) = watched.as_mut() else {
             let source = io::Error::other("the kernel has stopped telling of changes");
@@ -157,7 +162,8 @@ impl Interfaces {
             return Err(Refusal::Shared(*ip).into());
         }
         let (tell, events) = mpsc::unbounded_channel();
-        let new = Watched { device: device.clone(), up: link.up, quarantined: false, seen: true, tell };
+        let (device, before) = (device.clone(), before.clone());
+        let new = Watched { device, before, up: link.up, quarantined: false, seen: true, tell };
         watched.insert(link.index, new);
         Ok(events)
     }
@@ -191,13 +197,69 @@ impl Interfaces {
                     watched.values_mut().for_each(|interface| interface.quarantine(reason.to_owned()));
                 }
                 Err(error) => {
-                    let reason = format!("the interfaces of the host cannot be watched: {error}");
-                    watched.values_mut().for_each(|interface| interface.quarantine(reason.clone()));
-                    *state = None;
-                    return;
+                    drop(state);
+                    return self.give_up(&error);
                 }
             }
         }
+    }
+
+    /// Makes tables again whenever somebody takes them away (`nft flush ruleset`), and tells. Ends when
+    /// the kernel tells nothing any more, as [`follow`](Self::follow) does.
+    pub(super) async fn mend(self: Arc<Self>, rules: RulesWatch) {
+        let port = self.kernel().netfilter.port();
+        let ours = |table: &str| table == rules::host::TABLE || table.starts_with(rules::device::PREFIX);
+        loop {
+            let taken = rules.taken(port, ours).await;
+            let all = Arc::clone(&self);
+            let mended = waiting(move || {
+                let kernel = all.kernel();
+                all.make_again(&kernel).map_err(AttachError::at(AttachStep::Rules))
+            });
+            if let Err(error) = taken {
+                return self.give_up(&error);
+            }
+            if let Err(error) = mended.await {
+                self.quarantine_all(&format!("its rules were taken away, and cannot be made again: {error}"));
+            }
+        }
+    }
+
+    /// What is there is left as it is: another process of ours may have made it just now.
+    fn make_again(&self, kernel: &Kernel) -> io::Result<()> {
+        let watched = self.watched();
+        let shared = nft::Table::inet(rules::host::TABLE).comment(&kernel.netfilter)?;
+        let stands = rules::host::is_current(shared.as_deref());
+        let (mut messages, mut mended) = (Vec::new(), Vec::new());
+        for (index, interface) in watched.iter().flatten() {
+            let guarded = interface.device.left_behind(&kernel.netfilter)?.rules;
+            if !guarded {
+                messages.extend(interface.device.rules(&interface.before, false));
+            }
+            if !guarded || !stands {
+                mended.push((*index, interface));
+            }
+        }
+        if mended.is_empty() {
+            return Ok(());
+        }
+        let mut members = if stands { Vec::new() } else { Device::all_left_behind(&kernel.netfilter)? };
+        members.extend(mended.iter().map(|(index, one)| (one.device.name().to_owned(), *index)));
+        messages.extend(rules::host::declare(shared.as_deref(), &members));
+        nft::commit(&kernel.netfilter, messages)?;
+        mended.iter().for_each(|(_, interface)| interface.tell(AttachmentEvent::Mended));
+        Ok(())
+    }
+
+    fn quarantine_all(&self, reason: &str) {
+        let mut watched = self.watched();
+        watched.iter_mut().flat_map(HashMap::values_mut).for_each(|interface| interface.quarantine(reason.to_owned()));
+    }
+
+    /// Nobody can be confined whom nobody watches.
+    fn give_up(&self, error: &io::Error) {
+        self.quarantine_all(&format!("the host cannot be watched: {error}"));
+        *self.watched() = None;
     }
 }
 
@@ -322,10 +384,9 @@ impl Interface {
 
     /// Puts the interface down, if it is there, and takes away what attaching made; it waits for the kernel.
     pub(super) fn detach(&self) -> Result<(), AttachError> {
-        let _change = self.all.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernel = self.all.kernel();
         self.all.forget(self.index);
-        let removed = Kernel::open().and_then(|kernel| self.remove(&kernel));
-        removed.map_err(AttachError::at(AttachStep::Device))
+        self.remove(&kernel).map_err(AttachError::at(AttachStep::Device))
     }
 
     fn remove(&self, kernel: &Kernel) -> io::Result<()> {
@@ -339,6 +400,8 @@ impl Interface {
 pub struct InterfaceEvents {
     events: mpsc::UnboundedReceiver<AttachmentEvent>,
     gone: bool,
+    /// Whether it was told that nobody watches it.
+    alone: bool,
 }
 
 impl InterfaceEvents {
@@ -346,9 +409,16 @@ impl InterfaceEvents {
         if self.gone {
             return AttachmentEvent::Gone;
         }
-        let event = self.events.recv().await;
-        let event = event.unwrap_or_else(|| AttachmentEvent::Quarantined("nobody watches it any more".to_owned()));
-        self.gone = event == AttachmentEvent::Gone;
-        event
+        match self.events.recv().await {
+            Some(event) => {
+                self.gone = event == AttachmentEvent::Gone;
+                event
+            }
+            None if self.alone => std::future::pending().await,
+            None => {
+                self.alone = true;
+                AttachmentEvent::Quarantined("nobody watches it any more".to_owned())
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
@@ -22,13 +23,23 @@ use netlink_packet_route::route::RouteAddress;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Bytes for one read: the kernel's answers to a request of ours are far smaller.
 const ANSWER_BYTES: usize = 32 * 1024;
 
+/// Bytes that one batch may have: rules of thousands of interfaces.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
 /// A netlink socket that asks and waits for each answer.
 #[derive(Debug)]
-pub(super) struct Netlink(Socket);
+pub(super) struct Netlink {
+    socket: Socket,
+    /// What the kernel knows it by.
+    port: u32,
+    /// The number of the next request: so late answers to one that failed are told from those to the next.
+    next: AtomicU32,
+}
 
 impl Netlink {
     /// For links, addresses, routes and rules, in the network namespace of the calling thread.
@@ -38,23 +49,37 @@ impl Netlink {
 
     /// For nftables, in the network namespace of the calling thread.
     pub(super) fn netfilter() -> io::Result<Self> {
-        Self::open(NETLINK_NETFILTER)
+        let netlink = Self::open(NETLINK_NETFILTER)?;
+        // Where it is not allowed, as to root of a user namespace, there is one sandbox, and its batch is small.
+        let _ = setsockopt(&netlink.socket, sockopt::SndBufForce, &BATCH_BYTES);
+        Ok(netlink)
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
-        Ok(Self(socket))
+        let port = socket.bind_auto()?.port_number();
+        Ok(Self { socket, port, next: AtomicU32::new(1) })
+    }
+
+    /// What the kernel knows it by.
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Takes numbers for so many requests; the first of them.
+    fn number(&self, requests: usize) -> u32 {
+        self.next.fetch_add(u32::try_from(requests).unwrap_or(u32::MAX), Ordering::Relaxed)
     }
 
     /// Every interface of the namespace; for a socket of [`Netlink::route`].
     pub(super) fn links(&self) -> io::Result<Vec<Link>> {
-        self.0.send_to(&every_link(), &SocketAddr::new(0, 0), 0)?;
+        let number = self.number(1);
+        self.socket.send_to(&link_request(LinkMessage::default(), NLM_F_DUMP, number), &SocketAddr::new(0, 0), 0)?;
         let mut found = Vec::new();
         loop {
             let mut news = VecDeque::new();
-            if let Some(received) = receive(&self.0)? {
-                read_news(&received, &mut news)?;
+            if let Some(received) = receive(&self.socket)? {
+                read_news(&received, Some(number), &mut news)?;
             }
             for news in news {
                 match news {
@@ -68,21 +93,21 @@ impl Netlink {
 
     /// The interface of this name, if there is one; for a socket of [`Netlink::route`].
     pub(super) fn link(&self, name: &str) -> io::Result<Option<Link>> {
+        let number = self.number(1);
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        let mut datagram = Vec::new();
-        append(&mut datagram, NetlinkMessage::from(RouteNetlinkMessage::GetLink(link)));
-        self.0.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        self.socket.send_to(&link_request(link, 0, number), &SocketAddr::new(0, 0), 0)?;
         loop {
             let mut news = VecDeque::new();
-            let Some(received) = receive(&self.0)? else { continue };
-            match read_news(&received, &mut news) {
+            let Some(received) = receive(&self.socket)? else { continue };
+            match read_news(&received, Some(number), &mut news) {
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
                 read => read?,
             }
             match news.pop_front() {
                 Some(News::Link(link)) => return Ok(Some(link)),
-                _ => return Err(unreadable()),
+                Some(_) => return Err(unreadable()),
+                None => {}
             }
         }
     }
@@ -105,16 +130,17 @@ impl Netlink {
     {
         let mut datagram = Vec::new();
         let mut pending = 0_usize;
-        for (sequence, mut request) in (1_u32..).zip(requests) {
-            request.header.sequence_number = sequence;
+        let first = self.number(requests.len());
+        for (sequence, mut request) in (0_u32..).zip(requests) {
+            request.header.sequence_number = first.wrapping_add(sequence);
             pending += usize::from(request.header.flags & NLM_F_ACK != 0);
             append(&mut datagram, request);
         }
-        self.0.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
         let mut answers = Vec::new();
         while pending > 0 {
-            let Some(received) = receive(&self.0)? else { continue };
-            pending = pending.saturating_sub(read_answers(&received, &mut answers)?);
+            let Some(received) = receive(&self.socket)? else { continue };
+            pending = pending.saturating_sub(read_answers(&received, first, &mut answers)?);
         }
         Ok(answers)
     }
@@ -122,7 +148,7 @@ impl Netlink {
 
 impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -142,8 +168,8 @@ fn receive(socket: &Socket) -> io::Result<Option<Vec<u8>>> {
     Ok((from.port_number() == 0).then_some(received))
 }
 
-/// Reads the messages of one datagram; returns how many requests it settles.
-fn read_answers<I>(mut datagram: &[u8], answers: &mut Vec<I>) -> io::Result<usize>
+/// Reads the messages of one datagram that answer requests from `first` on; returns how many it settles.
+fn read_answers<I>(mut datagram: &[u8], first: u32, answers: &mut Vec<I>) -> io::Result<usize>
 where
     I: NetlinkSerializable + NetlinkDeserializable + std::fmt::Debug,
 {
@@ -152,6 +178,9 @@ where
         let message = NetlinkMessage::<I>::deserialize(datagram).map_err(io::Error::other)?;
         let length = (message.header.length as usize).next_multiple_of(4).clamp(4, ANSWER_BYTES);
         datagram = datagram.get(length..).unwrap_or_default();
+        if is_earlier(message.header.sequence_number, first) {
+            continue;
+        }
         match message.payload {
             NetlinkPayload::Error(error) => match error.code {
                 None => settled += 1,
@@ -163,6 +192,11 @@ where
         }
     }
     Ok(settled)
+}
+
+/// Whether a number was taken before another; they wrap around.
+fn is_earlier(number: u32, first: u32) -> bool {
+    number.wrapping_sub(first) > u32::MAX / 2
 }
 
 /// An interface, as far as attaching asks.
@@ -222,11 +256,12 @@ impl LinkWatch {
                 return Ok(news);
             }
             match self.socket.recv_from_full().await {
-                Ok((received, from)) if from.port_number() == 0 => read_news(&received, &mut self.read)?,
+                Ok((received, from)) if from.port_number() == 0 => read_news(&received, None, &mut self.read)?,
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.read.push_back(News::Lost);
-                    self.socket.socket_ref().send_to(&every_link(), &SocketAddr::new(0, 0), 0)?;
+                    let every = link_request(LinkMessage::default(), NLM_F_DUMP, 0);
+                    self.socket.socket_ref().send_to(&every, &SocketAddr::new(0, 0), 0)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -240,13 +275,74 @@ impl fmt::Debug for LinkWatch {
     }
 }
 
-/// A request for every interface there is.
-fn every_link() -> Vec<u8> {
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-    request.header.flags = NLM_F_DUMP;
+fn link_request(link: LinkMessage, flags: u16, number: u32) -> Vec<u8> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
+    request.header.flags = flags;
+    request.header.sequence_number = number;
     let mut datagram = Vec::new();
     append(&mut datagram, request);
     datagram
+}
+
+/// Tells when somebody else has taken away tables of nftables, in the namespace where it was opened.
+pub(super) struct RulesWatch(TokioSocket);
+
+impl RulesWatch {
+    /// Begins to listen, in the network namespace of the calling thread; call it inside a runtime.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_mut().bind_auto()?;
+        socket.socket_ref().add_membership(libc::NFNLGRP_NFTABLES.cast_unsigned())?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until a table that is `ours` by its name was taken away, by another socket than that of this `port`. It
+    /// may also be told when messages were lost.
+    ///
+    /// # Errors
+    /// The kernel's, when it tells nothing any more.
+    pub(super) async fn taken(&self, port: u32, ours: impl Fn(&str) -> bool) -> io::Result<()> {
+        loop {
+            match self.0.recv_from_full().await {
+                Ok((received, from)) if from.port_number() == 0 => {
+                    if tables_taken(&received, port)?.iter().any(|table| ours(table)) {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RulesWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RulesWatch").finish_non_exhaustive()
+    }
+}
+
+/// The names of the tables that were taken away by another socket than that of this port.
+fn tables_taken(mut datagram: &[u8], port: u32) -> io::Result<Vec<String>> {
+    const HEADER_BYTES: usize = 4;
+    const NAME: u16 = 1;
+    let mut tables = Vec::new();
+    while !datagram.is_empty() {
+        let message = NetlinkBuffer::new_checked(datagram).map_err(io::Error::other)?;
+        let [kind, subsystem] = message.message_type().to_le_bytes();
+        let is_deletion =
+            i32::from(subsystem) == libc::NFNL_SUBSYS_NFTABLES && i32::from(kind) == libc::NFT_MSG_DELTABLE;
+        if is_deletion && message.port_number() != port {
+            let attributes = message.payload().get(HEADER_BYTES..).unwrap_or_default();
+            let attributes: Vec<NlaBuffer<&[u8]>> =
+                NlasIterator::new(attributes).collect::<Result<_, _>>().map_err(io::Error::other)?;
+            tables.extend(attributes.iter().find(|part| part.kind() == NAME).map(|name| text(name.value())));
+        }
+        let length = (message.length() as usize).next_multiple_of(4).max(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    Ok(tables)
 }
 
 /// What should be there, and is already, is as it should be.
@@ -316,12 +412,17 @@ fn unreadable() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the kernel describes an interface in a way that is not understood")
 }
 
-/// Reads the messages of one datagram.
-fn read_news(mut datagram: &[u8], news: &mut VecDeque<News>) -> io::Result<()> {
+/// Reads the messages of one datagram; those that answer one request, where its number is given.
+fn read_news(mut datagram: &[u8], number: Option<u32>, news: &mut VecDeque<News>) -> io::Result<()> {
     const ERROR: u16 = libc::NLMSG_ERROR as u16;
     const DONE: u16 = libc::NLMSG_DONE as u16;
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram).map_err(io::Error::other)?;
+        let length = (message.length() as usize).next_multiple_of(4).max(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+        if number.is_some_and(|number| message.sequence_number() != number) {
+            continue;
+        }
         match message.message_type() {
             DONE => news.push_back(News::All),
             ERROR => match message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
@@ -334,8 +435,6 @@ fn read_news(mut datagram: &[u8], news: &mut VecDeque<News>) -> io::Result<()> {
             }
             _ => {}
         }
-        let length = (message.length() as usize).next_multiple_of(4).max(4);
-        datagram = datagram.get(length..).unwrap_or_default();
     }
     Ok(())
 }
@@ -410,7 +509,7 @@ mod tests {
 
     fn read(datagram: &[u8]) -> Vec<News> {
         let mut news = VecDeque::new();
-        read_news(datagram, &mut news).unwrap();
+        read_news(datagram, None, &mut news).unwrap();
         news.into()
     }
 
@@ -437,6 +536,12 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_is_told_from_a_new_one() {
+        assert!(is_earlier(6, 7) && is_earlier(u32::MAX, 3));
+        assert!(!is_earlier(7, 7) && !is_earlier(9, 7) && !is_earlier(2, u32::MAX));
+    }
+
+    #[test]
     fn an_interface_that_cannot_be_read_is_not_left_out() {
         let nameless = message(libc::RTM_NEWLINK, 0, &[]);
         let mut short = message(libc::RTM_NEWLINK, 0, &[(libc::IFLA_IFNAME, b"eth0\0")]);
@@ -445,6 +550,6 @@ mod tests {
         for broken in [nameless, short] {
             assert_eq!(read(&broken), [News::Unreadable]);
         }
-        assert!(read_news(&[99, 0, 0, 0, 16, 0], &mut VecDeque::new()).is_err(), "no message at all");
+        assert!(read_news(&[99, 0, 0, 0, 16, 0], None, &mut VecDeque::new()).is_err(), "no message at all");
     }
 }

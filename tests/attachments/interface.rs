@@ -72,9 +72,7 @@ impl Open {
              -n exw-net link set down0 up
              route add default via 203.0.113.1
              -6 route add default via 2001:db8:1::1");
-        ground.shell(&format!(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; nft -f - <<< '{COUNTERS}'"
-        ));
+        ground.shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         // An address that is being tried out changes by itself.
         assert!(eventually(|| !ground.shell("ip -6 address").contains("tentative")));
         let python = |command: &mut Command| {
@@ -86,7 +84,14 @@ impl Open {
             python(Command::new("/usr/bin/python3").arg("-c")),
             python(Command::new("ip").args(["netns", "exec", "exw-net", "/usr/bin/python3", "-c"])),
         ];
-        Some(Self { ground, _services: services })
+        let open = Self { ground, _services: services };
+        open.count();
+        Some(open)
+    }
+
+    /// Counts what passes from here on.
+    fn count(&self) {
+        self.ground.shell(&format!("nft -f - <<< '{COUNTERS}'"));
     }
 
     /// A sandbox behind a veth of the host, which is down; its first address ends in `.2` and `::2` unless said.
@@ -675,4 +680,29 @@ fn a_guest_behind_a_tap_is_served() {
     let (event, one) = open.ground.event(one);
     assert_eq!(event, AttachmentEvent::Gone, "the TAP went with its program");
     open.ground.detach(one);
+}
+
+#[test]
+fn rules_that_somebody_takes_away_stand_again() {
+    let Some(open) = Open::new() else { return };
+    let (a, b) = (open.guest("exw-a", "exwa", TWO), open.guest("exw-b", "exwb", THREE));
+    let before = open.ground.traces("");
+    let (mut one, two) = (open.ground.serve("one", &a), open.ground.serve("two", &b));
+    for deed in ["flush ruleset", "delete table inet exeat", "delete table netdev exeat-exwa"] {
+        open.ground.shell(&format!("nft '{deed}'"));
+        let (event, still) = open.ground.event(one);
+        assert_eq!(event, AttachmentEvent::Mended, "{deed}");
+        one = still;
+        if deed == "flush ruleset" {
+            open.count();
+        }
+        let served =
+            open.ground.client("exw-a", "tcp 203.0.113.2 80\nudp 203.0.113.2 99 hello\necho 203.0.113.2 for 0.2");
+        assert_eq!(served, ["one 203.0.113.2:80", "ECONNREFUSED", "silence"], "{deed}");
+        assert_eq!(open.ground.client("exw-b", "tcp 203.0.113.2 80"), ["two 203.0.113.2:80"], "{deed}");
+        open.assert_nothing_passed();
+    }
+    open.ground.detach(one);
+    open.ground.detach(two);
+    open.ground.traces("").assert_same(&before);
 }

@@ -455,6 +455,10 @@ impl Daemon {
     ) {
         loop {
             let event = events.next().await;
+            if event == AttachmentEvent::Mended {
+                report::mended(&id);
+                continue;
+            }
             // At once: whoever has the turn may take a while.
             stop.stop();
             let Some(registration) = registration.upgrade() else { return };
@@ -466,6 +470,7 @@ impl Daemon {
             let (state, over) = match event {
                 AttachmentEvent::Quarantined(reason) => (AttachmentState::Quarantined(reason), false),
                 AttachmentEvent::Gone => (AttachmentState::Gone, true),
+                AttachmentEvent::Mended => continue,
             };
             report::attachment(&registration.name, &state);
             if let Some(view) = &mut registration.facts().attachment {

@@ -42,6 +42,12 @@ pub(super) fn closed(id: &AttachmentId) {
     tell(&format!("exeat: the interface {id} was a sandbox's; it stays closed until it is attached or gone\n"));
 }
 
+/// Tells the operator that somebody has interfered.
+pub(super) fn mended(id: &AttachmentId) {
+    let what = "somebody took away nftables rules of the attachment";
+    tell(&format!("exeat: {what} {id}; they stand again, but packets may have passed\n"));
+}
+
 /// Tells the operator that a sandbox no longer reaches anything.
 pub(super) fn attachment(name: &SandboxId, state: &AttachmentState) {
     let name = name.as_str();
