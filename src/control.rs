@@ -8,3 +8,7 @@
 //! - `INVARIANT`: no value of a secret, and no header value of a policy, is in any answer (POLICY §9).
 
 pub mod action;
+mod api;
+mod forms;
+
+pub use api::router;

@@ -93,6 +93,8 @@ pub const SETTLE_TIME: Duration = Duration::from_secs(1);
 pub const SANDBOXES: usize = 16 * 1024;
 /// Bytes of a file of settings.
 pub const CONFIG_BYTES: usize = 64 * 1024;
+/// Bytes that a control plane may say of a sandbox beside its policy.
+pub const DRAFT_BYTES: usize = 64 * 1024;
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that one regular expression, or glob, may compile to.

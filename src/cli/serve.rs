@@ -11,10 +11,12 @@ mod notify;
 mod registration;
 mod report;
 mod shelf;
+mod socket;
 
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
+use std::future::IntoFuture;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use super::{Exit, chain, run, say, tell};
 use crate::attach::AttachError;
 use crate::audit::{Event, JsonLines, Record};
 use crate::config::{Audit, Config, ConfigError, Home, SAMPLE};
+use crate::control;
 use crate::limits;
 use crate::state::StateError;
 
@@ -63,6 +66,9 @@ pub fn serve(arguments: &ServeArguments) -> Exit {
         if arguments.check_config {
             say("the settings can be used\n");
             return Ok(());
+        }
+        if config.control.cleartext.is_some() {
+            return Err(ServeError::Cleartext);
         }
         run::become_unreadable().map_err(ServeError::own("keep its memory from others"))?;
         run::raise_descriptor_limit().map_err(ServeError::own("raise the limit of descriptors"))?;
@@ -121,10 +127,14 @@ fn run_daemon(arguments: &ServeArguments, config: Config) -> Result<(), ServeErr
     let served = runtime.block_on(async {
         let signals = Signals::catch().map_err(ServeError::own("catch signals"))?;
         let daemon = Daemon::open(&config, Arc::clone(&audit) as _).await?;
+        // Nobody else serves this state directory by now, so what stands at the socket's path is nobody's.
+        let listener = socket::listen(&config.control).map_err(ServeError::own("listen on the control socket"))?;
+        let api = tokio::spawn(axum::serve(listener, control::router(Arc::new(daemon.clone()))).into_future());
         let manager = Manager::of_environment();
         manager.tell("READY=1");
         attend(arguments, &config, signals, &manager, &audit).await;
         manager.tell("STOPPING=1");
+        api.abort();
         daemon.drain(DRAIN).await;
         Ok(())
     });
@@ -251,6 +261,8 @@ pub enum ServeError {
     Store(StateError),
     /// This record of the store cannot be used.
     Record(String, Box<dyn Error + Send + Sync>),
+    /// The control API is asked for on a TCP address.
+    Cleartext,
     /// Nothing can be attached on this host.
     Host(AttachError),
     /// Something of exeat's own failed.
@@ -273,6 +285,7 @@ impl fmt::Display for ServeError {
             Self::Store(error) => error.fmt(f),
             Self::Host(error) => error.fmt(f),
             Self::Record(name, _) => write!(f, "the sandbox `{name}` cannot be taken up from the store"),
+            Self::Cleartext => f.write_str("`control.insecureLoopback`: this version serves the Unix socket alone"),
             Self::Own(what, _) => write!(f, "cannot {what}"),
         }
     }
@@ -283,6 +296,7 @@ impl Error for ServeError {
         match self {
             Self::Unreadable(_, error) | Self::Unwritable(_, error) => Some(error),
             Self::Config(error) => error.source(),
+            Self::Cleartext => None,
             Self::Store(error) => error.source(),
             Self::Host(error) => error.source(),
             Self::Record(_, error) | Self::Own(_, error) => Some(error.as_ref()),
