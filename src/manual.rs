@@ -1,5 +1,5 @@
 //! The manual for whoever changes exeat: what is promised against whom, how a connection travels, why it is built
-//! this way, and which test pins each attack that is known. It holds no code.
+//! this way, and which test holds each clause of the policy page and pins each attack that is known. It holds no code.
 //!
 //! The user's side is in the README; the policy language explains itself in [`crate::policy`].
 
@@ -95,6 +95,77 @@ pub mod data_path {}
 /// **Seccomp is a short list of refusals**, not a list of what is allowed. It takes away ways out that a network
 /// namespace leaves open, and breaks nothing else; it is not the wall between the program and the kernel.
 pub mod decisions {}
+
+/// The policy page, clause by clause: what `flow`, `matcher` and `policy` own of it, and the test that holds it.
+///
+/// The other clauses (what is read from a wire, answered, dialled or recorded) are held by the tests of the
+/// modules that do so. `tests/tidy.rs` checks that each test named here exists, and that no section and no row is
+/// left out. Beside these, `the_engine_agrees_with_the_oracle_on_100_000_pairs` reads §2, §3, §5 and §8 row by
+/// row, without the engine.
+///
+/// | clause | test |
+/// |---|---|
+/// | §1 every spelling compiles to the same policy | `every_spelling_compiles_to_the_same_policy`, `an_older_spelling_with_many_domains_and_rules_takes_no_longer_than_its_length` |
+/// | §1 YAML or JSON | `json_is_yaml`, `a_document_is_the_same_in_json_however_that_is_laid_out` |
+/// | §1 unknown and duplicate keys are errors, also after canonicalisation | `each_fault_of_a_document_is_found`, `what_is_wrong_in_form_fits_neither_the_schema_nor_the_reader` |
+/// | §1 equal documents are equal policies; the revision is a hash of the content | `equal_documents_have_equal_revisions_and_others_do_not`, `the_same_document_of_an_author_who_may_open_less_is_another_policy` |
+/// | §1 `mode: allow-all` may stand beside lists, `mode: deny-all` stands alone | `the_most_specific_entry_alone_applies`, `what_denies_all_permits_nothing_beside_it` |
+/// | §1 every key, and what it means | `every_key_of_the_language_is_in_the_schema_with_words_for_it` |
+/// | §1 what only the operator may say | `a_control_plane_says_less_and_opens_what_the_operator_lists` |
+/// | §1 `secrets`, `placeholders` | `of_transforms_the_later_element_wins`, `a_secrets_file_is_found_from_the_file_that_names_it`, `each_fault_of_a_document_is_found` |
+/// | §1 `extends` | `what_a_file_extends_adds_to_it_and_the_nearest_counts`, `a_file_counts_before_all_that_it_extends_by_whatever_way` |
+/// | §1 `tests` | `each_fault_of_a_test_is_found`, `every_preset_passes_its_cases_and_has_some`, `a_case_that_does_not_hold_says_what_was_expected_and_what_came` |
+/// | §1 an empty, an absent and a deny-only policy deny all | `nothing_said_is_deny_all` |
+/// | §1 flags add to the file; `--mode` excludes both | `flags_add_to_the_file_and_are_named_as_typed`, `a_mode_on_the_command_line_excludes_the_rest` |
+/// | §2 a name is canonical at birth | `a_domain_is_canonical_at_birth`, `what_dns_cannot_hold_is_no_domain`, `parsing_is_idempotent` |
+/// | §2 a name is never an IP literal | `an_ip_literal_in_any_notation_is_no_domain` |
+/// | §2 what each pattern matches | `a_pattern_matches_as_the_table_of_the_policy_page_says` |
+/// | §2 `*` stands for a flow with no name | `the_star_alone_stands_for_no_name`, `no_name_goes_out_only_where_nothing_narrower_is_said` |
+/// | §2 `*` is a whole label; no ports, schemes or addresses; with a hint | `what_is_no_pattern_says_what_to_write_instead`, `what_is_no_pattern_is_told_how_to_be_one` |
+/// | §2 the most specific pattern applies | `of_two_patterns_the_more_specific_applies`, `specificity_orders_as_the_policy_page_says`, `the_map_agrees_with_a_scan` |
+/// | §2 entries are never merged | `the_most_specific_entry_alone_applies`, `the_same_pattern_twice_is_refused_and_the_first_stays` |
+/// | §3 every flow gets one verdict, with its reason and its line | `of_two_rows_the_earlier_answers`, `of_two_rows_the_earlier_answers_a_request`, `of_two_rows_the_earlier_answers_a_resolver` |
+/// | §3 rows 1–4 stand before a byte is read | `an_address_settles_rows_one_to_four_before_a_byte_is_read`, `what_the_address_settles_stays_settled` |
+/// | §3 row 0: the block address | `the_block_address_is_never_allowed` |
+/// | §3 row 1: `subnets.deny` | `rows_are_asked_in_order`, `a_request_is_judged_by_its_address_too` |
+/// | §3 row 2: protected ranges | `rows_are_asked_in_order`, `no_policy_lets_a_protected_or_block_address_be_dialled` |
+/// | §3 row 3: deny-all | `nothing_said_is_deny_all` |
+/// | §3 row 4: `subnets.allow` | `rows_are_asked_in_order`, `a_request_is_refused_by_the_first_that_refuses_it` |
+/// | §3 row 5: `deny` | `rows_are_asked_in_order` |
+/// | §3 row 6: `allow`, allow-all; splice or terminate | `rows_are_asked_in_order`, `allow_all_lets_every_name_and_no_name_out`, `strict_terminates_whatever_goes_by_name` |
+/// | §3 row 7: an address pinned to names with an `opaque` rule | `row_7_asks_every_name_that_the_address_is_pinned_to`, `what_an_opaque_rule_relays_is_what_is_opaque` |
+/// | §3 row 8: what has no name | `no_name_goes_out_only_where_nothing_narrower_is_said`, `allow_all_lets_every_name_and_no_name_out` |
+/// | §3 row 9: otherwise | `rows_are_asked_in_order` |
+/// | §3 vetting: rows 1 and 2 at the moment of dialling, and only the permit's target | `every_address_is_vetted_before_it_is_dialled`, `no_policy_lets_a_protected_or_block_address_be_dialled` |
+/// | §3 embedded IPv4 | `an_embedded_address_is_read_in_every_form`, `the_zeros_that_fill_a_nat64_form_are_not_read_as_an_address`, `allowing_unwraps_mapped_and_compatible_alone` |
+/// | §3 zone ids are dropped | `a_zone_id_changes_no_judgement` |
+/// | §3 the protected ranges | `the_default_ranges_are_those_of_the_policy_page` |
+/// | §3 which entries open them | `a_policy_opens_a_range_only_by_an_entry_wholly_inside_an_openable_one`, `a_control_plane_says_less_and_opens_what_the_operator_lists`, `a_range_that_stays_closed_is_told` |
+/// | §3 what only the operator opens | `the_operator_opens_anything` |
+/// | §3 `check` warns of a `deny` that is advisory, and of what row 4 bypasses | `a_deny_is_told_that_fronting_gets_round`, `what_an_address_bypasses_is_told` |
+/// | §3 `match`: dimensions, lists, case | `dimensions_are_anded_and_methods_ored`, `one_pair_must_satisfy_key_and_value_together`, `a_query_is_decoded_once_as_forms_are` |
+/// | §3 matchers: `regex` is linear and unanchored, `glob` keeps to segments | `expressions_are_unanchored_linear_and_bounded`, `a_glob_is_read_as_its_table_says`, `two_stars_that_would_not_cross_are_refused` |
+/// | §3 the first rule whose match holds claims the request; what no rule claims goes on | `the_first_rule_that_matches_claims_the_request`, `of_two_rules_the_first_claims_whatever_they_do` |
+/// | §3 `transform`: merging, names that may not be set, `host` | `of_transforms_the_later_element_wins`, `each_fault_of_a_transform_is_found` |
+/// | §3 `response` | `each_fault_of_a_response_or_match_is_found`, `the_first_rule_that_matches_claims_the_request` |
+/// | §3 `opaque`: skipped in matching, alone in its rule, never 80 and 443 | `of_two_rules_the_first_claims_whatever_they_do`, `what_an_opaque_rule_relays_is_what_is_opaque`, `each_fault_of_a_response_or_match_is_found` |
+/// | §3 `transform` with `forwardURL` | `each_fault_of_a_response_or_match_is_found`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
+/// | §3 a path is judged as sent and fully decoded | `a_path_whose_readings_meet_different_rules_is_refused`, `a_path_is_decoded_to_the_most_it_may_mean`, `decoding_reaches_the_fixed_point_of_repeated_passes` |
+/// | §3 `${secrets.NAME}` is legal in `transform` values alone | `each_fault_of_a_transform_is_found`, `each_fault_of_a_response_or_match_is_found` |
+/// | §3 `transform` and `forwardURL` in clear | `a_transform_in_clear_is_refused_and_nothing_else_is`, `a_request_is_refused_by_the_first_that_refuses_it` |
+/// | §3 a secret goes to port 443 | `a_secret_goes_to_port_443_alone` |
+/// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
+/// | §4 an unreadable hello | `rows_are_asked_in_order` |
+/// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
+/// | §5 addresses in answers are vetted; the block address never stands for an origin | `no_policy_lets_a_protected_or_block_address_be_dialled`, `the_block_address_is_never_allowed` |
+/// | §5 special-use names | `special_use_names_reach_no_resolver` |
+/// | §6 the URL; the hosts that the operator lists; without an issuer | `each_fault_of_a_response_or_match_is_found`, `a_control_plane_says_less_and_opens_what_the_operator_lists`, `what_the_host_lacks_is_refused_with_its_reason` |
+/// | §7 a closed set of reasons, and their statuses | `every_reason_has_the_status_of_the_policy_page`, `a_refusal_has_the_status_that_a_client_sees` |
+/// | §7 hints | `a_hint_is_the_line_that_would_allow_it` |
+/// | §8 `observe` | `observe_relaxes_six_reasons_and_injects_nothing`, `what_is_observed_is_denied_and_goes_its_way` |
+/// | §8 a document that does not compile says every fault | `every_fault_is_shown_with_its_place_and_help`, `any_document_compiles_or_says_why` |
+/// | §9 what comes back, and can be written again | `a_policy_comes_back_in_the_custom_form_without_values`, `rules_come_back_by_domain_with_the_case_of_header_names`, `what_comes_back_from_the_api_can_be_written_again` |
+pub mod clauses {}
 
 /// Every attack that is known, and the test that pins it.
 ///

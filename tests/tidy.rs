@@ -27,15 +27,39 @@ fn the_tree_is_tidy() {
     assert!(findings.is_empty(), "{} findings\n{list}", findings.len());
 }
 
+/// The rows of a table of the manual's: what stands in the first column, and the tests in the last.
+fn manual_table(tree: &[Source], chapter: &str) -> Vec<(String, Vec<String>)> {
+    let manual = tree.iter().find(|source| source.path == "src/manual.rs").expect("the manual");
+    let end = format!("pub mod {chapter} {{}}");
+    let before = manual.text.split_once(&end).expect("the chapter").0;
+    let rows =
+        before.rsplit("pub mod ").next().expect("its text").lines().filter_map(|line| line.strip_prefix("/// | "));
+    let tests = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
+    cells.skip(1).map(|(first, last)| (first.to_owned(), tests(last))).collect()
+}
+
+/// The manual's table of clauses names a test for each, and the test is there; no section and no row is left out.
+#[test]
+fn the_manual_names_a_test_for_every_clause() {
+    let tree = tree();
+    let clauses = manual_table(&tree, "clauses");
+    let tests: BTreeSet<String> = tree.iter().flat_map(Source::tests).collect();
+    for (clause, named) in &clauses {
+        let absent: Vec<_> = named.iter().filter(|name| !tests.contains(*name)).collect();
+        assert!(!named.is_empty() && absent.is_empty(), "{clause}: {named:?}; no such test: {absent:?}");
+    }
+    let rows = (0..=9).map(|row| format!("§3 row {row}:"));
+    for part in (1..=9).map(|section| format!("§{section} ")).chain(rows) {
+        assert!(clauses.iter().any(|(clause, _)| clause.starts_with(&part)), "no clause of {part}");
+    }
+}
+
 /// The manual's table of attacks is whole: the tests that it names are there, and no test of an attack is missing.
 #[test]
 fn the_manual_names_every_attack() {
     let tree = tree();
-    let manual = tree.iter().find(|source| source.path == "src/manual.rs").expect("the manual");
-    let rows = manual.text.lines().filter_map(|line| line.strip_prefix("/// | "));
-    let cells = rows.filter_map(|row| row.rsplit(" | ").next().filter(|cell| cell.starts_with('`')));
-    let named: BTreeSet<String> =
-        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    let named: BTreeSet<String> = manual_table(&tree, "attacks").into_iter().flat_map(|(_, tests)| tests).collect();
     let of_attacks = ["tests/bypass/", "tests/confinement.rs", "tests/escape.rs"];
     let attacks = |source: &Source| of_attacks.iter().any(|path| source.path.starts_with(path));
     // Elsewhere, a test of an attack begins with its number, such as `e46_`.

@@ -159,6 +159,25 @@ fn rows_are_asked_in_order() {
     }
 }
 
+/// As POLICY §3 has it: "zone ids are dropped".
+#[test]
+fn a_zone_id_changes_no_judgement() {
+    let policy = policy("allow: ['*']\nsubnets: {allow: ['fd00::/8'], deny: ['fd09::/16']}");
+    for (address, verdict) in [
+        ("fe80::1", "deny protected-range"),
+        ("fd09::1", "deny denied-cidr by p.yaml:2"),
+        ("::ffff:127.0.0.1", "deny protected-range"),
+        ("fd00::1", "relay [fd00::1%3]:22 by p.yaml:2"),
+        ("2606:4700::1", "relay [2606:4700::1%3]:22 by p.yaml:1"),
+    ] {
+        let dst = SocketAddr::V6(std::net::SocketAddrV6::new(address.parse().unwrap(), 22, 0, 3));
+        let zoned = Flow { dst: OriginalDst(dst), ..flow("1.1.1.1:22", Seen::Opaque) };
+        assert_eq!(said(policy.decide(&zoned, &host())), verdict, "{address}");
+        let plain = decided(&policy, &format!("[{address}]:22"), Seen::Opaque);
+        assert_eq!(plain, verdict.replace("%3", ""), "{address}");
+    }
+}
+
 #[test]
 fn an_address_settles_rows_one_to_four_before_a_byte_is_read() {
     let policy = policy(EVERYTHING);
@@ -534,6 +553,28 @@ fn the_same_document_of_an_author_who_may_open_less_is_another_policy() {
     };
     assert_eq!(revision(control_plane(&["10.0.0.0/8"])), revision(Author::Operator));
     assert_ne!(revision(control_plane(&[])), revision(Author::Operator));
+}
+
+/// The table of POLICY §7.
+#[test]
+fn every_reason_has_the_status_of_the_policy_page() {
+    let table = [
+        (
+            "denied-cidr, protected-range, deny-all, denied-domain, no-rule, no-name, \
+             ambiguous-path, plaintext-injection, not-http, placeholder-misdirected",
+            Some(403),
+        ),
+        ("authority-mismatch", Some(421)),
+        ("malformed-request", Some(400)),
+        ("secret-unavailable, mint-budget", Some(503)),
+        // Too large a head is 431, which the one who reads it says.
+        ("limit", Some(429)),
+        ("unreadable-hello, loop, revoked", None),
+    ];
+    let page: BTreeSet<(&str, Option<u16>)> =
+        table.iter().flat_map(|(reasons, status)| reasons.split(", ").map(|reason| (reason, *status))).collect();
+    let ours = DenyReason::ALL.map(|reason| (reason.as_str(), reason.status().map(|status| status.as_u16())));
+    assert_eq!(page, BTreeSet::from(ours));
 }
 
 #[test]
