@@ -1,7 +1,7 @@
 //! An attachment by network namespace: our listeners stand inside the sandbox's own (HOUSE §2).
 //!
 //! There every address is made local, all TCP brought to one listener and all DNS to one socket. [`prepare`] does it
-//! where the caller is; [`attach`] from outside, for a namespace that has a path: on a thread of its own that enters
+//! where the caller is; `attach` from outside, for a namespace that has a path: on a thread of its own that enters
 //! it, makes the sockets, and ends. The sockets go to whoever serves the sandbox; its outbound sockets are made
 //! elsewhere, in the host's namespace.
 //!

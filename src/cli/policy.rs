@@ -1,7 +1,7 @@
 //! The verbs about policies: files in, text out.
 //!
-//! [`check`] reports every fault of files, [`test`] runs the cases that they carry, [`explain`] says why a policy
-//! allows or denies what it is asked, [`diff`] what changes from one to another. Here stands what the verbs share: how
+//! `check` reports every fault of files, `test` runs the cases that they carry, `explain` says why a policy
+//! allows or denies what it is asked, `diff` what changes from one to another. Here stands what the verbs share: how
 //! documents are found (`operands`) and read (`files`), exit codes, colour, and writing what they have to say.
 //!
 //! None of them makes a sandbox, opens a connection, resolves a name or reads a secret.

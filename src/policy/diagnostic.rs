@@ -6,7 +6,7 @@
 //! `INVARIANT`: rendering shows of a source line its keys and the text at fault, the rest as `…`: a policy may hold
 //! a credential where none belongs, and a report is pasted into issues. What is at fault inside a header value or a
 //! secret's source is not shown either (`Fault::hidden`); nor is what looks like a credential, wherever it stands, or
-//! could steer a terminal ([`discreet`]).
+//! could steer a terminal (`discreet`).
 
 mod code;
 mod discreet;

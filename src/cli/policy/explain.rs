@@ -32,8 +32,8 @@ pub struct ExplainArguments {
     format: Format,
     #[command(flatten)]
     coloring: Coloring,
-    /// A request (https://example.com/path), another protocol by name (example.com:22), or an address
-    /// (10.1.2.3:5432, [2001:db8::2]:443).
+    /// A request (`https://example.com/path`), another protocol by name (example.com:22), or an address
+    /// (`10.1.2.3:5432`, `[2001:db8::2]:443`).
     #[arg(value_name = "URL|HOST:PORT")]
     target: String,
 }
