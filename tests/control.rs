@@ -75,6 +75,15 @@ fn serve(config: &std::path::Path) -> Child {
     command.arg("serve").arg("--config").arg(config).spawn().expect("the daemon")
 }
 
+/// What `exeat explain --format json` prints of the same policy in a file.
+fn explained_by_the_verb(policy: &str, target: &str) -> Value {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), policy).expect("a policy");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    let run = command.args(["explain", "--format", "json", "--policy"]).arg(file.path()).arg(target).output();
+    serde_json::from_slice(&run.expect("exeat").stdout).expect("JSON")
+}
+
 #[test]
 fn the_v2_family_answers_what_clients_read() {
     let Some(rig) = Rig::new() else { return };
@@ -224,7 +233,16 @@ fn what_is_ours_beside_it() {
     assert_eq!(rig.ask("POST", "/v2/sandboxes", policy).0, 200);
     let (status, explained) = rig.get("/v2/sandboxes/demo/explain?url=https://b.test/");
     assert_eq!((status, &explained["verdict"], &explained["reason"]), (200, &json!("deny"), &json!("no-rule")));
-    assert_eq!(rig.get("/v2/sandboxes/demo/explain?url=nonsense").0, 400);
+    assert_eq!(explained, explained_by_the_verb(r#"{"allow": ["a.test"]}"#, "https://b.test/"));
+    let (_, explained) = rig.get("/v2/sandboxes/demo/explain?url=https://a.test/&address=169.254.169.254");
+    assert_eq!(explained["reason"], "protected-range", "{explained}");
+    let (_, explained) = rig.get("/v2/sandboxes/demo/explain?url=a.test:22");
+    assert_eq!(explained["reason"], "no-name", "no method, so no request: {explained}");
+    for refused in ["url=nonsense", "url=a.test:22&method=GET", "url=https://192.0.2.7/&address=192.0.2.8"] {
+        let (status, answer) = rig.get(&format!("/v2/sandboxes/demo/explain?{refused}"));
+        assert!(status == 400 && answer["error"]["message"].is_string(), "{refused}: {status} {answer}");
+    }
+    assert_eq!(rig.get("/v2/sandboxes/nobody/explain?url=https://b.test/").0, 404);
     assert_eq!(rig.get("/v2/sandboxes/demo/flows").1, json!({ "flows": [] }));
     let (_, trust) = rig.get("/v2/sandboxes/demo/trust-bundle");
     assert!(trust["certificate"].as_str().is_some_and(|pem| pem.starts_with("-----BEGIN CERTIFICATE-----")), "{trust}");

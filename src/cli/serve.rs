@@ -5,7 +5,6 @@
 //! and leaves every sandbox confined, so that the next daemon takes it up again.
 
 mod daemon;
-mod explain;
 mod meter;
 mod notify;
 mod registration;

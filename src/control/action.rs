@@ -12,6 +12,8 @@ use tokio::sync::broadcast;
 
 use crate::flow::SandboxId;
 use crate::policy::diagnostic::Diagnostics;
+use crate::policy::explain::Explanation;
+use crate::policy::judge::Question;
 
 /// Carries out what the API asks. Implemented by the daemon.
 pub trait Act: Send + Sync + 'static {
@@ -24,12 +26,8 @@ pub trait Act: Send + Sync + 'static {
     /// Every sandbox, in order of creation.
     fn list(&self) -> Vec<SandboxView>;
 
-    /// How the sandbox's policy judges a target now: the object that `exeat explain --format json` prints. The target
-    /// is a URL or `HOST:PORT`.
-    ///
-    /// # Errors
-    /// There is no such sandbox, or the target is none.
-    fn explain(&self, which: &Which, method: &str, target: &str, address: Option<IpAddr>) -> Result<Value, Refusal>;
+    /// How the sandbox's policy judges a question now, on this host; `None` if there is no such sandbox.
+    fn explain(&self, which: &Which, question: &Question) -> Option<Explanation>;
 
     /// The flows that are open in a sandbox now.
     fn flows(&self, which: &Which) -> Option<Vec<FlowView>>;

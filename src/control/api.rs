@@ -22,6 +22,7 @@ use super::action::{Act, Action, PolicyPush, Refusal, SandboxView, SessionId, Wh
 use super::forms;
 use crate::flow::SandboxId;
 use crate::limits;
+use crate::policy::judge::Question;
 
 /// An answer, or why there is none.
 type Answer = Result<Response, Refused>;
@@ -228,13 +229,21 @@ struct Asked {
     address: Option<IpAddr>,
 }
 
+/// The object that `exeat explain --format json` prints.
 async fn explain<A: Act>(
     State(act): State<Arc<A>>,
     Path(name): Path<String>,
     Query(Asked { url, method, address }): Query<Asked>,
 ) -> Answer {
-    let which = Which::Name(named(&name)?);
-    let explained = act.explain(&which, method.as_deref().unwrap_or("GET"), &url, address)?;
+    let question = Question::target(method.as_deref(), &url).and_then(|question| match address {
+        Some(address) => question.resolved_to(address),
+        None => Ok(question),
+    });
+    let question = question.map_err(|fault| {
+        let help = fault.help().map(|help| format!(" ({help})")).unwrap_or_default();
+        Refusal::Bad(format!("{fault}{help}"))
+    })?;
+    let explained = act.explain(&Which::Name(named(&name)?), &question).ok_or(Refusal::Unknown)?;
     Ok(Json(explained).into_response())
 }
 

@@ -46,6 +46,18 @@ pub(super) struct Asked {
 }
 
 impl Question {
+    /// What a target asks, as a person names it: a URL, or `HOST:PORT` if no method comes with it.
+    ///
+    /// # Errors
+    /// As [`Self::request`] and [`Self::connect`].
+    pub fn target(method: Option<&str>, target: &str) -> Result<Self, QuestionError> {
+        match method {
+            Some(method) => Self::request(method, target),
+            None if target.contains("://") => Self::request("GET", target),
+            None => Self::connect(target),
+        }
+    }
+
     /// A request: a method, and an http or https URL whose path and query are kept as they are written.
     ///
     /// # Errors

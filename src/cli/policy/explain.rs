@@ -74,12 +74,7 @@ fn question(arguments: &ExplainArguments) -> Result<Question, String> {
         let help = fault.help().map(|help| format!(" ({help})")).unwrap_or_default();
         format!("{}: {fault}{help}", harmless(what))
     };
-    let asked = match method {
-        Some(method) => Question::request(method, target),
-        None if target.contains("://") => Question::request("GET", target),
-        None => Question::connect(target),
-    };
-    let mut question = asked.map_err(|fault| match fault {
+    let mut question = Question::target(method.as_deref(), target).map_err(|fault| match fault {
         QuestionError::Method | QuestionError::Connect => refused("--method", fault),
         _ => refused(target, fault),
     })?;

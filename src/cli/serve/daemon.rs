@@ -11,20 +11,18 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::meter::{Meter, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Turn};
 use super::shelf::{Document, NOTHING, Shelf};
-use super::{ServeError, explain, report};
+use super::{ServeError, report};
 use crate::attach::{self, AttachError, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Spec};
 use crate::audit::{Fanout, Record};
 use crate::ca::{Authority, bundle};
@@ -41,6 +39,8 @@ use crate::flow::SandboxId;
 use crate::intercept::Stop;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::policy::explain::Explanation;
+use crate::policy::judge::Question;
 use crate::sandbox::Sandbox;
 use crate::secret::Secrets;
 use crate::state::{Key, Store};
@@ -503,10 +503,9 @@ impl Act for Daemon {
         all.iter().map(|registration| registration.view()).collect()
     }
 
-    fn explain(&self, which: &Which, method: &str, target: &str, address: Option<IpAddr>) -> Result<Value, Refusal> {
-        let registration = self.known(which)?;
-        let document = Arc::clone(&registration.facts().document);
-        explain::explain(&document.policy, &self.0.outside.protected(), method, target, address).map_err(Refusal::Bad)
+    fn explain(&self, which: &Which, question: &Question) -> Option<Explanation> {
+        let document = Arc::clone(&self.registration(which)?.facts().document);
+        Some(document.policy.explain(question, &self.0.outside.protected()))
     }
 
     fn flows(&self, which: &Which) -> Option<Vec<FlowView>> {
