@@ -3,12 +3,17 @@
 //! An [`Event`] is made where the verdict is, once; every sink (a file of JSON lines, the summary at the end of
 //! `run`, metrics later) reads the same one. Nothing secret is in it: header values never, header names only.
 
+mod enduring;
+mod file;
+pub mod journal;
 mod json_lines;
 mod summary;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use enduring::Enduring;
+pub use file::{AuditFile, Rotation};
 pub use json_lines::{JsonLines, line};
 pub use summary::Summary;
 

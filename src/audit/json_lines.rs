@@ -4,7 +4,7 @@
 //!   speed. When [`limits::AUDIT_QUEUE`] events wait, recording waits.
 //! - `INVARIANT`: a line holds no control, line-breaking or direction-changing character, whatever a sandbox sent.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,7 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Starts writing to `out`.
+    /// Starts writing to `out`, which gets whole lines each time.
     ///
     /// # Errors
     /// When no thread can be had.
@@ -62,28 +62,39 @@ enum Message {
     Close,
 }
 
-/// Writes until told to close; a line is flushed as soon as none waits behind it. After a failed write it still takes
+/// Bytes of lines that are written at once, even if more wait.
+const BATCH: usize = 64 * 1024;
+
+/// Writes until told to close; lines are written as soon as none waits behind them. After a failed write it still takes
 /// events, so that the data path goes on, and returns the first failure.
-fn write_all(events: &Receiver<Message>, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
-    let mut outcome = Ok(());
+fn write_all(events: &Receiver<Message>, mut out: impl Write) -> io::Result<()> {
+    let (mut lines, mut outcome) = (Vec::new(), Ok(()));
+    let mut pass_on = |lines: &mut Vec<u8>| {
+        if outcome.is_ok() && !lines.is_empty() {
+            outcome = out.write_all(lines).and_then(|()| out.flush());
+        }
+        lines.clear();
+    };
     loop {
         let message = match events.try_recv() {
             Ok(message) => Some(message),
             Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) => {
-                if outcome.is_ok() {
-                    outcome = out.flush();
-                }
+                pass_on(&mut lines);
                 events.recv().ok()
             }
         };
         match message {
-            Some(Message::Event(event)) if outcome.is_ok() => outcome = write_line(&mut out, &event),
-            Some(Message::Event(_)) => {}
-            Some(Message::Close) | None => return outcome.and_then(|()| out.flush()),
+            // Memory takes everything.
+            Some(Message::Event(event)) => drop(write_line(&mut lines, &event)),
+            Some(Message::Close) | None => break,
+        }
+        if lines.len() >= BATCH {
+            pass_on(&mut lines);
         }
     }
+    pass_on(&mut lines);
+    outcome
 }
 
 /// An event as the record has it, without its line's end.
