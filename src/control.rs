@@ -9,6 +9,7 @@
 
 pub mod action;
 mod api;
+pub mod door;
 mod forms;
 
 pub use api::router;

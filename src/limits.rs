@@ -91,6 +91,20 @@ pub const ATTACHMENT_CHECK: Duration = Duration::from_secs(2);
 pub const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Sandboxes of one daemon.
 pub const SANDBOXES: usize = 16 * 1024;
+/// Connections that one listener of the control API has open; more wait to be accepted.
+pub const CONTROL_CONNECTIONS: usize = 256;
+/// From the accept of a connection of the control API to the end of its TLS handshake.
+pub const CONTROL_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// From the accept, or the last answer, to the end of the next request's head on a connection of the control API.
+pub const CONTROL_HEAD_TIME: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request to the control API.
+pub const CONTROL_HEAD_BYTES: usize = 32 * 1024;
+/// Characters that a token of the control API has at least: fewer can be guessed.
+pub const TOKEN_LEAST: usize = 16;
+/// Bytes of a file that holds a token, a key or certificates of the control API.
+pub const CREDENTIAL_BYTES: usize = 256 * 1024;
+/// Files of the audit record that may be kept beside the one that is written.
+pub const AUDIT_FILES: u32 = 1000;
 /// Bytes of a file of settings.
 pub const CONFIG_BYTES: usize = 64 * 1024;
 /// Bytes that a control plane may say of a sandbox beside its policy.

@@ -21,6 +21,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_resolver::TokioResolver;
@@ -89,10 +90,15 @@ impl std::error::Error for ResolveError {}
 
 /// The host's resolvers and what they answered, shared by every sandbox.
 pub struct HostResolver {
-    client: Option<TokioResolver>,
-    cache: moka::sync::Cache<Key, Arc<Slot>>,
+    servers: ArcSwap<Servers>,
     overrides: Overrides,
     ipv6: bool,
+}
+
+/// Resolvers, and what these very ones answered.
+struct Servers {
+    client: Option<TokioResolver>,
+    cache: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
 impl HostResolver {
@@ -101,16 +107,42 @@ impl HostResolver {
     /// for IPv6; without one no IPv6 address is handed out, but those of `overrides`.
     #[must_use]
     pub fn system(overrides: Overrides, ipv6: bool) -> Self {
-        let client = TokioResolver::builder_tokio().ok().and_then(|mut builder| {
-            adjust(builder.options_mut());
-            builder.build().ok()
-        });
-        Self::new(client, overrides, ipv6)
+        Self::new(Servers::of_system(), overrides, ipv6)
     }
 
     /// These resolvers and no others; otherwise as [`Self::system`].
     #[must_use]
     pub fn with_servers(servers: &[SocketAddr], overrides: Overrides, ipv6: bool) -> Self {
+        Self::new(Servers::named(servers), overrides, ipv6)
+    }
+
+    /// From now on asks these resolvers, or, where none is named, those of the host's own configuration as it is now.
+    /// What others answered is forgotten.
+    pub fn change(&self, servers: &[SocketAddr]) {
+        let servers = if servers.is_empty() { Servers::of_system() } else { Servers::named(servers) };
+        self.servers.store(Arc::new(servers));
+    }
+
+    /// This resolver as one sandbox may use it, with a budget of its own.
+    #[must_use]
+    pub fn for_sandbox(self: &Arc<Self>) -> SandboxResolver {
+        SandboxResolver { host: Arc::clone(self), budget: Budget::default() }
+    }
+
+    fn new(servers: Servers, overrides: Overrides, ipv6: bool) -> Self {
+        Self { servers: ArcSwap::from_pointee(servers), overrides, ipv6 }
+    }
+}
+
+impl Servers {
+    fn of_system() -> Self {
+        Self::new(TokioResolver::builder_tokio().ok().and_then(|mut builder| {
+            adjust(builder.options_mut());
+            builder.build().ok()
+        }))
+    }
+
+    fn named(servers: &[SocketAddr]) -> Self {
         let configs = servers.iter().map(|server| {
             let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
             connections.iter_mut().for_each(|connection| connection.port = server.port());
@@ -120,18 +152,11 @@ impl HostResolver {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         adjust(builder.options_mut());
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
-        let client = builder.build().ok().filter(|_| !servers.is_empty());
-        Self::new(client, overrides, ipv6)
+        Self::new(builder.build().ok().filter(|_| !servers.is_empty()))
     }
 
-    /// This resolver as one sandbox may use it, with a budget of its own.
-    #[must_use]
-    pub fn for_sandbox(self: &Arc<Self>) -> SandboxResolver {
-        SandboxResolver { host: Arc::clone(self), budget: Budget::default() }
-    }
-
-    fn new(client: Option<TokioResolver>, overrides: Overrides, ipv6: bool) -> Self {
-        Self { client, cache: moka::sync::Cache::new(limits::DNS_CACHE), overrides, ipv6 }
+    fn new(client: Option<TokioResolver>) -> Self {
+        Self { client, cache: moka::sync::Cache::new(limits::DNS_CACHE) }
     }
 
     /// Asks the host's resolvers; the outcome is as it may be kept.
@@ -184,11 +209,12 @@ impl SandboxResolver {
     /// who wait for the answer do not pay for it.
     async fn ask_cache(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
         let key = (name.clone(), kind);
-        let slot = match self.host.cache.get(&key) {
+        let servers = self.host.servers.load_full();
+        let slot = match servers.cache.get(&key) {
             Some(slot) => slot,
             // Who may not ask may not fill the cache with empty slots, either.
             None if self.budget.is_spent() => return Err(ResolveError::OverBudget),
-            None => self.host.cache.get_with(key, Arc::default),
+            None => servers.cache.get_with(key, Arc::default),
         };
         let mut kept = slot.lock().await;
         if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > Instant::now()) {
@@ -197,7 +223,7 @@ impl SandboxResolver {
         if !self.budget.take() {
             return Err(ResolveError::OverBudget);
         }
-        let fresh = self.host.query(name, kind).await?;
+        let fresh = servers.query(name, kind).await?;
         let answer = fresh.answer();
         *kept = Some(fresh);
         answer

@@ -9,14 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::host;
+use super::host::{self, Guard};
 use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
 use crate::audit::Record;
 use crate::ca::Authority;
@@ -45,7 +44,7 @@ pub(super) struct Settings {
 /// What all sandboxes share.
 pub(super) struct Outside {
     resolver: Arc<HostResolver>,
-    protected: Arc<ArcSwap<Protected>>,
+    guard: Arc<Guard>,
     system: Arc<RootCertStore>,
     overridden: Arc<RootCertStore>,
 }
@@ -67,16 +66,27 @@ impl Outside {
             [] => HostResolver::system(overrides, ipv6),
             servers => HostResolver::with_servers(servers, overrides, ipv6),
         };
-        let protected = Arc::new(ArcSwap::from_pointee(host::protected(&allow_protected)?));
-        let watched = Arc::clone(&protected);
+        let guard = Arc::new(Guard::new(allow_protected)?);
+        let watched = Arc::clone(&guard);
         // Without news of changes, the addresses that the host had at the start stay protected.
-        tokio::spawn(async move { host::watch_addresses(&watched, &allow_protected).await });
-        Ok(Self { resolver: Arc::new(resolver), protected, system: Arc::new(system), overridden: Arc::new(overridden) })
+        tokio::spawn(async move { watched.watch().await });
+        Ok(Self { resolver: Arc::new(resolver), guard, system: Arc::new(system), overridden: Arc::new(overridden) })
     }
 
     /// The addresses that no policy opens by itself, as they are now.
     pub(super) fn protected(&self) -> Arc<Protected> {
-        self.protected.load_full()
+        self.guard.protected().load_full()
+    }
+
+    /// From now on the operator takes these ranges out of protection, and names these resolvers. What is open has not
+    /// been judged again.
+    ///
+    /// # Errors
+    /// The addresses of the host cannot be listed; nothing has changed.
+    pub(super) fn change(&self, allow_protected: &[IpNet], resolvers: &[SocketAddr]) -> io::Result<()> {
+        self.guard.allow(allow_protected)?;
+        self.resolver.change(resolvers);
+        Ok(())
     }
 
     /// Serves one sandbox until it is stopped, or the handle dropped.
@@ -93,7 +103,7 @@ impl Outside {
         let listener = SandboxListener::new(sockets.tcp)?;
         let datagrams = Arc::new(SandboxDatagrams::new(sockets.udp)?);
         let resolve = Arc::new(self.resolver.for_sandbox());
-        let protected = &self.protected;
+        let protected = self.guard.protected();
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
         let dns = Arc::new(dns);
         let upstream = upstream::Upstream::new(resolve, Arc::clone(&self.system), Arc::clone(&self.overridden));

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -43,23 +43,63 @@ fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Keeps `protected` true while addresses of the host come and go; ends only with its task.
-pub(super) async fn watch_addresses(protected: &ArcSwap<Protected>, allowed: &[IpNet]) -> io::Result<Infallible> {
-    /// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
-    const GROUPS: [u32; 2] = [5, 9];
-    let mut changes = TokioSocket::new(NETLINK_ROUTE)?;
-    for group in GROUPS {
-        changes.socket_mut().add_membership(group)?;
+/// The ranges that are protected on this host, kept true while its addresses come and go and the operator's mind changes.
+pub(super) struct Guard {
+    protected: Arc<ArcSwap<Protected>>,
+    /// Taken out of protection. Held while what follows from it is made, so that two changes do not cross.
+    allowed: Mutex<Vec<IpNet>>,
+}
+
+impl Guard {
+    /// As it is now, without what the operator allows.
+    ///
+    /// # Errors
+    /// The addresses of the host cannot be listed.
+    pub(super) fn new(allowed: Vec<IpNet>) -> io::Result<Self> {
+        let protected = Arc::new(ArcSwap::from_pointee(protected(&allowed)?));
+        Ok(Self { protected, allowed: Mutex::new(allowed) })
     }
-    loop {
-        // What changed does not matter: all addresses are read again. A lost message is an error, and says as much.
-        let _ = changes.recv_from_full().await;
-        protected.store(Arc::new(self::protected(allowed)?));
+
+    /// What is protected at any time.
+    pub(super) fn protected(&self) -> &Arc<ArcSwap<Protected>> {
+        &self.protected
+    }
+
+    /// What the operator allows from now on.
+    ///
+    /// # Errors
+    /// The addresses of the host cannot be listed; nothing has changed.
+    pub(super) fn allow(&self, allowed: &[IpNet]) -> io::Result<()> {
+        let mut held = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.protected.store(Arc::new(protected(allowed)?));
+        *held = allowed.to_vec();
+        Ok(())
+    }
+
+    fn refresh(&self) -> io::Result<()> {
+        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.protected.store(Arc::new(protected(&allowed)?));
+        Ok(())
+    }
+
+    /// Follows the host's addresses; ends only with its task.
+    pub(super) async fn watch(&self) -> io::Result<Infallible> {
+        /// `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
+        const GROUPS: [u32; 2] = [5, 9];
+        let mut changes = TokioSocket::new(NETLINK_ROUTE)?;
+        for group in GROUPS {
+            changes.socket_mut().add_membership(group)?;
+        }
+        loop {
+            // What changed does not matter: all addresses are read again. A lost message is an error, and says as much.
+            let _ = changes.recv_from_full().await;
+            self.refresh()?;
+        }
     }
 }
 
 /// The ranges that are protected on this host now, without those that the operator allowed.
-pub(super) fn protected(allowed: &[IpNet]) -> io::Result<Protected> {
+fn protected(allowed: &[IpNet]) -> io::Result<Protected> {
     Ok(allowed.iter().fold(Protected::new(addresses()?), |protected, cidr| protected.without(*cidr)))
 }
 

@@ -4,10 +4,14 @@
 //! holds is taken up again; only then the service manager is told that the daemon is ready. `SIGTERM` drains,
 //! and leaves every sandbox confined, so that the next daemon takes it up again.
 
+mod audit_log;
+mod credentials;
 mod daemon;
+mod listeners;
 mod meter;
 mod notify;
 mod registration;
+mod reload;
 mod report;
 mod shelf;
 mod socket;
@@ -15,21 +19,24 @@ mod socket;
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
-use std::future::IntoFuture;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::audit_log::{AuditLog, Sink};
+pub use self::credentials::CredentialError;
 pub use self::daemon::Daemon;
+use self::listeners::{Listeners, Locks};
 use self::notify::Manager;
+use self::reload::Running;
 use super::{Exit, chain, run, say, tell};
 use crate::attach::AttachError;
-use crate::audit::{Event, JsonLines, Record};
-use crate::config::{Audit, Config, ConfigError, Home, SAMPLE};
+use crate::config::{Audit, Config, ConfigError, Flags, Home, SAMPLE, resolver};
 use crate::control;
 use crate::limits;
 use crate::state::StateError;
@@ -46,6 +53,21 @@ pub struct ServeArguments {
     /// Keep registrations and policies in this folder, whatever the settings say.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Listen at this Unix socket, whatever the settings say.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Write the audit record there, whatever the settings say: none, stdout, journal, or a file.
+    #[arg(long, value_name = "WHERE")]
+    audit: Option<PathBuf>,
+    /// Take a range out of the protected ones, beside those of the settings; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    allow_protected: Vec<IpNet>,
+    /// Let policies open a private range, beside those of the settings; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    openable: Vec<IpNet>,
+    /// Ask this resolver, in place of those of the settings and of the host; may be repeated.
+    #[arg(long = "resolver", value_name = "ADDRESS", value_parser = resolver)]
+    resolvers: Vec<SocketAddr>,
     /// Say whether the settings can be used, and end.
     #[arg(long)]
     check_config: bool,
@@ -62,16 +84,14 @@ pub fn serve(arguments: &ServeArguments) -> Exit {
         return Exit::Success;
     }
     let done = settings(arguments).and_then(|config| {
+        let locks = Locks::read(&config)?;
         if arguments.check_config {
             say("the settings can be used\n");
             return Ok(());
         }
-        if config.control.cleartext.is_some() {
-            return Err(ServeError::Cleartext);
-        }
         run::become_unreadable().map_err(ServeError::own("keep its memory from others"))?;
         run::raise_descriptor_limit().map_err(ServeError::own("raise the limit of descriptors"))?;
-        run_daemon(arguments, config)
+        run_daemon(arguments, config, locks)
     });
     match done {
         Ok(()) => Exit::Success,
@@ -84,17 +104,29 @@ pub fn serve(arguments: &ServeArguments) -> Exit {
 
 fn settings(arguments: &ServeArguments) -> Result<Config, ServeError> {
     let home = home(|variable| std::env::var_os(variable).map(PathBuf::from));
-    let mut config = match &arguments.config {
-        None => Config::of_home(&home),
-        Some(path) => {
-            let text = read(path).map_err(|error| ServeError::Unreadable(path.clone(), error))?;
-            Config::read(path, &text, &home).map_err(ServeError::Config)?
-        }
+    let path = arguments.config.as_deref();
+    let text = path.map(|path| read(path).map_err(|error| ServeError::Unreadable(path.to_owned(), error)));
+    let text = text.transpose()?;
+    Config::new(path.zip(text.as_deref()), flags(arguments)?, &home).map_err(ServeError::Config)
+}
+
+/// What the command line says, with its paths as they are from here.
+fn flags(arguments: &ServeArguments) -> Result<Flags, ServeError> {
+    let here = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|error| ServeError::Own("tell what a path means here", error.into()))
     };
-    if let Some(state) = &arguments.state {
-        config.state.clone_from(state);
-    }
-    Ok(config)
+    let audit = arguments.audit.as_ref().map(|audit| match audit.to_str().and_then(|text| Audit::parse(text).ok()) {
+        Some(audit) => Ok(audit),
+        None => Ok(Audit::File { path: here(audit)?, rotate: None }),
+    });
+    Ok(Flags {
+        state: arguments.state.as_ref().map(here).transpose()?,
+        socket: arguments.socket.as_ref().map(here).transpose()?,
+        audit: audit.transpose()?,
+        allow_protected: arguments.allow_protected.clone(),
+        openable: arguments.openable.clone(),
+        resolvers: arguments.resolvers.clone(),
+    })
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -118,23 +150,24 @@ fn home(variable: impl Fn(&str) -> Option<PathBuf>) -> Home {
     }
 }
 
-fn run_daemon(arguments: &ServeArguments, config: Config) -> Result<(), ServeError> {
-    let audit = AuditLog::start(&config.audit).map_err(ServeError::own("write the audit record"))?;
-    let audit = Arc::new(audit);
+fn run_daemon(arguments: &ServeArguments, config: Config, locks: Locks) -> Result<(), ServeError> {
+    let sink = Sink::open(&config.audit).map_err(ServeError::own("write the audit record"))?;
+    let audit = Arc::new(AuditLog::new(sink));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(ServeError::own("start the runtime"))?;
     let served = runtime.block_on(async {
         let signals = Signals::catch().map_err(ServeError::own("catch signals"))?;
         let daemon = Daemon::open(&config, Arc::clone(&audit) as _).await?;
         // Nobody else serves this state directory by now, so what stands at the socket's path is nobody's.
-        let listener = socket::listen(&config.control).map_err(ServeError::own("listen on the control socket"))?;
-        let api = tokio::spawn(axum::serve(listener, control::router(Arc::new(daemon.clone()))).into_future());
+        let listeners = Listeners::open(&config, locks).await?;
+        let (doors, mut api) = listeners.serve(&control::router(Arc::new(daemon.clone())));
+        let running = Running { arguments, started: config, daemon, doors, audit: &audit };
         let manager = Manager::of_environment();
         manager.tell("READY=1");
-        attend(arguments, &config, signals, &manager, &audit).await;
+        attend(&running, signals, &manager).await;
         manager.tell("STOPPING=1");
-        api.abort();
-        daemon.drain(DRAIN).await;
+        api.abort_all();
+        running.daemon.drain(DRAIN).await;
         Ok(())
     });
     runtime.shutdown_timeout(DRAIN);
@@ -142,33 +175,14 @@ fn run_daemon(arguments: &ServeArguments, config: Config) -> Result<(), ServeErr
 }
 
 /// Heeds signals and the service manager until the daemon is to end.
-async fn attend(
-    arguments: &ServeArguments,
-    config: &Config,
-    mut signals: Signals,
-    manager: &Manager,
-    audit: &AuditLog,
-) {
+async fn attend(running: &Running<'_>, mut signals: Signals, manager: &Manager) {
     loop {
         tokio::select! {
             _ = signals.end.recv() => return,
             _ = signals.interrupt.recv() => return,
-            _ = signals.reload.recv() => reload(arguments, config, audit),
+            _ = signals.reload.recv() => running.reload().await,
             () = manager.watchdog() => manager.tell("WATCHDOG=1"),
         }
-    }
-}
-
-/// Opens the audit file anew, and looks whether the settings still can be used; what of them changed counts when the
-/// daemon is started again, and is told.
-fn reload(arguments: &ServeArguments, config: &Config, audit: &AuditLog) {
-    if let Err(error) = audit.reopen() {
-        tell(&format!("exeat: the audit file cannot be opened anew, so the old one stays: {error}\n"));
-    }
-    match settings(arguments) {
-        Ok(now) if now == *config => {}
-        Ok(_) => tell("exeat: the settings have changed; they count when the daemon is started again\n"),
-        Err(error) => tell(&format!("exeat: nothing is changed: {}\n", chain(&error))),
     }
 }
 
@@ -189,63 +203,6 @@ impl Signals {
     }
 }
 
-/// The audit record, where the settings say.
-struct AuditLog {
-    lines: Option<JsonLines>,
-    file: Option<(PathBuf, Arc<ArcSwap<File>>)>,
-}
-
-impl AuditLog {
-    fn start(audit: &Audit) -> io::Result<Self> {
-        match audit {
-            Audit::None => Ok(Self { lines: None, file: None }),
-            Audit::Stdout => Ok(Self { lines: Some(JsonLines::start(io::stdout())?), file: None }),
-            Audit::File(path) => {
-                let file = Arc::new(ArcSwap::from_pointee(append(path)?));
-                let lines = JsonLines::start(Current(Arc::clone(&file)))?;
-                Ok(Self { lines: Some(lines), file: Some((path.clone(), file)) })
-            }
-        }
-    }
-
-    /// What is recorded from now on goes to what stands at the path now.
-    fn reopen(&self) -> io::Result<()> {
-        let Some((path, file)) = &self.file else { return Ok(()) };
-        file.store(Arc::new(append(path)?));
-        Ok(())
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.lines.as_ref().map_or(Ok(()), JsonLines::close)
-    }
-}
-
-impl Record for AuditLog {
-    fn record(&self, event: &Event) {
-        if let Some(lines) = &self.lines {
-            lines.record(event);
-        }
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
-}
-
-/// The file that is current.
-struct Current(Arc<ArcSwap<File>>);
-
-impl io::Write for Current {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // All of it, so that no line begins in one file and ends in another.
-        (&**self.0.load()).write_all(bytes).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&**self.0.load()).flush()
-    }
-}
-
 /// Why the daemon does not serve.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -260,8 +217,10 @@ pub enum ServeError {
     Store(StateError),
     /// This record of the store cannot be used.
     Record(String, Box<dyn Error + Send + Sync>),
-    /// The control API is asked for on a TCP address.
-    Cleartext,
+    /// A file that the settings name cannot be used.
+    Credential(CredentialError),
+    /// The control API cannot listen at this address.
+    Address(SocketAddr, io::Error),
     /// Nothing can be attached on this host.
     Host(AttachError),
     /// Something of exeat's own failed.
@@ -284,7 +243,8 @@ impl fmt::Display for ServeError {
             Self::Store(error) => error.fmt(f),
             Self::Host(error) => error.fmt(f),
             Self::Record(name, _) => write!(f, "the sandbox `{name}` cannot be taken up from the store"),
-            Self::Cleartext => f.write_str("`control.insecureLoopback`: this version serves the Unix socket alone"),
+            Self::Credential(error) => error.fmt(f),
+            Self::Address(address, _) => write!(f, "cannot listen at {address}"),
             Self::Own(what, _) => write!(f, "cannot {what}"),
         }
     }
@@ -293,9 +253,9 @@ impl fmt::Display for ServeError {
 impl Error for ServeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Unreadable(_, error) | Self::Unwritable(_, error) => Some(error),
+            Self::Unreadable(_, error) | Self::Unwritable(_, error) | Self::Address(_, error) => Some(error),
             Self::Config(error) => error.source(),
-            Self::Cleartext => None,
+            Self::Credential(error) => error.source(),
             Self::Store(error) => error.source(),
             Self::Host(error) => error.source(),
             Self::Record(_, error) | Self::Own(_, error) => Some(error.as_ref()),

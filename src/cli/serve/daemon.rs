@@ -58,6 +58,8 @@ struct Inner {
     lines: Arc<report::Lines>,
     metrics: Arc<Metrics>,
     roll: RwLock<Roll>,
+    /// Every change of a sandbox has a part in it; a change of the settings has all of it.
+    settings: tokio::sync::RwLock<()>,
 }
 
 /// Who is there.
@@ -94,6 +96,7 @@ impl Daemon {
             lines,
             metrics,
             roll: RwLock::default(),
+            settings: tokio::sync::RwLock::default(),
         }));
         for (name, record) in daemon.0.store.all().map_err(ServeError::Store)? {
             let restored = daemon.restore(&name, &record).await;
@@ -146,6 +149,40 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// What of these settings can change while it runs counts from now on, also for what is open: it has been judged
+    /// again, and what is refused has ended, when this returns.
+    ///
+    /// # Errors
+    /// The addresses of the host cannot be listed, and nothing has changed; or some flow did not heed it in time.
+    pub async fn change(&self, config: &Config) -> Result<(), ServeError> {
+        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers } = config;
+        let _all = self.0.settings.write().await;
+        let listed = self.0.outside.change(allow_protected, resolvers);
+        listed.map_err(ServeError::own("list the host's addresses"))?;
+        if !self.0.shelf.opens(openable) {
+            self.0.shelf.change(openable);
+        }
+        let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
+        let mut told = Vec::new();
+        for registration in registrations {
+            let turn = registration.turn.lock().await;
+            let text = registration.facts().document.text.to_string();
+            // It compiled before, and what may be opened is no question of form.
+            let Ok(document) = self.compile(text).await else { continue };
+            registration.facts().document = Arc::clone(&document);
+            if let Some(held) = &turn.held {
+                let generation = held.sandbox.replace(Arc::clone(&document.policy));
+                told.push((Arc::clone(&held.sandbox), generation));
+            }
+        }
+        let all = async {
+            for (sandbox, generation) in told {
+                sandbox.settled(generation).await;
+            }
+        };
+        timeout(limits::SETTLE_TIME, all).await.map_err(ServeError::own("end every flow that is refused now, in time"))
     }
 
     /// Takes no more flows and lets those that are open finish, and leaves every sandbox confined and registered as it
@@ -489,7 +526,11 @@ impl Act for Daemon {
     async fn act(&self, action: Action) -> Result<SandboxView, Refusal> {
         let daemon = self.clone();
         // A task of its own: whoever asked may go away in the middle.
-        let done = tokio::spawn(async move { daemon.carry_out(action).await }).await;
+        let done = tokio::spawn(async move {
+            let _settings = daemon.0.settings.read().await;
+            daemon.carry_out(action).await
+        });
+        let done = done.await;
         done.unwrap_or_else(|_| Err(Refusal::Failed("it could not be carried out".to_owned())))
     }
 

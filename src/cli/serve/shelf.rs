@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
@@ -30,14 +31,26 @@ type Digest = [u8; 32];
 
 /// The documents in use.
 pub(super) struct Shelf {
-    openable: Vec<IpNet>,
+    openable: ArcSwap<Vec<IpNet>>,
     documents: Mutex<HashMap<Digest, Weak<Document>>>,
 }
 
 impl Shelf {
     /// An empty shelf; its policies may open these protected ranges.
     pub(super) fn new(openable: Vec<IpNet>) -> Self {
-        Self { openable, documents: Mutex::default() }
+        Self { openable: ArcSwap::from_pointee(openable), documents: Mutex::default() }
+    }
+
+    /// From now on policies may open these protected ranges: what is taken from here on says so, what was taken before
+    /// does not. Nobody may be taking anything meanwhile.
+    pub(super) fn change(&self, openable: &[IpNet]) {
+        self.openable.store(Arc::new(openable.to_vec()));
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether policies may open these ranges, and no others.
+    pub(super) fn opens(&self, openable: &[IpNet]) -> bool {
+        self.openable.load().as_slice() == openable
     }
 
     /// The document with this text: the one that is held, or a new one. A long one takes a while.
@@ -52,7 +65,7 @@ impl Shelf {
             return Ok(document);
         }
         let terms = Terms {
-            author: Author::ControlPlane { openable: self.openable.clone(), secrets: Default::default() },
+            author: Author::ControlPlane { openable: Vec::clone(&self.openable.load()), secrets: Default::default() },
             lacks: vec![
                 (Feature::Forward, "this daemon has no issuer for the token that goes along"),
                 (Feature::Placeholders, "this version of exeat sets headers alone"),
@@ -112,5 +125,12 @@ mod tests {
         };
         assert!(!judged(&open(&[])));
         assert!(judged(&open(&["10.0.0.0/8"])));
+        // The same text means what the list says now.
+        let shelf = Shelf::new(Vec::new());
+        let text = "subnets: { allow: [10.1.0.0/16] }";
+        let before = shelf.take(text.into()).unwrap();
+        shelf.change(&["10.0.0.0/8".parse().unwrap()]);
+        let after = shelf.take(text.into()).unwrap();
+        assert_eq!((judged(&before.policy), judged(&after.policy)), (false, true));
     }
 }

@@ -15,7 +15,7 @@ use crate::config::Control;
 /// # Errors
 /// Something else stands there, or the kernel's.
 pub(super) fn listen(control: &Control) -> io::Result<UnixListener> {
-    let Control { socket, mode, owner, cleartext: _ } = control;
+    let Control { socket, mode, owner, tcp: _, cleartext: _ } = control;
     if let Some(folder) = socket.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }

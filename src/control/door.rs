@@ -1,0 +1,298 @@
+//! A door of the control API: connections of one listener in, each bounded in number and time, and who may ask.
+//!
+//! It accepts, does the TLS handshake and looks at the token; what is asked is not its matter. What it lets in with is
+//! replaced whole by [`Door::change`], and counts from the next request on.
+//!
+//! - `INVARIANT`: where a door wants a token or a certificate, nobody without it gets any answer but 401, whatever the
+//!   path; how long that takes tells nothing of the token.
+//! - `INVARIANT`: an accept that fails closes no door: it is tried again.
+//! - `INVARIANT`: no token is kept, only its digest.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::serve::Listener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::limits;
+
+/// What a token is compared by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// The digest of a token.
+    #[must_use]
+    pub fn of(token: &[u8]) -> Self {
+        let mut kept = [0; 32];
+        kept.copy_from_slice(digest(&SHA256, token).as_ref());
+        Self(kept)
+    }
+
+    /// Whether this is the token. Digests are compared, byte by byte to the end, so that time tells nothing.
+    fn is(&self, token: &[u8]) -> bool {
+        verify_slices_are_equal(&self.0, &Self::of(token).0).is_ok()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What a door lets in with. By default anybody: whoever can write to a Unix socket may.
+#[derive(Debug, Clone, Default)]
+pub struct Lock {
+    /// TLS, where it is spoken. Certificates of clients are asked for by its own verifier.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Which issuers of clients' certificates count, where any do: connections under others are over.
+    pub issuers: Option<Token>,
+    /// What a request must bring.
+    pub token: Option<Token>,
+}
+
+/// See the module's doc.
+#[derive(Default)]
+pub struct Door {
+    lock: ArcSwap<Lock>,
+}
+
+impl Door {
+    /// A door with this lock.
+    #[must_use]
+    pub fn new(lock: Lock) -> Self {
+        Self { lock: ArcSwap::from_pointee(lock) }
+    }
+
+    /// Changes the lock, also for connections that are open.
+    pub fn change(&self, lock: Lock) {
+        self.lock.store(Arc::new(lock));
+    }
+
+    /// Serves what comes to a listener, for ever.
+    pub async fn serve<L: Listener>(self: Arc<Self>, mut listener: L, router: Router) {
+        let slots = Arc::new(Semaphore::new(limits::CONTROL_CONNECTIONS));
+        // Slots are never closed, so there is always one to wait for.
+        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            let (io, _) = listener.accept().await;
+            let connection = Arc::clone(&self).connection(io, router.clone());
+            tokio::spawn(async move {
+                connection.await;
+                drop(slot);
+            });
+        }
+    }
+
+    async fn connection(self: Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+        let Lock { tls, issuers, token: _ } = Lock::clone(&self.lock.load());
+        let Some(config) = tls else { return self.converse(io, issuers, router).await };
+        let handshake = TlsAcceptor::from(config).accept(io);
+        // A client that fails has been told by an alert.
+        if let Ok(Ok(io)) = timeout(limits::CONTROL_HANDSHAKE_TIME, handshake).await {
+            self.converse(io, issuers, router).await;
+        }
+    }
+
+    /// Answers request after request. `issuers` are those by which the client was let in.
+    async fn converse<Io>(self: Arc<Self>, io: Io, issuers: Option<Token>, router: Router)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let answers = TowerToHyperService::new(router);
+        let service = service_fn(move |request: Request<Incoming>| self.answer(&answers, issuers, request));
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(limits::CONTROL_HEAD_TIME);
+        server.max_header_size(limits::CONTROL_HEAD_BYTES);
+        // It ends when the client goes away, or says what cannot be understood, which it has been told.
+        let _ = server.serve_connection(TokioIo::new(io), service).await;
+    }
+
+    fn answer(
+        &self,
+        answers: &TowerToHyperService<Router>,
+        issuers: Option<Token>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
+        let refused = refusal(&self.lock.load(), issuers, request.headers());
+        let answer = refused.is_none().then(|| answers.call(request));
+        async move {
+            match (answer, refused) {
+                (Some(answer), _) => answer.await,
+                (None, refused) => Ok(unauthorized(refused.unwrap_or_default())),
+            }
+        }
+    }
+}
+
+/// Why a request is not answered, if it is not.
+fn refusal(lock: &Lock, issuers: Option<Token>, headers: &HeaderMap) -> Option<&'static str> {
+    if lock.issuers.is_some() && lock.issuers != issuers {
+        return Some("the issuers of clients' certificates have changed: connect again");
+    }
+    let token = lock.token.as_ref()?;
+    let bearer = |value: &HeaderValue| bearer(value.as_bytes()).is_some_and(|given| token.is(given));
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    match (given.next(), given.next()) {
+        (Some(one), None) if bearer(one) => None,
+        (None, _) => Some("send the token: `authorization: Bearer …`"),
+        _ => Some("this is not the token"),
+    }
+}
+
+/// The token of an `authorization` header (RFC 6750 §2.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer ";
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii_start())
+}
+
+/// The answer to whoever may not ask (POLICY §9). Nothing more is read of them.
+fn unauthorized(message: &str) -> Response<Body> {
+    let body = axum::Json(json!({ "error": { "code": "unauthorized", "message": message } }));
+    let headers = [(header::WWW_AUTHENTICATE, "Bearer"), (header::CONNECTION, "close")];
+    (StatusCode::UNAUTHORIZED, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Hands out what it is sent.
+    struct Doorstep(mpsc::UnboundedReceiver<DuplexStream>);
+
+    impl Listener for Doorstep {
+        type Io = DuplexStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> (DuplexStream, ()) {
+            match self.0.recv().await {
+                Some(io) => (io, ()),
+                None => std::future::pending().await,
+            }
+        }
+
+        fn local_addr(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Street(mpsc::UnboundedSender<DuplexStream>);
+
+    impl Street {
+        fn of(door: &Arc<Door>) -> Self {
+            let (send, receive) = mpsc::unbounded_channel();
+            let router = Router::new().route("/", axum::routing::get(|| async { "answered" }));
+            tokio::spawn(Arc::clone(door).serve(Doorstep(receive), router));
+            Self(send)
+        }
+
+        fn connect(&self) -> DuplexStream {
+            let (ours, theirs) = duplex(64 * 1024);
+            self.0.send(theirs).unwrap();
+            ours
+        }
+    }
+
+    async fn ask(io: &mut DuplexStream, headers: &str) -> String {
+        io.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = io.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
+    fn locked(token: &str) -> Lock {
+        Lock { token: Some(Token::of(token.as_bytes())), ..Lock::default() }
+    }
+
+    #[tokio::test]
+    async fn without_the_token_there_is_no_answer() {
+        let street = Street::of(&Arc::new(Door::new(locked("a-token-of-ours-1"))));
+        for refused in [
+            "",
+            "authorization: Bearer a-token-of-ours-2\r\n",
+            "authorization: Bearer a-token-of-ours-\r\n",
+            "authorization: Bearer \r\n",
+            "authorization: Basic a-token-of-ours-1\r\n",
+            "authorization: Bearer a-token-of-ours-1\r\nauthorization: Bearer a-token-of-ours-1\r\n",
+        ] {
+            let answer = ask(&mut street.connect(), refused).await;
+            assert!(answer.starts_with("HTTP/1.1 401 "), "{refused}: {answer}");
+            assert!(answer.contains("\"code\":\"unauthorized\"") && answer.contains("www-authenticate: Bearer"));
+        }
+        for let_in in ["authorization: Bearer a-token-of-ours-1\r\n", "Authorization: bearer  a-token-of-ours-1\r\n"] {
+            let answer = ask(&mut street.connect(), let_in).await;
+            assert!(answer.ends_with("answered"), "{let_in}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_changes_counts_for_what_is_open() {
+        let door = Arc::new(Door::new(locked("a-token-of-ours-1")));
+        let street = Street::of(&door);
+        let mut open = street.connect();
+        assert!(ask(&mut open, "authorization: Bearer a-token-of-ours-1\r\n").await.ends_with("answered"));
+        door.change(locked("a-token-of-ours-2"));
+        assert!(ask(&mut open, "authorization: Bearer a-token-of-ours-1\r\n").await.contains(" 401 "));
+        let mut open = street.connect();
+        assert!(ask(&mut open, "authorization: Bearer a-token-of-ours-2\r\n").await.ends_with("answered"));
+        // Whoever was let in by the certificate of an issuer that counts no more.
+        door.change(Lock { issuers: Some(Token::of(b"others")), ..locked("a-token-of-ours-2") });
+        let answer = ask(&mut open, "authorization: Bearer a-token-of-ours-2\r\n").await;
+        assert!(answer.contains(" 401 ") && answer.contains("connect again"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_bounded_in_number_and_silence() {
+        let street = Street::of(&Arc::new(Door::default()));
+        let silent: Vec<_> = (0..limits::CONTROL_CONNECTIONS).map(|_| street.connect()).collect();
+        let mut late = street.connect();
+        let begun = tokio::time::Instant::now();
+        assert!(ask(&mut late, "").await.ends_with("answered"));
+        assert_eq!(begun.elapsed(), limits::CONTROL_HEAD_TIME, "it waited for the silent ones");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_head_is_bounded() {
+        let street = Street::of(&Arc::new(Door::default()));
+        let header = format!("x: {}\r\n", "y".repeat(limits::CONTROL_HEAD_BYTES));
+        assert!(ask(&mut street.connect(), &header).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_is_bounded() {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        let lock = Lock { tls: Some(Arc::new(config)), ..Lock::default() };
+        let mut open = Street::of(&Arc::new(Door::new(lock))).connect();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(begun.elapsed(), limits::CONTROL_HANDSHAKE_TIME);
+    }
+}
