@@ -25,6 +25,8 @@ use exeat::control::action::{
     Act, Action, AttachmentSpec, AttachmentState, Bytes, Draft, PolicyPush, Refusal, SandboxView, Status, Which,
 };
 use exeat::flow::SandboxId;
+use exeat::policy::judge::Question;
+use exeat::policy::verdict::DenyReason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -188,8 +190,9 @@ fn a_sandbox_reaches_what_its_policy_allows_and_nothing_of_the_host() {
     // Even a policy that allows everything opens no address of the host.
     rig.push("exd-a", "allow-all").expect("a policy");
     assert_eq!(rig.asks("exd-a", [ALLOWED, OWN]), ["hello", "ECONNRESET"]);
-    let explained = rig.daemon().explain(&which("exd-a"), "GET", &format!("{OWN}:7"), None).expect("a target");
-    assert_eq!(explained["reason"], "protected-range");
+    let question = Question::connect(&format!("{OWN}:7")).expect("a target");
+    let explained = rig.daemon().explain(&which("exd-a"), &question).expect("a sandbox");
+    assert_eq!(explained.facts.reason(), Some(DenyReason::ProtectedRange));
     let metrics = rig.daemon().metrics();
     assert!(metrics.contains("by=\"protected-range\""), "{metrics}");
 }
