@@ -121,6 +121,11 @@ pub const GLOB_GROUPS: usize = 32;
 pub const SECRET_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a `response` rule.
 pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
+/// Bytes that a secret has at least for its echoes to be searched for: shorter ones stand in any text.
+pub const SCRUB_SHORTEST: usize = 6;
+/// Steps of a secret (its bytes, or the characters of its encoding) that may pass before it is clear whether the rest
+/// follows.
+pub const SCRUB_UNHELD: usize = 3;
 /// Scalars, lists and maps in one policy document.
 pub const POLICY_NODES: usize = 1024 * 1024;
 /// Lists and maps inside one another in a policy document.

@@ -4,6 +4,7 @@
 //! library must copy (a header value) is marked sensitive where it is made ([`inject`]).
 
 pub mod inject;
+pub mod scrub;
 pub mod source;
 
 use std::collections::HashMap;

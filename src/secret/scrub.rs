@@ -1,0 +1,282 @@
+//! Secrets on their way back: what an origin says is searched for the values that it was sent, and these are struck
+//! out before the sandbox reads it.
+//!
+//! It finds a value as it stands, backwards, in hexadecimal and in base64 at any alignment (RFC 4648 §4 and §5, also
+//! broken into lines), each also escaped byte by byte as URLs, JSON, source code and HTML do, wholly or in part, once or
+//! a few times over ([`spelling`]). It reads a text in pieces, wherever they are cut, and passes on at once what cannot
+//! be part of a value. It decodes no content coding: that is done before.
+//!
+//! What is found is struck out with `*`, byte for byte, so a text keeps its length: nothing that frames it must change.
+//!
+//! - `INVARIANT`: however a text is cut into pieces, no more than [`limits::SCRUB_UNHELD`] steps of a value pass: that
+//!   many are passed on at once, for a text may well end in a secret's first letter and wait for an answer.
+//! - `INVARIANT`: what is kept back is the beginning of a form, so it is bounded by the longest spelling of one.
+//! - `INVARIANT`: nothing here prints, and forms of a value are zeroised as the value is.
+//!
+//! **Residual risk.** Whoever transforms what it echoes in a way that is not listed (encrypts, compresses within the
+//! content, spells with look-alikes, answers a few letters at a time over several responses) defeats this. The wall is
+//! the rule's scope: host, method, path. Values shorter than [`limits::SCRUB_SHORTEST`] are not searched for.
+
+mod form;
+mod spelling;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use aho_corasick::packed;
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+use self::form::{Form, Walk};
+use super::Secret;
+use crate::limits;
+
+/// What stands in the place of each byte that was struck out.
+const MARK: u8 = b'*';
+/// How many bytes of a form are looked for before it is gone along.
+const BEGINNING: usize = 3;
+
+/// The values that are searched for, in all their forms. Made once for a set of values and shared.
+pub struct Scrubber {
+    forms: Vec<Form>,
+    /// The bytes that a form may begin with.
+    firsts: [bool; 256],
+    beginnings: Option<Beginnings>,
+}
+
+/// Finds where a form may begin as it stands: three of its bytes. (Their copies here are not zeroised.)
+enum Beginnings {
+    /// With vector instructions.
+    Packed(packed::Searcher),
+    /// Where there are too many, or no such instructions.
+    Automaton(AhoCorasick),
+}
+
+impl Scrubber {
+    /// Searches for these values.
+    #[must_use]
+    pub fn new<'a>(values: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut forms = Vec::new();
+        for value in values {
+            value.expose(|bytes| {
+                if bytes.len() >= limits::SCRUB_SHORTEST {
+                    forms.extend(Form::all(bytes));
+                }
+            });
+        }
+        let mut beginnings: Vec<[u8; BEGINNING]> = forms.iter().flat_map(Form::beginnings).collect();
+        beginnings.sort_unstable();
+        beginnings.dedup();
+        let mut firsts = [false; 256];
+        for [first, ..] in &beginnings {
+            firsts.iter_mut().skip(usize::from(*first)).take(1).for_each(|is_first| *is_first = true);
+        }
+        Self { beginnings: Beginnings::new(&beginnings), firsts, forms }
+    }
+
+    /// Whether there is nothing to search for.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.forms.is_empty()
+    }
+
+    /// A text that is there as a whole, with every value struck out; `None` where there is none.
+    #[must_use]
+    pub fn strike(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let found = self.search(text);
+        if found.whole.is_empty() {
+            return None;
+        }
+        let mut struck = text.to_vec();
+        found.whole.into_iter().for_each(|range| mark(&mut struck, range));
+        Some(struck)
+    }
+
+    /// A text that arrives in pieces.
+    #[must_use]
+    pub fn passage(self: &Arc<Self>) -> Passage {
+        Passage { scrubber: Arc::clone(self), kept: Vec::new(), passed: 0, struck: 0, found: 0 }
+    }
+
+    fn search(&self, text: &[u8]) -> Found {
+        let mut found = Found::default();
+        for start in self.starts(text) {
+            for form in &self.forms {
+                match form.walk(text.get(start..).unwrap_or_default()) {
+                    Walk::Whole(length) => found.add(start..start + length),
+                    Walk::Cut(steps) => found.cut(start, steps, form.len()),
+                    Walk::Nowhere => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Every place where a form may begin, in order: where one begins as it stands, just before an escape or the break
+    /// of a line, and at the end.
+    fn starts(&self, text: &[u8]) -> Vec<usize> {
+        let Some(beginnings) = &self.beginnings else { return Vec::new() };
+        let mut starts: Vec<usize> = Vec::new();
+        beginnings.each(text, |start| starts.push(start));
+        let escapes =
+            memchr::memchr3_iter(b'%', b'\\', b'&', text).chain(memchr::memchr3_iter(b'+', b'\r', b'\n', text));
+        for escape in escapes {
+            // Reading an escape decides for itself whether a form begins there; most begin none.
+            starts.extend((escape.saturating_sub(BEGINNING - 1)..=escape).filter(|start| self.may_begin(text, *start)));
+        }
+        starts.extend(text.len().saturating_sub(BEGINNING - 1)..text.len());
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
+    fn may_begin(&self, text: &[u8], start: usize) -> bool {
+        let first = spelling::readings(text.get(start..).unwrap_or_default());
+        let is_first = |byte: u8| self.firsts.get(usize::from(byte)).copied().unwrap_or_default();
+        first.is_cut || first.found.iter().flatten().any(|reading| is_first(reading.byte))
+    }
+}
+
+impl Beginnings {
+    fn new(texts: &[[u8; BEGINNING]]) -> Option<Self> {
+        if texts.is_empty() {
+            return None;
+        }
+        if let Some(searcher) = packed::Config::new().builder().extend(texts).build() {
+            return Some(Self::Packed(searcher));
+        }
+        // It fails only for more patterns than there can be forms.
+        AhoCorasickBuilder::new().match_kind(MatchKind::Standard).build(texts).ok().map(Self::Automaton)
+    }
+
+    /// Every place where one begins, also of those that overlap.
+    fn each(&self, text: &[u8], mut act: impl FnMut(usize)) {
+        match self {
+            Self::Packed(searcher) => {
+                let mut from = 0;
+                while let Some(found) = searcher.find_in(text, aho_corasick::Span { start: from, end: text.len() }) {
+                    act(found.start());
+                    from = found.start() + 1;
+                }
+            }
+            Self::Automaton(automaton) => automaton.find_overlapping_iter(text).for_each(|found| act(found.start())),
+        }
+    }
+}
+
+/// What a search has found.
+#[derive(Default)]
+struct Found {
+    /// Values, in order, none touching another.
+    whole: Vec<Range<usize>>,
+    /// Where the first begins that the text may cut.
+    cut: Option<usize>,
+    /// Where the first of them begins of which more is there than may pass.
+    held: Option<usize>,
+    /// Where the first of them begins of which the better part is there.
+    nearly_whole: Option<usize>,
+}
+
+impl Found {
+    fn add(&mut self, range: Range<usize>) {
+        match self.whole.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => self.whole.push(range),
+        }
+    }
+
+    fn cut(&mut self, start: usize, steps: usize, of: usize) {
+        self.cut.get_or_insert(start);
+        if steps > limits::SCRUB_UNHELD {
+            self.held.get_or_insert(start);
+        }
+        if 2 * steps > of {
+            self.nearly_whole.get_or_insert(start);
+        }
+    }
+}
+
+/// A text on its way through, in pieces.
+pub struct Passage {
+    scrubber: Arc<Scrubber>,
+    /// The end of what was fed, from where a value may have begun.
+    kept: Vec<u8>,
+    /// How many bytes of that were passed on.
+    passed: usize,
+    /// How many bytes of that belong to a value that was found before.
+    struck: usize,
+    found: usize,
+}
+
+impl Passage {
+    /// Takes the next piece, and gives what may pass now: less, the same, or more than the piece.
+    #[must_use]
+    pub fn feed(&mut self, piece: Bytes) -> Bytes {
+        let mut text = std::mem::take(&mut self.kept);
+        let before = text.len();
+        let found = if before == 0 {
+            self.scrubber.search(&piece)
+        } else {
+            text.extend_from_slice(&piece);
+            self.scrubber.search(&text)
+        };
+        let end = before + piece.len();
+        let (keep, hold) = (found.cut.unwrap_or(end), found.held.unwrap_or(end));
+        let whole = before == 0;
+        let text: &[u8] = if whole { &piece } else { &text };
+        let out = if found.whole.is_empty() && self.struck <= self.passed && self.passed == before && hold == end {
+            piece.clone()
+        } else {
+            self.release(text, hold, &found)
+        };
+        self.found += found.whole.iter().filter(|range| range.start < keep).count();
+        let struck = found.whole.iter().rfind(|range| range.start < keep).map_or(0, |range| range.end).max(self.struck);
+        self.kept = text.get(keep..).unwrap_or_default().to_vec();
+        (self.passed, self.struck) = (hold.max(self.passed).saturating_sub(keep), struck.saturating_sub(keep));
+        out
+    }
+
+    /// The text is at its end: what was kept back. What is the better part of a value is struck out, too.
+    #[must_use]
+    pub fn finish(&mut self) -> Bytes {
+        let text = std::mem::take(&mut self.kept);
+        let mut found = self.scrubber.search(&text);
+        self.found += found.whole.len();
+        if let Some(start) = found.nearly_whole {
+            found.whole.push(start..text.len());
+            self.found += 1;
+        }
+        let out = self.release(&text, text.len(), &found);
+        (self.passed, self.struck) = (0, 0);
+        out
+    }
+
+    /// How many values were struck out.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.found
+    }
+
+    /// What of the text has not been passed on, up to `end`, with what was found struck out.
+    fn release(&self, text: &[u8], end: usize, found: &Found) -> Bytes {
+        let mut out = text.get(self.passed..end).unwrap_or_default().to_vec();
+        let here = |place: usize| place.saturating_sub(self.passed);
+        mark(&mut out, 0..here(self.struck));
+        found.whole.iter().for_each(|range| mark(&mut out, here(range.start)..here(range.end)));
+        out.into()
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.kept.zeroize();
+    }
+}
+
+fn mark(text: &mut [u8], range: Range<usize>) {
+    let end = range.end.min(text.len());
+    text.get_mut(range.start..end).unwrap_or_default().fill(MARK);
+}
