@@ -122,6 +122,8 @@ pub struct Closed {
     pub bytes_out: u64,
     /// Bytes that the sandbox received, as relayed.
     pub bytes_in: u64,
+    /// How many secrets were struck out of what the sandbox received.
+    pub scrubbed: u64,
     /// What went wrong, in one clear sentence, if something did (an upstream that refused, a time-out).
     pub error: Option<Arc<str>>,
 }

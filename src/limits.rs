@@ -126,6 +126,8 @@ pub const SCRUB_SHORTEST: usize = 6;
 /// Steps of a secret (its bytes, or the characters of its encoding) that may pass before it is clear whether the rest
 /// follows.
 pub const SCRUB_UNHELD: usize = 3;
+/// Bytes of an answer that are decoded at once.
+pub const DECODED_BYTES: usize = 32 * 1024;
 /// Scalars, lists and maps in one policy document.
 pub const POLICY_NODES: usize = 1024 * 1024;
 /// Lists and maps inside one another in a policy document.

@@ -18,6 +18,7 @@ pub struct Metrics {
     verdicts: Family<Labels<3>, Counter>,
     closed: Family<Labels<1>, Counter>,
     bytes: Family<Labels<1>, Counter>,
+    scrubbed: Counter,
     sandboxes: Gauge,
     open: Gauge,
 }
@@ -26,14 +27,19 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("exeat");
         let (verdicts, closed, bytes) = (Family::default(), Family::default(), Family::default());
-        let (sandboxes, open) = (Gauge::default(), Gauge::default());
+        let (scrubbed, sandboxes, open) = (Counter::default(), Gauge::default(), Gauge::default());
         let about = "Judgements of flows, requests and refused DNS questions, by route or reason";
         registry.register("verdicts", about, Family::clone(&verdicts));
         registry.register("flows_closed", "Flows that ended, by whether something went wrong", Family::clone(&closed));
         registry.register_with_unit("flow", "Bytes of flows that ended", Unit::Bytes, Family::clone(&bytes));
+        registry.register(
+            "secrets_scrubbed",
+            "Secrets struck out of what origins sent back",
+            Counter::clone(&scrubbed),
+        );
         registry.register("sandboxes", "Sandboxes that are registered", Gauge::clone(&sandboxes));
         registry.register("flows_open", "Flows that were judged and have not ended", Gauge::clone(&open));
-        Self { registry, verdicts, closed, bytes, sandboxes, open }
+        Self { registry, verdicts, closed, bytes, scrubbed, sandboxes, open }
     }
 }
 
@@ -62,11 +68,12 @@ impl Record for Metrics {
                 let labels = [("verdict", verdict), ("by", by), ("protocol", protocol.as_str())];
                 self.verdicts.get_or_create(&labels).inc();
             }
-            Kind::Close(Closed { name: _, bytes_out, bytes_in, error }) => {
+            Kind::Close(Closed { name: _, bytes_out, bytes_in, scrubbed, error }) => {
                 let end = if error.is_some() { "error" } else { "orderly" };
                 self.closed.get_or_create(&[("end", end)]).inc();
                 self.bytes.get_or_create(&[("direction", "egress")]).inc_by(*bytes_out);
                 self.bytes.get_or_create(&[("direction", "ingress")]).inc_by(*bytes_in);
+                self.scrubbed.inc_by(*scrubbed);
             }
         }
     }
@@ -91,6 +98,7 @@ mod tests {
                 name: crate::flow::Domain::parse("canary.test").ok(),
                 bytes_out: 3,
                 bytes_in: 4,
+                scrubbed: 1,
                 error: None,
             }),
         };
@@ -101,6 +109,7 @@ mod tests {
             "exeat_flows_closed_total{end=\"orderly\"} 2",
             "exeat_flow_bytes_total{direction=\"egress\"} 6",
             "exeat_flow_bytes_total{direction=\"ingress\"} 8",
+            "exeat_secrets_scrubbed_total 2",
             "exeat_sandboxes 2",
             "exeat_flows_open 1",
         ] {

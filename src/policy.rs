@@ -112,6 +112,8 @@ struct Handling {
     rules: Vec<Rule>,
     /// Whether some rule looks at the path, so that its readings matter.
     reads_path: bool,
+    /// Whether some rule sends a header that is not the sandbox's own.
+    brokers: bool,
     /// Ports on which another protocol is relayed by name, and the rule that says so.
     opaque: Vec<(u16, RuleId)>,
 }
@@ -119,6 +121,7 @@ struct Handling {
 impl Handling {
     fn add(&mut self, rule: Rule) {
         self.reads_path |= rule.when.path.is_some();
+        self.brokers |= matches!(rule.then, Then::Transform(_) | Then::Divert(_));
         self.rules.push(rule);
     }
 }
@@ -313,6 +316,14 @@ impl Policy {
     /// The declared secrets and where their values come from.
     pub fn sources(&self) -> impl Iterator<Item = (&SecretName, &SourceSpec)> {
         self.sources.iter()
+    }
+
+    /// What rules send that stands in the document itself and is a credential, by its look or by its header.
+    pub fn credentials(&self) -> impl Iterator<Item = &str> {
+        let rules = self.allow.iter().flat_map(|(_, entry)| entry.rules());
+        let injections =
+            rules.flat_map(|rule| if let Then::Transform(injections) = &rule.then { &**injections } else { &[] });
+        injections.flat_map(Injection::credentials)
     }
 
     /// Variables of the sandbox's environment, and the secrets whose placeholders they hold.
@@ -593,17 +604,19 @@ impl Policy {
         match self.rows_5_and_6(name) {
             Verdict::Deny(denial) => Verdict::Deny(denial),
             Verdict::Allow(Permitted::Mode(rule)) => Verdict::Allow(Action::Forward(self.permit(target(), Some(rule)))),
-            Verdict::Allow(Permitted::Entry(entry)) => match entry.claim(head) {
-                Claim::Ambiguous => self.deny(DenyReason::AmbiguousPath, Some(&entry.id)),
-                Claim::Nobody => Verdict::Allow(Action::Forward(self.permit(target(), Some(&entry.id)))),
-                Claim::Rule(rule) => self.act(rule, head, target()),
-            },
+            Verdict::Allow(Permitted::Entry(entry)) => {
+                let permit = |rule| Permit { is_brokered: entry.brokers(), ..self.permit(target(), Some(rule)) };
+                match entry.claim(head) {
+                    Claim::Ambiguous => self.deny(DenyReason::AmbiguousPath, Some(&entry.id)),
+                    Claim::Nobody => Verdict::Allow(Action::Forward(permit(&entry.id))),
+                    Claim::Rule(rule) => self.act(rule, head, permit(&rule.id)),
+                }
+            }
         }
     }
 
     /// What the rule that claimed a request does with it.
-    fn act(&self, rule: &Rule, head: &RequestHead<'_>, target: Target) -> Verdict<Action> {
-        let permit = self.permit(target, Some(&rule.id));
+    fn act(&self, rule: &Rule, head: &RequestHead<'_>, permit: Permit) -> Verdict<Action> {
         match &rule.then {
             Then::Pass => Verdict::Allow(Action::Forward(permit)),
             Then::Respond(response) => Verdict::Allow(Action::Respond(Arc::clone(response), permit.basis)),
@@ -687,13 +700,19 @@ impl Policy {
     }
 
     fn permit(&self, target: Target, rule: Option<&RuleId>) -> Permit {
-        Permit { target, basis: self.basis(rule), injections: Arc::clone(&self.nothing), observed: None }
+        Permit {
+            target,
+            basis: self.basis(rule),
+            injections: Arc::clone(&self.nothing),
+            observed: None,
+            is_brokered: false,
+        }
     }
 
     /// The permit of what `observe` lets through: nothing is injected.
     fn observed(&self, target: Target, denial: Denial) -> Permit {
         let Denial { reason, basis } = denial;
-        Permit { target, basis, injections: Arc::clone(&self.nothing), observed: Some(reason) }
+        Permit { target, basis, injections: Arc::clone(&self.nothing), observed: Some(reason), is_brokered: false }
     }
 }
 
@@ -711,7 +730,7 @@ enum Claim<'a> {
 
 impl Entry {
     fn new(id: RuleId, handling: Handling) -> Self {
-        let Handling { rules, reads_path: _, opaque } = &handling;
+        let Handling { rules, reads_path: _, brokers: _, opaque } = &handling;
         let handling = (!rules.is_empty() || !opaque.is_empty()).then(|| Box::new(handling));
         Self { id, handling }
     }
@@ -719,6 +738,10 @@ impl Entry {
     /// The rules about requests.
     fn rules(&self) -> &[Rule] {
         self.handling.as_ref().map(|handling| handling.rules.as_slice()).unwrap_or_default()
+    }
+
+    fn brokers(&self) -> bool {
+        self.handling.as_ref().is_some_and(|handling| handling.brokers)
     }
 
     /// The rule that relays another protocol on this port.
@@ -730,7 +753,7 @@ impl Entry {
     /// The first rule whose match holds, if both readings of the path agree on it.
     fn claim(&self, head: &RequestHead<'_>) -> Claim<'_> {
         let Some(handling) = &self.handling else { return Claim::Nobody };
-        let Handling { rules, reads_path, opaque: _ } = &**handling;
+        let Handling { rules, reads_path, brokers: _, opaque: _ } = &**handling;
         let first =
             |path: &[u8]| rules.iter().position(|rule| rule.when.matches(head.method, path, head.query, head.headers));
         let claimed = first(head.path.as_bytes());

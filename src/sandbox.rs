@@ -9,13 +9,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
+use zeroize::Zeroizing;
 
 use crate::flow::{Domain, FlowId, SandboxId};
 use crate::limits;
 use crate::policy::Policy;
-use crate::secret::Secrets;
+use crate::secret::scrub::Scrubber;
+use crate::secret::{Secret, Secrets};
 
 /// A policy in force, and which push put it there (POLICY §1 `generation`).
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct Sandbox {
     generation: watch::Sender<u64>,
     standing: Standing,
     secrets: Secrets,
+    scrubber: ArcSwapOption<Searched>,
     pins: Pins,
     next_flow: AtomicU64,
     flows: Arc<Semaphore>,
@@ -48,6 +51,7 @@ impl Sandbox {
             generation: watch::Sender::new(1),
             standing: Standing::default(),
             secrets,
+            scrubber: ArcSwapOption::empty(),
             pins: Pins::default(),
             next_flow: AtomicU64::new(1),
             flows: Arc::new(Semaphore::new(limits::FLOWS)),
@@ -99,6 +103,23 @@ impl Sandbox {
         &self.secrets
     }
 
+    /// Searches what comes back for all that its rules may send under this policy: every secret, and what stands in the
+    /// document itself and is a credential. Made when it is first needed.
+    #[must_use]
+    pub fn scrubber(&self, snapshot: &Snapshot) -> Arc<Scrubber> {
+        if let Some(searched) = &*self.scrubber.load()
+            && searched.generation == snapshot.generation
+        {
+            return Arc::clone(&searched.scrubber);
+        }
+        let written = |text: &str| Secret::new(Zeroizing::new(text.as_bytes().to_vec()));
+        let written: Vec<Secret> = snapshot.policy.credentials().map(written).collect();
+        let scrubber = Arc::new(Scrubber::new(self.secrets.iter().map(|(_, secret)| secret).chain(&written)));
+        let searched = Searched { generation: snapshot.generation, scrubber: Arc::clone(&scrubber) };
+        self.scrubber.store(Some(Arc::new(searched)));
+        scrubber
+    }
+
     /// Which names its addresses were answered for.
     #[must_use]
     pub fn pins(&self) -> &Pins {
@@ -129,6 +150,12 @@ impl Sandbox {
     pub fn flow_slots(&self) -> Arc<Semaphore> {
         Arc::clone(&self.flows)
     }
+}
+
+/// What is searched for under one policy.
+struct Searched {
+    generation: u64,
+    scrubber: Arc<Scrubber>,
 }
 
 /// The generation of what was not judged yet, and so permits nothing.

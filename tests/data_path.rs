@@ -10,6 +10,7 @@ mod support;
 
 mod data_path {
     pub(crate) mod rig;
+    mod scrubbing;
 }
 
 use std::process::Stdio;

@@ -171,8 +171,14 @@ struct CloseFields<'a> {
     port: Option<u16>,
     bytes_out: u64,
     bytes_in: u64,
+    #[serde(skip_serializing_if = "is_none_of_them")]
+    scrubbed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+}
+
+fn is_none_of_them(count: &u64) -> bool {
+    *count == 0
 }
 
 impl<'a> From<&'a Event> for Line<'a> {
@@ -181,13 +187,11 @@ impl<'a> From<&'a Event> for Line<'a> {
         let (address, port) = (dst.map(|dst| dst.ip()), dst.map(|dst| dst.port()));
         let (event, what) = match kind {
             Kind::Verdict(judged) => ("verdict", What::Verdict(verdict_fields(judged, address, port))),
-            Kind::Close(Closed { name, bytes_out, bytes_in, error }) => {
+            Kind::Close(Closed { name, bytes_out, bytes_in, scrubbed, error }) => {
                 let name = name.as_ref().map(|name| name.as_str());
-                let (bytes_out, bytes_in) = (*bytes_out, *bytes_in);
-                (
-                    "close",
-                    What::Close(CloseFields { name, address, port, bytes_out, bytes_in, error: error.as_deref() }),
-                )
+                let (bytes_out, bytes_in, scrubbed) = (*bytes_out, *bytes_in, *scrubbed);
+                let error = error.as_deref();
+                ("close", What::Close(CloseFields { name, address, port, bytes_out, bytes_in, scrubbed, error }))
             }
         };
         Self { time: rfc3339(*time), sandbox: sandbox.as_str(), flow: flow.map(|flow| flow.0), event, what }
@@ -349,7 +353,10 @@ mod tests {
 
     #[test]
     fn a_close_counts_bytes_and_says_what_went_wrong() {
-        let close = Closed { name: None, bytes_out: 7, bytes_in: 9, error: Some("connection refused".into()) };
+        let close =
+            Closed { name: None, bytes_out: 7, bytes_in: 9, scrubbed: 0, error: Some("connection refused".into()) };
+        let scrubbed = Closed { scrubbed: 2, ..close.clone() };
+        assert!(written(&[event(Kind::Close(scrubbed))]).contains(r#""bytes_in":9,"scrubbed":2,"error""#));
         let line = written(&[event(Kind::Close(close))]);
         let tail = concat!(
             r#""event":"close","address":"140.82.112.5","port":443,"bytes_out":7,"bytes_in":9,"#,

@@ -262,7 +262,11 @@ mod tests {
         }
 
         fn close(&self, flow: u64, bytes_out: u64, bytes_in: u64) -> &Self {
-            self.record(Some(flow), None, Kind::Close(Closed { name: None, bytes_out, bytes_in, error: None }))
+            self.record(
+                Some(flow),
+                None,
+                Kind::Close(Closed { name: None, bytes_out, bytes_in, scrubbed: 0, error: None }),
+            )
         }
 
         fn text(&self) -> String {

@@ -8,13 +8,16 @@
 //!   injection (POLICY §8).
 //! - `INVARIANT`: a request is judged by the fields that go out: hop-by-hop fields, and whatever `Connection` names, go
 //!   before it is judged, and so before injection, never after.
+//! - `INVARIANT`: an answer of an origin that rules send headers to passes only as it is searched for what they send.
 
 mod authority;
+mod coding;
 mod guard;
 mod headers;
 mod live;
 mod payload;
 mod refuse;
+mod scrub;
 mod serve;
 mod upgrade;
 mod upstreams;
@@ -40,6 +43,7 @@ use guard::{Fault, Watch};
 use live::Live;
 use payload::{Payload, PayloadError};
 use refuse::Answer;
+use scrub::Scrub;
 use upstreams::{Lease, SendError, Upstreams, Wanted};
 
 pub(super) use serve::serve;
@@ -64,6 +68,7 @@ struct Switched {
     down: OnUpgrade,
     up: OnUpgrade,
     live: Arc<Live>,
+    scrub: Option<Scrub>,
 }
 
 /// A request's head, kept for as long as the request lives, so that it can be judged again.
@@ -81,6 +86,7 @@ struct Permitted {
     generation: u64,
     injections: Injections,
     live: Arc<Live>,
+    scrub: Option<Scrub>,
 }
 
 impl Conversation {
@@ -181,7 +187,8 @@ impl Conversation {
                 continue;
             }
             drop(due);
-            let permitted = Permitted { permit, generation: snapshot.generation, injections, live };
+            let scrub = self.scrub(&permit, &snapshot);
+            let permitted = Permitted { permit, generation: snapshot.generation, injections, live, scrub };
             return self.forward(permitted, &asked, Request::from_parts(parts, body), lease, switch).await;
         }
     }
@@ -199,16 +206,25 @@ impl Conversation {
         self.upstreams.lease(&self.ctx, permit, snapshot, Wanted { scheme: self.scheme, version }).await
     }
 
+    /// What reads the answers of this permit's origin, where they may hold what rules send.
+    fn scrub(&self, permit: &Permit, snapshot: &Snapshot) -> Option<Scrub> {
+        let scrubber = permit.is_brokered().then(|| self.ctx.sandbox.scrubber(snapshot))?;
+        (!scrubber.is_idle()).then(|| Scrub::new(scrubber, Arc::clone(&self.ledger)))
+    }
+
     /// Sends a permitted request and brings its answer.
     async fn forward(
         &self,
         permitted: Permitted,
         asked: &Asked,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         mut lease: Lease,
         switch: Option<OnUpgrade>,
     ) -> Result<Response<Payload>, PayloadError> {
-        let Permitted { permit, generation, injections, live } = permitted;
+        let Permitted { permit, generation, injections, live, scrub } = permitted;
+        if scrub.is_some() {
+            Scrub::prepare(request.headers_mut());
+        }
         let Some(request) = self.outbound(request, asked, injections, &lease, &live) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
@@ -228,15 +244,23 @@ impl Conversation {
                 return Ok(self.fail(sentence, StatusCode::BAD_GATEWAY));
             };
             let up = hyper::upgrade::on(&mut response);
-            self.switch(Switched { down, up, live });
             headers::sanitise_response(response.headers_mut());
+            scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
+            self.switch(Switched { down, up, live, scrub });
             upgrade::restore(response.headers_mut());
             return Ok(response.map(|_| payload::whole(bytes::Bytes::new())));
         }
         let (mut head, body) = response.into_parts();
         headers::sanitise_response(&mut head.headers);
         head.extensions.clear();
-        let body = payload::passing(body, live.cut(), Vec::new(), (live, lease.driver()));
+        let mut body = payload::passing(body, live.cut(), Vec::new(), (live, lease.driver()));
+        if let Some(scrub) = scrub {
+            scrub.head(&mut head.headers);
+            body = match scrub.body(&mut head.headers, body) {
+                Ok(body) => body,
+                Err(error) => return Ok(self.fail(&error.to_string(), StatusCode::BAD_GATEWAY)),
+            };
+        }
         self.upstreams.give_back(lease, &permit, generation).await;
         Ok(Response::from_parts(head, body))
     }

@@ -27,6 +27,7 @@ pub(super) struct Ledger {
     error: OnceLock<Arc<str>>,
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
+    scrubbed: AtomicU64,
     reset: AtomicBool,
 }
 
@@ -42,6 +43,7 @@ impl Ledger {
             error: OnceLock::new(),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
+            scrubbed: AtomicU64::new(0),
             reset: AtomicBool::new(false),
         }
     }
@@ -70,6 +72,11 @@ impl Ledger {
         self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
     }
 
+    /// Counts the secrets that were struck out of what the sandbox received.
+    pub(super) fn scrubbed(&self, count: usize) {
+        self.scrubbed.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
     /// Makes the end of the sandbox's connection a reset.
     pub(super) fn end_with_reset(&self) {
         self.reset.store(true, Ordering::Release);
@@ -85,6 +92,7 @@ impl Ledger {
             name: self.name.get().cloned(),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            scrubbed: self.scrubbed.load(Ordering::Relaxed),
             error: self.error.get().cloned(),
         }));
     }

@@ -20,7 +20,7 @@ use serde::ser::SerializeStruct;
 use super::wire::{Document, Documents, Source, Span};
 use crate::limits;
 pub use code::{Code, Severity};
-pub(super) use discreet::is_opaque;
+pub(super) use discreet::{carries_credentials, is_opaque};
 pub use discreet::{discreet, harmless, looks_like_credential};
 pub use style::{Ink, Style};
 

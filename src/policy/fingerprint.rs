@@ -86,7 +86,9 @@ impl Entry {
 
 fn entry_content(hash: &mut Hash, entry: &Entry) {
     let Entry { id: _, handling } = entry;
-    let Some(Handling { rules, reads_path: _, opaque }) = handling.as_deref() else { return hash.number(0) };
+    let Some(Handling { rules, reads_path: _, brokers: _, opaque }) = handling.as_deref() else {
+        return hash.number(0);
+    };
     hash.number(1);
     hash.list(opaque.iter(), |hash, (port, _)| hash.number(u64::from(*port)));
     hash.list(rules.iter(), |hash, Rule { id: _, when, then }| {

@@ -93,7 +93,7 @@ struct Form {
 
 impl Form {
     fn entry(&mut self, pattern: DomainPattern<&str>, entry: &Entry) {
-        let Some(Handling { rules, reads_path: _, opaque }) = entry.handling.as_deref() else { return };
+        let Some(Handling { rules, reads_path: _, brokers: _, opaque }) = entry.handling.as_deref() else { return };
         for Rule { id: _, when, then } in rules {
             let (list, mut told) = match then {
                 Then::Pass => ("passRules", json!({})),

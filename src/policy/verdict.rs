@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::diagnostic::{carries_credentials, looks_like_credential};
 use crate::flow::{Domain, SecretName};
 
 /// A policy's answer. There is no third arm and no default (HOUSE habit 4).
@@ -307,6 +308,7 @@ pub struct Permit {
     pub(super) basis: Basis,
     pub(super) injections: Arc<[Injection]>,
     pub(super) observed: Option<DenyReason>,
+    pub(super) is_brokered: bool,
 }
 
 impl Permit {
@@ -326,6 +328,13 @@ impl Permit {
     #[must_use]
     pub fn injections(&self) -> &[Injection] {
         &self.injections
+    }
+
+    /// Whether the origin is one that rules send headers to: what it answers may hold them, whether or not this very
+    /// request was sent any.
+    #[must_use]
+    pub fn is_brokered(&self) -> bool {
+        self.is_brokered
     }
 
     /// Under `observe`: the reason for which this would have been denied (POLICY §8).
@@ -367,6 +376,21 @@ pub struct Injection {
     pub spelled: Box<str>,
     /// Its value, secrets still by name.
     pub value: Template,
+}
+
+impl Injection {
+    /// The words of its value that stand in the document itself and are credentials.
+    pub(super) fn credentials(&self) -> impl Iterator<Item = &str> {
+        let sole = match self.value.0.as_slice() {
+            [Part::Literal(text)] if carries_credentials(self.header.as_str()) => text.split_whitespace().next_back(),
+            _ => None,
+        };
+        let literals = self.value.0.iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(text.split_whitespace()),
+            Part::Secret(_) => None,
+        });
+        literals.flatten().filter(|word| looks_like_credential(word)).chain(sole)
+    }
 }
 
 /// A header value with secrets by name: `Bearer ${secrets.GITHUB}`.

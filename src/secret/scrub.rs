@@ -254,6 +254,12 @@ impl Passage {
         out
     }
 
+    /// How many bytes were fed and not passed on.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.kept.len().saturating_sub(self.passed)
+    }
+
     /// How many values were struck out.
     #[must_use]
     pub fn found(&self) -> usize {

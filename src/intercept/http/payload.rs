@@ -28,6 +28,8 @@ pub(super) enum PayloadError {
     Broken(hyper::Error),
     /// The policy changed and no longer permits the request.
     Revoked,
+    /// It cannot be searched for secrets, and must be.
+    Unreadable,
 }
 
 impl fmt::Display for PayloadError {
@@ -35,6 +37,7 @@ impl fmt::Display for PayloadError {
         f.write_str(match self {
             Self::Broken(_) => "the message broke off",
             Self::Revoked => "a change of policy ended the request",
+            Self::Unreadable => "the answer cannot be searched for secrets",
         })
     }
 }
@@ -43,7 +46,7 @@ impl Error for PayloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Revoked => None,
+            Self::Revoked | Self::Unreadable => None,
         }
     }
 }

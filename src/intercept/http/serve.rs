@@ -75,15 +75,19 @@ where
     }
 }
 
-/// Moves the bytes of a WebSocket, unread, until a side ends it or its request is revoked.
+/// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is revoked.
 async fn relay_switched(switched: Switched, conversation: &Conversation) {
-    let Switched { down, up, live } = switched;
+    let Switched { down, up, live, scrub } = switched;
     let (Ok(down), Ok(up)) = (down.await, up.await) else {
         conversation.ledger.error("the connection broke while it switched protocols");
         return;
     };
-    let mut relay = pin!(splice::relay(TokioIo::new(down), TokioIo::new(up), live.cut()));
-    if !matches!(relay.as_mut().await.end, splice::End::Closed) {
+    let (down, up) = (TokioIo::new(down), TokioIo::new(up));
+    let relayed = match scrub {
+        None => Box::pin(splice::relay(down, up, live.cut())).await,
+        Some(scrub) => Box::pin(splice::relay(down, scrub.stream(up), live.cut())).await,
+    };
+    if !matches!(relayed.end, splice::End::Closed) {
         conversation.ledger.end_with_reset();
     }
 }

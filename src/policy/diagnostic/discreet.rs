@@ -75,6 +75,13 @@ pub fn looks_like_credential(text: &str) -> bool {
     discreet(text) != harmless(text)
 }
 
+/// Whether a header of this name, in lower case, is there to carry a credential.
+pub(in crate::policy) fn carries_credentials(header: &str) -> bool {
+    let last = header.rsplit(['-', '_']).next().unwrap_or(header);
+    matches!(last, "authorization" | "cookie" | "token" | "key" | "apikey" | "secret" | "password" | "auth")
+        && !header.contains("idempotency")
+}
+
 /// Characters that would move the cursor or turn the text around in a terminal.
 fn is_invisible(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -410,7 +410,8 @@ impl<'a> Walk<'a> {
 
     fn act(&mut self, rule: &Rule, head: &RequestHead<'_>) -> Progress {
         let rule_id = Some(&rule.id);
-        match self.policy.act(rule, head, Target::Address(head.dst.0)) {
+        let permit = self.policy.permit(Target::Address(head.dst.0), rule_id);
+        match self.policy.act(rule, head, permit) {
             Verdict::Deny(denial) => {
                 self.note(match denial.reason {
                     DenyReason::PlaintextInjection => ", which is never done in clear",

@@ -7,7 +7,7 @@
 
 use http::HeaderName;
 
-use crate::policy::diagnostic::is_opaque;
+use crate::policy::diagnostic::{carries_credentials, is_opaque};
 
 /// A key of a service.
 struct Kind {
@@ -154,13 +154,6 @@ fn is_stand_in(text: &str) -> bool {
 /// The longest part of letters and digits alone.
 fn longest_run(text: &str) -> usize {
     text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::len).max().unwrap_or_default()
-}
-
-/// Whether a header of this name, in lower case, is there to carry a credential.
-fn carries_credentials(header: &str) -> bool {
-    let last = header.rsplit(['-', '_']).next().unwrap_or(header);
-    matches!(last, "authorization" | "cookie" | "token" | "key" | "apikey" | "secret" | "password" | "auth")
-        && !header.contains("idempotency")
 }
 
 /// Whether it holds `$VARIABLE`, `{{ … }}`, `%VARIABLE%` or `secrets.NAME`: what others replace, and exeat does not.
