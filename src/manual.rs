@@ -33,7 +33,9 @@
 /// - Unix sockets that are bound after the start, or renamed or hard-linked before it.
 /// - A masked file that is replaced outside (another renamed over it) while the sandbox runs is seen inside: the kernel
 ///   drops the mask with the file that it lay on. Masked directories are not concerned.
-/// - An origin may echo the credential that it was sent.
+/// - An origin may echo the credential that it was sent. Echoes are struck out of its answers in every form that
+///   [`crate::secret::scrub`] lists; one that transforms what it echoes in another way, or that tells a few letters at
+///   a time, is not seen through.
 /// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
 ///   table that is taken away is made again at once, and told, but not by a daemon that is not running.
 /// - One kernel is shared; timing and volume of allowed traffic speak.
@@ -52,7 +54,8 @@ pub mod threat_model {}
 /// 4. *Decide.* [`crate::policy::Policy::decide`] gives exactly one verdict, with reason and rule.
 /// 5. *Splice*: the name's own addresses are resolved on the host, each is vetted at the moment of dialling, and bytes
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
-///    permit, secrets are put into headers last, and only an upstream whose certificate was verified receives it.
+///    permit, secrets are put into headers last, and only an upstream whose certificate was verified receives it. What
+///    such an origin answers is searched for what it was sent, and that is struck out ([`crate::secret::scrub`]).
 /// 6. *Record.* One event for the verdict, one for the end.
 ///
 /// A DNS question goes a shorter way: name judged first, asked of the host's resolver if allowed, addresses vetted,
@@ -221,6 +224,8 @@ pub mod clauses {}
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
+/// | F58 an origin echoes what it was sent: in fields, bodies, trailers and WebSockets, encoded, compressed, in pieces | `f58_an_echo_is_struck_out_of_fields_and_bodies_in_every_coding`, `f58_it_is_struck_out_across_chunks_and_in_trailers_and_nothing_else_waits`, `f58_it_is_struck_out_over_http2_and_where_this_request_injected_nothing`, `f58_it_is_struck_out_of_what_a_websocket_brings`, `f58_a_credential_in_the_document_is_struck_out_and_plain_words_are_not` |
+/// | F58 asking for a part, or for a coding that cannot be read | `f58_no_part_and_no_coding_is_asked_for_that_could_not_be_read`, `f58_what_cannot_be_read_does_not_pass` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |

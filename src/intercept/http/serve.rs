@@ -75,7 +75,8 @@ where
     }
 }
 
-/// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is revoked.
+/// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is
+/// revoked.
 async fn relay_switched(switched: Switched, conversation: &Conversation) {
     let Switched { down, up, live, scrub } = switched;
     let (Ok(down), Ok(up)) = (down.await, up.await) else {

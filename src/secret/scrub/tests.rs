@@ -1,3 +1,5 @@
+//! Every echo, cut in every place.
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
