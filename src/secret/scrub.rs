@@ -2,9 +2,9 @@
 //! out before the sandbox reads it.
 //!
 //! It finds a value as it stands, backwards, in hexadecimal and in base64 at any alignment (RFC 4648 §4 and §5, also
-//! broken into lines), each also escaped byte by byte as URLs, JSON, source code and HTML do, wholly or in part, once
-//! or a few times over ([`spelling`]). It reads a text in pieces, wherever they are cut, and passes on at once what cannot
-//! be part of a value. It decodes no content coding: that is done before.
+//! broken into lines), each also escaped byte by byte as URLs, JSON, source code and HTML do ([`spelling`]), wholly or
+//! in part, once or a few times over. It reads a text in pieces, wherever they are cut, and passes on at once what
+//! cannot be part of a value. It decodes no content coding: that is done before.
 //!
 //! What is found is struck out with `*`, byte for byte, so a text keeps its length: nothing that frames it must change.
 //!
