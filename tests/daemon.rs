@@ -10,6 +10,12 @@ mod attachments {
     pub(crate) mod ground;
 }
 
+mod serve {
+    pub(crate) mod doors;
+    pub(crate) mod reload;
+    pub(crate) mod verb;
+}
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

@@ -43,7 +43,7 @@ fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// The ranges that are protected on this host, kept true while its addresses come and go and the operator's mind changes.
+/// The ranges that are protected on this host, kept true while its addresses come and go and the settings change.
 pub(super) struct Guard {
     protected: Arc<ArcSwap<Protected>>,
     /// Taken out of protection. Held while what follows from it is made, so that two changes do not cross.

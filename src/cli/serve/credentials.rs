@@ -160,8 +160,8 @@ impl fmt::Display for CredentialError {
             Fault::TooLong => write!(f, "{path} holds more than {} bytes", limits::CREDENTIAL_BYTES),
             Fault::Token => write!(
                 f,
-                "{path} holds no token: one line of {} letters, digits or signs at least, such as `openssl rand -hex 32` \
-                 prints",
+                "{path} holds no token: one line of {} letters, digits or signs at least, such as \
+                 `openssl rand -hex 32` prints",
                 limits::TOKEN_LEAST
             ),
             Fault::NoCertificate => write!(f, "{path} holds no certificate in PEM"),
