@@ -99,10 +99,16 @@ pub const CONTROL_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub const CONTROL_HEAD_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request to the control API.
 pub const CONTROL_HEAD_BYTES: usize = 32 * 1024;
+/// Sandboxes that are being told at once that the control API's socket does not answer them; more are told nothing.
+pub const CONTROL_REFUSALS: usize = 16;
 /// Characters that a token of the control API has at least: fewer can be guessed.
 pub const TOKEN_LEAST: usize = 16;
 /// Bytes of a file that holds a token, a key or certificates of the control API.
 pub const CREDENTIAL_BYTES: usize = 256 * 1024;
+/// How long `exeat ctl` waits for the answer of a daemon.
+pub const CTL_TIME: Duration = Duration::from_secs(60);
+/// Bytes of an answer that `exeat ctl` reads.
+pub const CTL_BYTES: usize = 64 * 1024 * 1024;
 /// Files of the audit record that may be kept beside the one that is written.
 pub const AUDIT_FILES: u32 = 1000;
 /// Bytes of a file of settings.

@@ -38,6 +38,9 @@
 ///   a time, is not seen through.
 /// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
 ///   table that is taken away is made again at once, and told, but not by a daemon that is not running.
+/// - The daemon's Unix socket is a file. Whoever is in the network namespace of an attached sandbox is not let in by
+///   it; a container behind an interface of the host, whose own namespace the daemon does not know, must not see its
+///   path.
 /// - One kernel is shared; timing and volume of allowed traffic speak.
 pub mod threat_model {}
 
@@ -204,7 +207,7 @@ pub mod clauses {}
 /// | C25 NAT64, 6to4, Teredo | `c25_translated_and_tunnelled_addresses` |
 /// | C27 addresses spelled as names | `c27_addresses_spelled_as_names` |
 /// | C28 special ranges, metadata | `c28_special_ranges` |
-/// | C29 the host itself, our own listener | `c29_the_hosts_own_addresses`, `c29_the_listeners_own_port_is_a_loop` |
+/// | C29 the host itself, our own listener, the control API of a daemon | `c29_the_hosts_own_addresses`, `c29_the_listeners_own_port_is_a_loop`, `c29_no_sandbox_reaches_the_control_api_or_another_listener` |
 /// | C30 an allowed name that resolves to a private address | `c30_an_allowed_name_resolves_to_a_private_address` |
 /// | C31 a mixed answer | `c31_a_mixed_answer` |
 /// | C32 rebinding | `c32_rebinding` |

@@ -12,6 +12,7 @@ mod attachments {
 
 mod serve {
     pub(crate) mod doors;
+    pub(crate) mod pki;
     pub(crate) mod reload;
     pub(crate) mod verb;
 }

@@ -31,7 +31,7 @@ impl AttachmentId {
     ///
     /// # Errors
     /// The kernel's (before Linux 5.14: `ENOPROTOOPT`).
-    pub(super) fn of_namespace(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn of_namespace(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let boot = boot(text.trim_end()).ok_or_else(|| io::Error::other("the boot's id has another form"))?;
         Ok(Self { boot, namespace: sys::netns_cookie(socket)?, interface: None })

@@ -137,7 +137,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// Whose daemon it is (XDG Base Directory Specification, for whoever is not root).
-fn home(variable: impl Fn(&str) -> Option<PathBuf>) -> Home {
+pub(super) fn home(variable: impl Fn(&str) -> Option<PathBuf>) -> Home {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {
         return Home::System;
@@ -160,7 +160,7 @@ fn run_daemon(arguments: &ServeArguments, config: Config, locks: Locks) -> Resul
         let daemon = Daemon::open(&config, Arc::clone(&audit) as _).await?;
         // Nobody else serves this state directory by now, so what stands at the socket's path is nobody's.
         let listeners = Listeners::open(&config, locks).await?;
-        let (doors, mut api) = listeners.serve(&control::router(Arc::new(daemon.clone())));
+        let (doors, mut api) = listeners.serve(&control::router(Arc::new(daemon.clone())), &daemon);
         let running = Running { arguments, started: config, daemon, doors, audit: &audit };
         let manager = Manager::of_environment();
         manager.tell("READY=1");

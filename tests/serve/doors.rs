@@ -7,30 +7,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use exeat::attach::LISTENER_PORT;
-use exeat::attach::netns::SANDBOX_IPV4;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-
+use crate::serve::pki::certify;
 use crate::serve::verb::{OTHER, OURS, Verb, write_private};
 use crate::support::PATIENCE;
+use exeat::attach::LISTENER_PORT;
+use exeat::attach::netns::SANDBOX_IPV4;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-/// Puts `NAME.pem` of a root into the folder, and `NAME-leaf.pem` with its key, for the daemon's address and for a
-/// client.
-fn certify(folder: &Path, name: &str) {
-    let key = KeyPair::generate().expect("a key");
-    let mut root = CertificateParams::new(Vec::new()).expect("parameters");
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.distinguished_name.push(DnType::CommonName, name);
-    let certificate = root.self_signed(&key).expect("a certificate");
-    std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).expect("a file");
-    let leaf = KeyPair::generate().expect("a key");
-    let signed = CertificateParams::new(vec![OURS.to_owned()]).expect("parameters");
-    let signed = signed.signed_by(&leaf, &Issuer::new(root, &key)).expect("a certificate");
-    std::fs::write(folder.join(format!("{name}-leaf.pem")), signed.pem()).expect("a file");
-    write_private(&folder.join(format!("{name}-leaf.key")), &leaf.serialize_pem());
-}
 
 const TLS: &str = "address: '203.0.113.9:8421', certificate: {}/one-leaf.pem, key: {}/one-leaf.key";
 
@@ -159,8 +142,16 @@ fn tries(verb: &Verb, sandbox: &str, urls: &[String]) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
+/// Connects more often than the daemon refuses at once, and shows what comes back.
+const CROWD: &str = "
+import socket, sys
+crowd = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+for s in crowd: s.connect(sys.argv[1])
+print({s.recv(99) for s in crowd})
+";
+
 #[test]
-fn no_sandbox_reaches_the_api_or_another_listener() {
+fn c29_no_sandbox_reaches_the_control_api_or_another_listener() {
     let settings = format!(
         "allowProtected: [{OTHER}/32]\ncontrol: {{ tcp: {{ {TLS}, tokenFile: {{}}/token }}, \
          insecureLoopback: {{ address: '127.0.0.1:8420', tokenFile: {{}}/token }} }}\n"
@@ -202,7 +193,23 @@ fn no_sandbox_reaches_the_api_or_another_listener() {
         }
         assert!(answers.iter().any(|answer| answer.ends_with("protected-range")), "{answers:?}");
     }
+    // A network namespace hides no Unix socket: the daemon itself tells who is in one.
+    let socket = verb.at("control.sock");
+    for sandbox in ["exd-a", "exd-b"] {
+        let mut curl = Command::new("ip");
+        curl.args(["netns", "exec", sandbox, "curl", "--silent", "--include", "--max-time", "20", "--unix-socket"]);
+        let answer = verb.output({
+            curl.arg(&socket).arg("http://localhost/v2/sandboxes");
+            curl
+        });
+        let answer = String::from_utf8(answer.stdout).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("does not answer sandboxes"), "{answer}");
+    }
+    let mut crowd = Command::new("ip");
+    crowd.args(["netns", "exec", "exd-a", "/usr/bin/python3", "-c", CROWD]).arg(&socket);
+    assert_eq!(verb.output(crowd).stdout, b"{b''}\n", "who does not ask is told nothing, be they ever so many");
     // All of it is there, for whoever is on the host.
+    assert_eq!(verb.ask("GET", "/v2/sandboxes", "")["sandboxes"].as_array().map(Vec::len), Some(4));
     let header = format!("authorization: Bearer {TOKEN}");
     for url in &urls[..6] {
         let status = verb.curl(&["--insecure", "-H", &header, url]).0;

@@ -2,14 +2,16 @@
 
 use std::fs::{self, read_to_string};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::serve::verb::{OTHER, OURS, Verb};
-use crate::support::eventually;
 use crate::support::names::Names;
+use crate::support::{PATIENCE, eventually};
 
 /// Asks for a name; the address in the answer.
 const ASKER: &str = r#"
@@ -92,4 +94,32 @@ fn a_fault_changes_nothing() {
     nix::sys::signal::kill(verb.process(), nix::sys::signal::Signal::SIGHUP).expect("it runs");
     let told = verb.tells();
     assert!(told.contains("nothing is changed") && told.contains("serve.yaml"), "{told}");
+}
+
+#[test]
+fn the_record_goes_to_the_journal() {
+    let Some(mut verb) = Verb::start("", |_| ()) else { return };
+    verb.sandbox("exd-a", "\"deny-all\"");
+    verb.ground.place.enter(|| {
+        // Without a journal there is none to write to; this machine's own is not seen from here on.
+        fs::create_dir_all("/run/systemd/journal").expect("root may make it");
+        mount(Some("none"), "/run/systemd", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a file system");
+    });
+    let told = verb.reload("audit: journal\n");
+    assert!(told.contains("nothing is changed: cannot write the audit record: No such file"), "{told}");
+    let journal = verb.ground.place.enter(|| {
+        fs::create_dir_all("/run/systemd/journal").expect("a folder");
+        UnixDatagram::bind("/run/systemd/journal/socket").expect("a socket")
+    });
+    journal.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    assert!(verb.reload("audit: journal\n").ends_with("the settings were read again"));
+    assert_eq!(verb.ground.client("exd-a", &format!("tcp {OURS} 7")), ["ECONNRESET"]);
+    let mut entry = [0; 4096];
+    let length = journal.recv(&mut entry).expect("an entry");
+    let entry = String::from_utf8_lossy(entry.get(..length).unwrap_or_default()).into_owned();
+    let record = "\nMESSAGE={\"time\":";
+    assert!(
+        entry.starts_with("SYSLOG_IDENTIFIER=exeat\n") && entry.contains(record) && entry.contains("protected-range"),
+        "{entry}"
+    );
 }

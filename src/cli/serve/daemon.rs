@@ -151,6 +151,11 @@ impl Daemon {
         }
     }
 
+    /// Whether a sandbox is attached under this identity.
+    pub(super) fn has_attached(&self, id: &AttachmentId) -> bool {
+        self.roll().attached.contains_key(id)
+    }
+
     /// What of these settings can change while it runs counts from now on, also for what is open: it has been judged
     /// again, and what is refused has ended, when this returns.
     ///

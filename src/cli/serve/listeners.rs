@@ -1,14 +1,25 @@
 //! Every listener of the control API: the Unix socket, and the TCP addresses that the settings name.
+//!
+//! - `INVARIANT`: nobody in the network namespace of an attached sandbox is let in by the Unix socket, whoever they are
+//!   and however they came to see its path. The kernel says which namespace a connection's other end was made in.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::net::{TcpListener, UnixListener};
+use axum::serve::Listener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{ServeError, credentials, socket};
+use super::{Daemon, ServeError, credentials, socket};
+use crate::attach::AttachmentId;
 use crate::config::{Config, Control};
 use crate::control::door::{Door, Lock};
+use crate::limits;
 
 /// What the TCP addresses let in with.
 pub(super) struct Locks {
@@ -57,14 +68,61 @@ impl Listeners {
     }
 
     /// Answers, in tasks that end with the set.
-    pub(super) fn serve(self, router: &Router) -> (Doors, JoinSet<()>) {
+    pub(super) fn serve(self, router: &Router, daemon: &Daemon) -> (Doors, JoinSet<()>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::new(Door::default()).serve(self.unix, router.clone()));
+        let refusals = Arc::new(Semaphore::new(limits::CONTROL_REFUSALS));
+        let unix = NoSandboxes { listener: self.unix, daemon: daemon.clone(), refusals };
+        tasks.spawn(Arc::new(Door::default()).serve(unix, router.clone()));
         for (listener, door) in self.tcp {
             tasks.spawn(door.serve(listener, router.clone()));
         }
         (self.doors, tasks)
     }
+}
+
+/// The Unix socket, for whoever is in no sandbox.
+struct NoSandboxes {
+    listener: UnixListener,
+    daemon: Daemon,
+    /// Room for those who are being told that they are sandboxes; beyond, they are told nothing.
+    refusals: Arc<Semaphore>,
+}
+
+impl Listener for NoSandboxes {
+    type Io = UnixStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        loop {
+            let (io, _) = Listener::accept(&mut self.listener).await;
+            // The kernel makes our end in the namespace of theirs (unix(7) says nothing of it; a test does).
+            match AttachmentId::of_namespace(io.as_fd()) {
+                Ok(id) if !self.daemon.has_attached(&id) => return (io, ()),
+                _ => {
+                    if let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() {
+                        tokio::spawn(async move {
+                            // Who does not ask at once is told nothing.
+                            let _ = timeout(limits::LINGER, refuse(io)).await;
+                            drop(room);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells a sandbox that it is one (POLICY §9), once it has asked: clients read no answer before.
+async fn refuse(mut io: UnixStream) -> io::Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n\
+        {\"error\":{\"code\":\"forbidden\",\"message\":\"the control API does not answer sandboxes\"}}";
+    let _ = io.read(&mut [0; 4096]).await?;
+    io.write_all(ANSWER).await?;
+    io.shutdown().await
 }
 
 /// The doors of TCP addresses.
