@@ -1,5 +1,7 @@
 //! Verbs, shared options, exit codes.
 
+mod completion;
+pub mod ctl;
 mod data_path;
 mod demo;
 mod doctor;
@@ -42,6 +44,9 @@ enum Verb {
     Run(Box<run::RunArguments>),
     /// Keep many sandboxes, as a control plane says.
     Serve(serve::ServeArguments),
+    /// Ask a daemon, and tell it what to do: sandboxes, their policies, their flows. Ends with 0, or 1 if the daemon
+    /// refuses, 2 on wrong usage, 3 if `policy explain` says that it is denied, 125 if no daemon could be asked.
+    Ctl(Box<ctl::CtlArguments>),
     /// See it work: six requests in real sandboxes, with no Internet and without root.
     Demo,
     /// See whether sandboxes can be made here, and what would mend it.
@@ -55,6 +60,8 @@ enum Verb {
     Explain(policy::ExplainArguments),
     /// Print the JSON Schema of a policy file.
     Schema,
+    /// Print what makes a shell complete exeat's verbs and options.
+    Completion(completion::CompletionArguments),
     /// Say what becomes reachable from one policy to another, and what no longer is.
     Diff(policy::DiffArguments),
 }
@@ -129,12 +136,14 @@ pub fn main() -> ExitCode {
         Ok(arguments) => match arguments.verb {
             Verb::Run(arguments) => run::run(*arguments),
             Verb::Serve(arguments) => serve::serve(&arguments),
+            Verb::Ctl(arguments) => ctl::ctl(&arguments),
             Verb::Demo => demo::demo(),
             Verb::Doctor => doctor::doctor(),
             Verb::Check(arguments) => policy::check(&arguments),
             Verb::Test(arguments) => policy::test(&arguments),
             Verb::Explain(arguments) => policy::explain(&arguments),
             Verb::Schema => policy::schema(),
+            Verb::Completion(arguments) => completion::completion(&arguments),
             Verb::Diff(arguments) => policy::diff(&arguments),
         },
         Err(error) => {
@@ -162,4 +171,26 @@ pub fn main() -> ExitCode {
             u8::try_from(128 + number).unwrap_or(FAILED)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+        // An option of `ctl` holds for all its verbs, so none of these has another of that name.
+        let mut command = Arguments::command();
+        command.build();
+        let mut open: Vec<&clap::Command> = command.get_subcommands().collect();
+        while let Some(verb) = open.pop() {
+            let names: Vec<_> = verb.get_arguments().filter_map(clap::Arg::get_long).collect();
+            let once: std::collections::BTreeSet<_> = names.iter().collect();
+            assert_eq!(once.len(), names.len(), "{}: {names:?}", verb.get_name());
+            open.extend(verb.get_subcommands());
+        }
+    }
 }

@@ -58,7 +58,7 @@ use verdict::{
 pub use diff::diff;
 pub use presets::{preset, presets};
 pub use protected::Protected;
-pub use wire::{Source, schema};
+pub use wire::{Source, near, schema, without_tests};
 
 /// The address that a refused name is answered with, so that an HTTP client can be told why (POLICY §5).
 pub const BLOCK_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

@@ -111,14 +111,14 @@ pub fn print(text: &str, exit: Exit) -> Exit {
 }
 
 /// Data as JSON, to be read by people, too.
-fn json(data: &impl serde::Serialize) -> String {
+pub(in crate::cli) fn json(data: &impl serde::Serialize) -> String {
     // What these verbs write has text for keys and no numbers but whole ones, so it can be written.
     let text = serde_json::to_string_pretty(data).unwrap_or_default();
     format!("{text}\n")
 }
 
 /// `1 file`, `2 files`.
-fn plural(count: usize, thing: &str) -> String {
+pub(in crate::cli) fn plural(count: usize, thing: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{ending}")
 }

@@ -9,6 +9,7 @@
 mod documents;
 mod read;
 mod tree;
+mod upload;
 
 use serde_json::{Value as Json, json};
 
@@ -17,10 +18,12 @@ use super::verdict::DenyReason;
 use super::{Denials, Dns};
 pub use documents::Source;
 pub(super) use documents::{Document, Documents};
+pub use read::near;
 use read::{Definitions, described, is_word, record, record_schema};
 pub(super) use read::{Faults, Field, Flag, Kind, List, Number, Table, Text, Wire, Word, Words};
 pub(super) use tree::Span;
 use tree::{Node, Value};
+pub use upload::without_tests;
 
 /// The JSON Schema (2020-12) of a policy file. It knows every key and the form of its value; what only compiling knows,
 /// such as whether a text is a domain, it leaves to `exeat check`.

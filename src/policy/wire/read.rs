@@ -475,8 +475,9 @@ fn unknown(key: &Key, what: &str, known: &[&str]) -> Fault {
     fault.help(near(&key.text, known).unwrap_or_else(|| format!("its keys are {}", quoted(known))))
 }
 
-/// What was perhaps meant.
-fn near(text: &str, known: &[&str]) -> Option<String> {
+/// What of the known words was perhaps meant by one that is not known, as a question.
+#[must_use]
+pub fn near(text: &str, known: &[&str]) -> Option<String> {
     let near = known.iter().map(|name| (distance(text, name), name)).min_by_key(|(distance, _)| *distance);
     let (_, name) = near.filter(|(distance, name)| *distance <= 1 + name.len() / 4)?;
     Some(format!("did you mean `{name}`?"))
