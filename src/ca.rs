@@ -15,7 +15,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 
 use crate::flow::{Alpn, Domain, SandboxId};
 use crate::limits;
+use crate::limits::bucket::{Bucket, Rate};
 
 /// How far back certificates are valid: a sandbox's clock may be wrong, and images are made with old ones.
 const BACKDATED: Duration = Duration::from_secs(48 * 3600);
@@ -42,6 +43,10 @@ const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 const LEAF_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long before its end a leaf is replaced.
 const RENEWED_BEFORE: Duration = Duration::from_secs(24 * 3600);
+
+/// How many leaves one sandbox may have minted.
+const MINTING: Rate =
+    Rate { count: limits::MINT_RATE as u64, per: Duration::from_secs(1), burst: limits::MINT_BURST as u64 };
 
 /// One sandbox's root, and the leaves minted with it.
 pub struct Authority {
@@ -55,7 +60,7 @@ pub struct Authority {
     /// What the TLS of every name has in common.
     template: ServerConfig,
     leaves: Cache<Domain, Leaf>,
-    budget: Budget,
+    budget: Mutex<Bucket>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -115,7 +120,7 @@ impl Authority {
             signing_key,
             template: template()?,
             leaves: Cache::new(limits::LEAVES),
-            budget: Budget::default(),
+            budget: Mutex::default(),
             clock: Box::new(clock),
         })
     }
@@ -177,7 +182,8 @@ impl Authority {
         if now >= self.ends {
             return Err(MintError::RootEnded);
         }
-        if !self.budget.take(now) {
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(MINTING, since_epoch).is_err() {
             return Err(MintError::Budget);
         }
         let ends = self.ends.min(now + LEAF_LIFE);
@@ -289,25 +295,4 @@ fn template() -> Result<ServerConfig, MintError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new()?;
     Ok(config)
-}
-
-/// What one sandbox may still have minted: [`limits::MINT_BURST`] at once, [`limits::MINT_RATE`] a second beyond.
-#[derive(Default)]
-struct Budget {
-    /// When all that was minted is paid for (the theoretical arrival time of a leaky bucket).
-    paid_at: Mutex<Option<SystemTime>>,
-}
-
-impl Budget {
-    const PRICE: Duration = Duration::from_millis(1000 / limits::MINT_RATE as u64);
-
-    /// Pays for one leaf; `false` where it cannot.
-    fn take(&self, now: SystemTime) -> bool {
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back owes the burst at most.
-        let start = paid_at.unwrap_or(now).clamp(now, now + Self::PRICE * limits::MINT_BURST);
-        let affordable = start <= now + Self::PRICE * (limits::MINT_BURST - 1);
-        *paid_at = Some(if affordable { start + Self::PRICE } else { start });
-        affordable
-    }
 }

@@ -20,6 +20,7 @@ pub mod dns;
 pub mod hello;
 mod http;
 mod ledger;
+mod pace;
 pub mod peek;
 pub mod splice;
 pub mod tls;
@@ -31,7 +32,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::attach::{Arrival, Listener, Reset};
@@ -41,9 +42,11 @@ use crate::dns::Dns;
 use crate::flow::{Flow, Hello, HttpVersion, OriginalDst, Seen};
 use crate::policy::verdict::{Basis, Denial, DenyReason, Permit, Route, Verdict};
 use crate::policy::{Denials, Protected};
+use crate::sandbox::quota::Slot;
 use crate::sandbox::{Changes, Sandbox};
 use http::Conversation;
 use ledger::Ledger;
+use pace::Paced;
 use peek::Prefixed;
 use upstream::Upstream;
 
@@ -122,7 +125,6 @@ impl Shutdown {
 
 /// Takes every connection that arrives at `listener`, until `shutdown`; returns when the last one has ended.
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
-    let slots = ctx.sandbox.flow_slots();
     let mut flows = JoinSet::new();
     loop {
         let arrival = tokio::select! {
@@ -132,9 +134,9 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
             arrival = listener.accept() => arrival,
         };
         let intercept = Intercept::new(&arrival, Arc::clone(&ctx), shutdown.clone());
-        match Arc::clone(&slots).try_acquire_owned() {
-            Ok(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
-            Err(_) => intercept.turn_away(arrival.io),
+        match ctx.sandbox.quota().flows.take() {
+            Some(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
+            None => intercept.turn_away(arrival.io),
         }
     }
     // Who comes now is refused at once.
@@ -165,14 +167,14 @@ impl Intercept {
     }
 
     /// Carries the flow to its end; the slot is free only then.
-    async fn run<Io: Connection>(self, io: Io, slot: OwnedSemaphorePermit) {
+    async fn run<Io: Connection>(self, io: Io, slot: Slot) {
         let closing = self.ledger.closing();
         self.carry(io).await;
         drop(closing);
         drop(slot);
     }
 
-    /// A flow over [`crate::limits::FLOWS`]: refused at once, unread.
+    /// A flow over what the sandbox may have open: refused at once, unread.
     fn turn_away<Io: Connection>(self, io: Io) {
         let _closing = self.ledger.closing();
         reset(io);
@@ -266,6 +268,7 @@ impl Intercept {
                 }
             }
         };
+        let io = Paced::new(io, Arc::clone(&self.ctx.sandbox));
         let relayed = splice::relay(io, up, cut).await;
         self.ledger.moved(relayed.bytes_out, relayed.bytes_in);
         if let splice::End::UpstreamBroke(error) = relayed.end {

@@ -2,6 +2,8 @@
 //!
 //! What a sandbox can send is bounded here and nowhere else; each bound is met by a test.
 
+pub mod bucket;
+
 use std::time::Duration;
 
 /// Bytes of a ClientHello, over all its records (POLICY §4).
@@ -34,8 +36,12 @@ pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 pub const UPSTREAM_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Silence of an upstream after which the kernel asks whether it is still there, and between asking again.
 pub const UPSTREAM_PROBE: Duration = Duration::from_secs(60);
-/// Flows that one sandbox may have open.
+/// Flows that one sandbox may have open, whatever its control plane says.
 pub const FLOWS: usize = 16 * 1024;
+/// Bytes a second, each way, that a sandbox must be left at least: less would not carry what protocols need to begin.
+pub const PACE_LEAST: u64 = 1024;
+/// Bytes that pass at once where bytes are bounded: at least so many, at most so many.
+pub const PACE_STEP: std::ops::RangeInclusive<u64> = 1024..=64 * 1024;
 /// Leaves kept for one root.
 pub const LEAVES: u64 = 1024;
 /// Leaves that one sandbox may have minted at once, before the rate applies.

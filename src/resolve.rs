@@ -18,7 +18,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::flow::{Domain, DomainError};
 use crate::limits;
+use crate::sandbox::quota::Budget;
 
 /// Turns names that were already judged into addresses that are not yet vetted.
 pub trait Resolve: Send + Sync {
@@ -70,7 +71,7 @@ pub enum ResolveError {
     TimedOut,
     /// The host's configuration names no resolver.
     NoResolver,
-    /// The sandbox asked more than [`limits::DNS_BURST`] and [`limits::DNS_PER_MINUTE`] let it.
+    /// The sandbox asked more than its budget lets it.
     OverBudget,
 }
 
@@ -123,10 +124,10 @@ impl HostResolver {
         self.servers.store(Arc::new(servers));
     }
 
-    /// This resolver as one sandbox may use it, with a budget of its own.
+    /// This resolver as one sandbox may use it, with its budget.
     #[must_use]
-    pub fn for_sandbox(self: &Arc<Self>) -> SandboxResolver {
-        SandboxResolver { host: Arc::clone(self), budget: Budget::default() }
+    pub fn for_sandbox(self: &Arc<Self>, budget: Arc<Budget>) -> SandboxResolver {
+        SandboxResolver { host: Arc::clone(self), budget }
     }
 
     fn new(servers: Servers, overrides: Overrides, ipv6: bool) -> Self {
@@ -186,7 +187,7 @@ impl Servers {
 /// The host's resolvers, as one sandbox may use them.
 pub struct SandboxResolver {
     host: Arc<HostResolver>,
-    budget: Budget,
+    budget: Arc<Budget>,
 }
 
 impl SandboxResolver {
@@ -220,7 +221,7 @@ impl SandboxResolver {
         if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > Instant::now()) {
             return fresh.answer();
         }
-        if !self.budget.take() {
+        if self.budget.take().is_err() {
             return Err(ResolveError::OverBudget);
         }
         let fresh = servers.query(name, kind).await?;
@@ -405,35 +406,6 @@ impl Kept {
     fn answer(&self) -> Result<Answer, ResolveError> {
         let records = self.records.clone().ok_or(ResolveError::NotFound)?;
         Ok(Answer { records, ttl: self.until.saturating_duration_since(Instant::now()) })
-    }
-}
-
-/// What one sandbox may still ask: [`limits::DNS_BURST`] at once, [`limits::DNS_PER_MINUTE`] beyond.
-#[derive(Default)]
-struct Budget {
-    /// When all that was asked is paid for (the theoretical arrival time of a leaky bucket).
-    paid_at: Mutex<Option<Instant>>,
-}
-
-impl Budget {
-    const PRICE: Duration = Duration::from_millis(60_000 / limits::DNS_PER_MINUTE as u64);
-
-    /// Pays for one question; `false` where it cannot.
-    fn take(&self) -> bool {
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Self::after_one_more(*paid_at);
-        *paid_at = next.or(*paid_at);
-        next.is_some()
-    }
-
-    fn is_spent(&self) -> bool {
-        Self::after_one_more(*self.paid_at.lock().unwrap_or_else(PoisonError::into_inner)).is_none()
-    }
-
-    fn after_one_more(paid_at: Option<Instant>) -> Option<Instant> {
-        let now = Instant::now();
-        let start = paid_at.map_or(now, |at| at.max(now));
-        (start - now <= Self::PRICE * (limits::DNS_BURST - 1)).then(|| start + Self::PRICE)
     }
 }
 

@@ -1,8 +1,10 @@
-//! The registry: a sandbox, its policy handle, its secrets, its name pins, its live flows.
+//! The registry: a sandbox, its policy handle, its secrets, its name pins, its live flows, what it may use.
 //!
 //! - `INVARIANT`: a [`Snapshot`] is replaced whole; whoever judges takes one and uses it to the end of the judgement.
 //! - `INVARIANT`: pins belong to one sandbox; nothing here is shared between two.
 //! - `INVARIANT`: when [`Sandbox::settled`] is ready, nothing that an earlier policy permitted is still under way.
+
+pub mod quota;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::flow::{Domain, FlowId, SandboxId};
@@ -18,6 +20,7 @@ use crate::limits;
 use crate::policy::Policy;
 use crate::secret::scrub::Scrubber;
 use crate::secret::{Secret, Secrets};
+use quota::{Limits, Quota};
 
 /// A policy in force, and which push put it there (POLICY §1 `generation`).
 #[derive(Debug)]
@@ -38,7 +41,7 @@ pub struct Sandbox {
     scrubber: ArcSwapOption<Searched>,
     pins: Pins,
     next_flow: AtomicU64,
-    flows: Arc<Semaphore>,
+    quota: Quota,
 }
 
 impl Sandbox {
@@ -54,7 +57,7 @@ impl Sandbox {
             scrubber: ArcSwapOption::empty(),
             pins: Pins::default(),
             next_flow: AtomicU64::new(1),
-            flows: Arc::new(Semaphore::new(limits::FLOWS)),
+            quota: Quota::new(&Limits::default()),
         }
     }
 
@@ -145,10 +148,10 @@ impl Sandbox {
         }
     }
 
-    /// Room for [`limits::FLOWS`] flows; a permit of this semaphore is held for as long as a flow lives.
+    /// What it may use, and has used.
     #[must_use]
-    pub fn flow_slots(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.flows)
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 }
 
@@ -274,7 +277,7 @@ mod tests {
     use std::time::Duration;
 
     /// What a future gives at once.
-    trait NowOrNever: Future + Sized {
+    pub(super) trait NowOrNever: Future + Sized {
         fn now_or_never(self) -> Option<Self::Output> {
             match pin!(self).poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(output) => Some(output),

@@ -937,6 +937,82 @@ async fn flows_have_a_limit() {
 }
 
 #[tokio::test]
+async fn a_sandbox_may_have_fewer_flows_than_others_and_more_again() {
+    let rig = Rig::new("allow: { allowed.test: [] }").await;
+    let _origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    rig.limit(r#"{"flows": 1}"#);
+    let held = rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
+    ends_with_a_reset(rig.connect("203.0.113.9:443").await).await;
+    rig.limit(r#"{"flows": 2}"#);
+    rig.tls_trusting(rig.ca.pem(), "allowed.test", 443, &["http/1.1"]).await;
+    assert_eq!(rig.denied(), [DenyReason::Limit]);
+    drop(held);
+}
+
+#[tokio::test]
+async fn requests_over_the_rate_are_told_when_to_come_again() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    rig.limit(r#"{"requestsPerSecond": 1}"#);
+    let mut client = rig.http2("allowed.test").await;
+    let mut ask = async || {
+        let request = Request::get("https://allowed.test/").body(Full::default()).unwrap();
+        let (head, body) = client.send_request(request).await.unwrap().into_parts();
+        (head, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    assert_eq!(ask().await.0.status, StatusCode::OK);
+    // A second may pass before one of these is asked; before all of them, it does not.
+    let refused = loop {
+        let (head, body) = ask().await;
+        if head.status != StatusCode::OK {
+            break (head, body);
+        }
+    };
+    let field = |name: &str| refused.0.headers.get(name).and_then(|value| value.to_str().ok());
+    assert_eq!(refused.0.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!((field("exeat-denied"), field("retry-after")), (Some("limit"), Some("1")));
+    assert!(refused.1.contains("1 requests a second"), "{}", refused.1);
+    let asked = origin.requests().len();
+    rig.limit("{}");
+    for _ in 0..20 {
+        assert_eq!(ask().await.0.status, StatusCode::OK);
+    }
+    assert_eq!((origin.requests().len(), rig.denied()), (asked + 20, vec![DenyReason::Limit]));
+}
+
+#[tokio::test]
+async fn bytes_over_the_rate_wait_and_nothing_is_cut() {
+    const BODY: usize = 300_000;
+    let rig = Rig::new("allow: { spliced.test: [], judged.test: [{ match: { method: [POST] } }] }").await;
+    for (name, port) in [("spliced.test", 443), ("judged.test", 80)] {
+        // At this rate it would take five minutes.
+        rig.limit(r#"{"egressBytesPerSecond": 1024}"#);
+        let https = Speaks::Https(rig.ca.tls(&[name]), echo());
+        let origin = rig.origin(name, if port == 443 { https } else { Speaks::Http(echo()) });
+        let head = format!("POST / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\nContent-Length: {BODY}");
+        let request = format!("{head}\r\n\r\n{}", "x".repeat(BODY));
+        let sending = async {
+            if port == 443 {
+                exchange(&mut rig.tls_trusting(rig.ca.pem(), name, port, &["http/1.1"]).await, &request).await
+            } else {
+                exchange(&mut rig.connect("203.0.113.9:80").await, &request).await
+            }
+        };
+        let lifting = async {
+            while origin.wire().len() < 500 {
+                tokio::task::yield_now().await;
+            }
+            assert!(origin.wire().len() < BODY / 2, "{name}: {} bytes", origin.wire().len());
+            rig.limit("{}");
+        };
+        let (answer, ()) = tokio::join!(sending, lifting);
+        assert_eq!(status(&answer), 200, "{name}");
+        assert_eq!(origin.requests()[0].body.len(), BODY, "{name}");
+    }
+    assert!(rig.denied().is_empty());
+}
+
+#[tokio::test]
 async fn while_it_drains_no_flow_is_taken_and_those_that_are_open_go_on() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));

@@ -102,7 +102,7 @@ impl Outside {
     ) -> io::Result<Serving> {
         let listener = SandboxListener::new(sockets.tcp)?;
         let datagrams = Arc::new(SandboxDatagrams::new(sockets.udp)?);
-        let resolve = Arc::new(self.resolver.for_sandbox());
+        let resolve = Arc::new(self.resolver.for_sandbox(Arc::clone(&sandbox.quota().questions)));
         let protected = self.guard.protected();
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
         let dns = Arc::new(dns);

@@ -480,7 +480,7 @@ async fn tunnelling_under_an_allowed_wildcard_is_bounded() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
     let sandbox = Sandbox::new(SandboxId::new("test").unwrap(), compile(AGENT), Secrets::default());
     let host = Arc::new(ArcSwap::from_pointee(protected(&[])));
-    let resolve = Arc::new(server.host().for_sandbox());
+    let resolve = Arc::new(server.host().for_sandbox(Arc::clone(&sandbox.quota().questions)));
     let dns = Dns::new(Arc::new(sandbox), resolve, host, Arc::new(Events::default()));
     for number in 0..300 {
         let mut question = Message::new(number, MessageType::Query, OpCode::Query);

@@ -37,6 +37,7 @@ use crate::intercept::upstream::DialError;
 use crate::limits;
 use crate::policy::verdict::{Action, Basis, Denial, DenyReason, LocalResponse, Permit, Verdict};
 use crate::sandbox::Snapshot;
+use crate::sandbox::quota::Spent;
 use crate::secret::inject::Injections;
 use authority::{Authority, Expected};
 use guard::{Fault, Watch};
@@ -149,6 +150,9 @@ impl Conversation {
             return Ok(self.stop(Fault::TooLarge).into_response());
         }
         let asked = Arc::new(Asked::new(authority, &parts));
+        if let Err(spent) = self.ctx.sandbox.quota().requests.take() {
+            return Ok(self.put_off(&spent, &asked));
+        }
         loop {
             let mut changes = self.ctx.sandbox.changes();
             let snapshot = changes.catch_up();
@@ -326,11 +330,20 @@ impl Conversation {
 /// How requests end that are not sent.
 impl Conversation {
     fn deny(&self, denial: &Denial, asked: &Asked) -> Response<Payload> {
-        let answer = self.word(denial, asked.authority.name.as_ref().map(Domain::as_str));
+        self.record_denial(denial, asked, self.word(denial, asked.host()))
+    }
+
+    fn record_denial(&self, denial: &Denial, asked: &Asked, answer: Answer) -> Response<Payload> {
         let mut judged = asked.judged(Err(denial.reason), &denial.basis);
         judged.status = Some(answer.status().as_u16());
         self.ledger.verdict(judged);
         answer.into_response()
+    }
+
+    /// A request over what the sandbox may make in a time. It may come again.
+    fn put_off(&self, spent: &Spent, asked: &Asked) -> Response<Payload> {
+        let denial = self.denial(DenyReason::Limit);
+        self.record_denial(&denial, asked, refuse::too_many(spent, &denial, asked.host(), self.style()))
     }
 
     /// A request whose authority or length is doubtful. With HTTP/1 its connection may end with it, for what follows is
@@ -435,6 +448,10 @@ impl Asked {
             query: self.authority.target.query(),
             headers: &self.headers,
         }
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.authority.name.as_ref().map(Domain::as_str)
     }
 
     fn permitted(&self, permit: &Permit, injections: &Injections) -> Judged {

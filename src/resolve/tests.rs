@@ -1,5 +1,6 @@
 //! Against a real DNS server on loopback, which keeps the questions that reached it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{MessageType, OpCode, Query};
@@ -9,6 +10,12 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::sandbox::quota::{Limits, Quota};
+
+/// What a sandbox may ask of which nothing is said.
+fn budget() -> Arc<Budget> {
+    Quota::new(&Limits::default()).questions
+}
 
 /// A resolver of the host, under the test's control.
 pub(crate) struct Server {
@@ -95,7 +102,7 @@ async fn dial(resolver: &SandboxResolver, to: &str, port: u16) -> Result<Vec<Str
 #[tokio::test]
 async fn the_question_is_rebuilt_in_lower_case_with_our_own_edns_and_no_search_list() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     assert_eq!(addrs(&resolver, "API.Example.COM.", RecordType::A).await.unwrap(), ["192.0.2.7"]);
     let asked = server.asked.lock().unwrap().clone();
     assert_eq!(asked.len(), 1);
@@ -116,7 +123,7 @@ async fn what_was_answered_is_what_is_dialled_even_with_ttl_zero() {
         Some(reply)
     })
     .await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     let answered = addrs(&resolver, "rebind.example", RecordType::A).await.unwrap();
     assert_eq!(answered, ["192.0.2.0"]);
     assert_eq!(dial(&resolver, "rebind.example", 443).await.unwrap(), ["192.0.2.0:443"]);
@@ -126,7 +133,7 @@ async fn what_was_answered_is_what_is_dialled_even_with_ttl_zero() {
 async fn one_cache_serves_every_sandbox_and_what_is_asked_at_once_is_asked_once() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
     let host = server.host();
-    let (one, other) = (host.for_sandbox(), host.for_sandbox());
+    let (one, other) = (host.for_sandbox(budget()), host.for_sandbox(budget()));
     let (a, b) = tokio::join!(addrs(&one, "a.example", RecordType::A), addrs(&other, "a.example", RecordType::A));
     assert_eq!(a, b);
     assert_eq!(server.questions(), ["a.example. A"]);
@@ -143,7 +150,7 @@ async fn alias_chains_are_flattened_to_their_shortest_ttl() {
         (query.query_type() == RecordType::A).then_some(reply)
     })
     .await;
-    let answer = server.host().for_sandbox().lookup(&name("www.example"), RecordType::A).await.unwrap();
+    let answer = server.host().for_sandbox(budget()).lookup(&name("www.example"), RecordType::A).await.unwrap();
     assert_eq!(*answer.records, [RData::A(A::new(192, 0, 2, 1))]);
     assert!(answer.ttl <= Duration::from_secs(30) && answer.ttl > Duration::from_secs(25), "{:?}", answer.ttl);
 }
@@ -168,7 +175,7 @@ async fn a_name_without_the_type_is_not_a_name_that_does_not_exist_and_both_are_
         Some(reply)
     })
     .await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     for _ in 0..2 {
         assert_eq!(addrs(&resolver, "gone.example", RecordType::A).await, Err(ResolveError::NotFound));
         assert_eq!(addrs(&resolver, "bare.example", RecordType::A).await, Ok(Vec::new()));
@@ -184,11 +191,11 @@ async fn a_server_that_fails_is_told_from_one_that_is_silent() {
         Some(reply)
     })
     .await;
-    let resolver = failing.host().for_sandbox();
+    let resolver = failing.host().for_sandbox(budget());
     assert_eq!(addrs(&resolver, "a.example", RecordType::A).await, Err(ResolveError::Failed));
 
     let silent = Server::start(|_, _| None).await;
-    let resolver = silent.host().for_sandbox();
+    let resolver = silent.host().for_sandbox(budget());
     tokio::time::pause();
     let begun = Instant::now();
     assert_eq!(addrs(&resolver, "a.example", RecordType::A).await, Err(ResolveError::TimedOut));
@@ -197,7 +204,7 @@ async fn a_server_that_fails_is_told_from_one_that_is_silent() {
 
 #[tokio::test]
 async fn a_host_without_resolvers_is_an_error_that_says_so() {
-    let resolver = Arc::new(HostResolver::with_servers(&[], Overrides::default(), true)).for_sandbox();
+    let resolver = Arc::new(HostResolver::with_servers(&[], Overrides::default(), true)).for_sandbox(budget());
     let error = addrs(&resolver, "a.example", RecordType::A).await.unwrap_err();
     assert_eq!(error.to_string(), "the host's /etc/resolv.conf names no usable resolver");
     assert_eq!(dial(&resolver, "a.example", 80).await, Err(ResolveError::NoResolver));
@@ -207,7 +214,7 @@ async fn a_host_without_resolvers_is_an_error_that_says_so() {
 async fn a_sandbox_pays_for_cache_misses_by_question_and_by_dial_alike() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
     let host = server.host();
-    let (spender, other) = (host.for_sandbox(), host.for_sandbox());
+    let (spender, other) = (host.for_sandbox(budget()), host.for_sandbox(budget()));
     for number in 0..limits::DNS_BURST - 2 {
         addrs(&spender, &format!("n{number}.example"), RecordType::TXT).await.unwrap();
     }
@@ -223,21 +230,10 @@ async fn a_sandbox_pays_for_cache_misses_by_question_and_by_dial_alike() {
     addrs(&spender, "over.example", RecordType::A).await.expect("and what it asked is kept for all");
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_budget_is_a_burst_and_then_a_rate() {
-    let budget = Budget::default();
-    let spend = |budget: &Budget| (0..1000).take_while(|_| budget.take()).count();
-    assert_eq!(spend(&budget), limits::DNS_BURST as usize);
-    tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(spend(&budget), limits::DNS_PER_MINUTE as usize);
-    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
-    assert_eq!(spend(&budget), limits::DNS_BURST as usize, "a long silence earns one burst and no more");
-}
-
 #[tokio::test]
 async fn special_use_names_reach_no_resolver() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     let special = [
         "localhost",
         "app.localhost",
@@ -270,7 +266,7 @@ async fn ipv6_is_withheld_from_a_host_without_a_route() {
     let server = Server::with_addrs(&["192.0.2.7", "2001:db8::7"]).await;
     let host =
         Arc::new(HostResolver::with_servers(&[server.addr], overrides(&["six.example:443:[2001:db8::6]"]), false));
-    let resolver = host.for_sandbox();
+    let resolver = host.for_sandbox(budget());
     assert_eq!(addrs(&resolver, "a.example", RecordType::AAAA).await, Ok(Vec::new()));
     assert_eq!(dial(&resolver, "a.example", 443).await.unwrap(), ["192.0.2.7:443"]);
     assert_eq!(dial(&resolver, "six.example", 443).await.unwrap(), ["[2001:db8::6]:443"], "the operator knows better");
@@ -280,7 +276,7 @@ async fn ipv6_is_withheld_from_a_host_without_a_route() {
 #[tokio::test]
 async fn a_dial_tries_the_families_in_turn_ipv6_first() {
     let server = Server::with_addrs(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]).await;
-    let dialled = dial(&server.host().for_sandbox(), "a.example", 443).await.unwrap();
+    let dialled = dial(&server.host().for_sandbox(budget()), "a.example", 443).await.unwrap();
     assert_eq!(dialled, ["[2001:db8::1]:443", "192.0.2.1:443", "192.0.2.2:443", "192.0.2.3:443"]);
 }
 
@@ -291,7 +287,7 @@ async fn a_dial_does_not_wait_for_a_family_that_is_not_answered() {
         (query.query_type() == RecordType::A).then_some(reply)
     })
     .await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     let begun = std::time::Instant::now();
     assert_eq!(dial(&resolver, "a.example", 443).await.unwrap(), ["192.0.2.1:443"]);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -302,7 +298,7 @@ async fn overrides_answer_dial_and_question_and_win_over_special_use() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
     let specs = ["allowed.test:443:127.0.0.1:8443", "allowed.test:80:127.0.0.1:8080", "allowed.test:80:[::1]"];
     let host = Arc::new(HostResolver::with_servers(&[server.addr], overrides(&specs), true));
-    let resolver = host.for_sandbox();
+    let resolver = host.for_sandbox(budget());
     assert!(resolver.overrides(&name("allowed.test")) && !resolver.overrides(&name("www.allowed.test")));
     assert_eq!(dial(&resolver, "allowed.test", 443).await.unwrap(), ["127.0.0.1:8443"]);
     assert_eq!(dial(&resolver, "allowed.test", 80).await.unwrap(), ["127.0.0.1:8080", "[::1]:80"]);
@@ -321,7 +317,7 @@ async fn other_types_are_asked_as_they_are() {
         Some(reply)
     })
     .await;
-    let resolver = server.host().for_sandbox();
+    let resolver = server.host().for_sandbox(budget());
     assert_eq!(addrs(&resolver, "a.example", RecordType::TXT).await.unwrap(), ["v=spf1"], "and of other types nothing");
     assert_eq!(server.questions(), ["a.example. TXT"]);
 }

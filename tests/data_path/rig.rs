@@ -20,6 +20,7 @@ use exeat::policy::verdict::DenyReason;
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
+use exeat::sandbox::quota::Slot;
 use exeat::secret::{Secret, Secrets};
 use hickory_proto::rr::RecordType;
 use http_body_util::Full;
@@ -115,10 +116,13 @@ impl Rig {
     }
 
     /// Leaves no room for a flow.
-    pub(crate) fn take_all_slots(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let slots = self.sandbox.flow_slots();
-        let all = slots.available_permits().try_into().expect("a number of flows");
-        slots.try_acquire_many_owned(all).expect("no flow yet")
+    pub(crate) fn take_all_slots(&self) -> Vec<Slot> {
+        std::iter::from_fn(|| self.sandbox.quota().flows.take()).collect()
+    }
+
+    /// Bounds what the sandbox may use.
+    pub(crate) fn limit(&self, limits: &str) {
+        self.sandbox.quota().set(&serde_json::from_str(limits).expect("limits"));
     }
 
     /// Holds the next resolution until the gate is opened.

@@ -6,13 +6,14 @@
 use std::net::IpAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::flow::Domain;
 use crate::policy::Denials;
 use crate::policy::verdict::{Denial, RuleId};
+use crate::sandbox::quota::Spent;
 
 use super::guard::Fault;
 use super::payload::{Payload, whole};
@@ -53,6 +54,18 @@ pub(super) fn faulty(fault: Fault, denial: &Denial, style: Denials) -> Answer {
     };
     let mut answer = explain(status, denial, None, &hint, style);
     answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// The answer to a request over the sandbox's own bound on requests.
+pub(super) fn too_many(spent: &Spent, denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+    let Spent { rate, wait } = spent;
+    // Whole seconds (RFC 9110 §10.2.3), and not so few that it would come too early.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let hint =
+        format!("this sandbox may make {} requests a second; this one may come again in {seconds} s", rate.count);
+    let mut answer = explain(StatusCode::TOO_MANY_REQUESTS, denial, host, &hint, style);
+    answer.headers.insert(RETRY_AFTER, seconds.into());
     answer
 }
 

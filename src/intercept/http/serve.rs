@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::attach::Reset;
 use crate::flow::HttpVersion;
 use crate::intercept::ledger::{Metered, denied};
+use crate::intercept::pace::Paced;
 use crate::intercept::splice;
 use crate::limits;
 use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
@@ -34,6 +35,7 @@ where
     Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static,
 {
     let conversation = Arc::new(conversation);
+    let io = Paced::new(io, Arc::clone(&conversation.ctx.sandbox));
     let io = Metered::new(io, Arc::clone(&conversation.ledger));
     let served = async {
         match conversation.version {
