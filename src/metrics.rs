@@ -21,13 +21,15 @@ pub struct Metrics {
     scrubbed: Counter,
     sandboxes: Gauge,
     open: Gauge,
+    tasks: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("exeat");
         let (verdicts, closed, bytes) = (Family::default(), Family::default(), Family::default());
-        let (scrubbed, sandboxes, open) = (Counter::default(), Gauge::default(), Gauge::default());
+        let scrubbed = Counter::default();
+        let (sandboxes, open, tasks) = (Gauge::default(), Gauge::default(), Gauge::default());
         let about = "Judgements of flows, requests and refused DNS questions, by route or reason";
         registry.register("verdicts", about, Family::clone(&verdicts));
         registry.register("flows_closed", "Flows that ended, by whether something went wrong", Family::clone(&closed));
@@ -39,16 +41,18 @@ impl Default for Metrics {
         );
         registry.register("sandboxes", "Sandboxes that are registered", Gauge::clone(&sandboxes));
         registry.register("flows_open", "Flows that were judged and have not ended", Gauge::clone(&open));
-        Self { registry, verdicts, closed, bytes, scrubbed, sandboxes, open }
+        registry.register("tasks", "Tasks of the daemon's runtime", Gauge::clone(&tasks));
+        Self { registry, verdicts, closed, bytes, scrubbed, sandboxes, open, tasks }
     }
 }
 
 impl Metrics {
     /// All of it, in the text format that Prometheus reads (OpenMetrics), with what its caller counts itself.
     #[must_use]
-    pub fn render(&self, sandboxes: usize, open: usize) -> String {
-        self.sandboxes.set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
-        self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    pub fn render(&self, sandboxes: usize, open: usize, tasks: usize) -> String {
+        for (gauge, now) in [(&self.sandboxes, sandboxes), (&self.open, open), (&self.tasks, tasks)] {
+            gauge.set(i64::try_from(now).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         // A string takes everything.
         let _ = encode(&mut text, &self.registry);
@@ -104,7 +108,7 @@ mod tests {
         };
         metrics.record(&close("canary-1"));
         metrics.record(&close("canary-2"));
-        let text = metrics.render(2, 1);
+        let text = metrics.render(2, 1, 7);
         for line in [
             "exeat_flows_closed_total{end=\"orderly\"} 2",
             "exeat_flow_bytes_total{direction=\"egress\"} 6",
@@ -112,6 +116,7 @@ mod tests {
             "exeat_secrets_scrubbed_total 2",
             "exeat_sandboxes 2",
             "exeat_flows_open 1",
+            "exeat_tasks 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

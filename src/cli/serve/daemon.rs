@@ -9,6 +9,7 @@
 //! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::error::Error;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,7 +17,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::broadcast;
+use arc_swap::ArcSwap;
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::timeout;
 
 use super::meter::{Meter, milliseconds};
@@ -460,8 +462,10 @@ impl Daemon {
                 return Err(Refusal::Failed(detached.err().map_or_else(|| chain(&error), |error| chain(&error))));
             }
         };
-        tokio::spawn(self.clone().watch(Arc::downgrade(registration), id.clone(), events, serving.stop()));
-        turn.held = Some(Held { attachment, sandbox, serving: Some(serving) });
+        let (watched, released) = oneshot::channel();
+        let watch = self.clone().watch(Arc::downgrade(registration), id.clone(), events, released, serving.stop());
+        tokio::spawn(watch);
+        turn.held = Some(Held { attachment, sandbox, serving: Some(serving), _watched: watched });
         Ok(AttachmentView { spec, id: id.to_string(), state: AttachmentState::Attached })
     }
 
@@ -487,7 +491,7 @@ impl Daemon {
         detached.map_err(|error| Refusal::Failed(format!("something of it may be left on the host: {}", chain(&error))))
     }
 
-    /// Heeds what happens to an attachment, until that is over.
+    /// Heeds what happens to an attachment, until that is over or it is released.
     async fn watch(
         self,
         registration: std::sync::Weak<Registration>,
@@ -496,7 +500,10 @@ impl Daemon {
         stop: Arc<Stop>,
     ) {
         loop {
-            let event = events.next().await;
+            let event = tokio::select! {
+                event = events.next() => event,
+                _ = &mut released => return,
+            };
             if event == AttachmentEvent::Mended {
                 report::mended(&id);
                 continue;
@@ -508,6 +515,7 @@ impl Daemon {
             let Some(held) = turn.held.as_mut().filter(|held| *held.attachment.id() == id) else { return };
             if let Some(serving) = held.serving.take() {
                 serving.end(LAST_FLOWS).await;
+        mut released: oneshot::Receiver<Infallible>,
             }
             let (state, over) = match event {
                 AttachmentEvent::Quarantined(reason) => (AttachmentState::Quarantined(reason), false),
@@ -576,7 +584,9 @@ impl Act for Daemon {
     fn metrics(&self) -> String {
         let all: Vec<_> = self.roll().by_name.values().cloned().collect();
         let open = all.iter().map(|registration| registration.meter.open_count()).sum();
-        self.0.metrics.render(all.len(), open)
+        // Asked for from outside the runtime, it has none.
+        let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
+        self.0.metrics.render(all.len(), open, tasks)
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -1,9 +1,11 @@
 //! One sandbox as the daemon has it: what is said of it, what is kept of it over a restart, and what runs for it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::meter::{Meter, milliseconds};
@@ -43,6 +45,8 @@ pub(super) struct Held {
     /// `None` once it is quarantined.
     pub(super) serving: Option<Serving>,
 }
+    /// Whoever watches the attachment learns by its end that there is nothing to be watched any more.
+    pub(super) _watched: oneshot::Sender<Infallible>,
 
 /// What is said of a sandbox. Changed by whoever has the [`Turn`].
 #[derive(Clone)]
