@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 pub use crate::audit::Rotation;
+pub use crate::sandbox::quota::Limits;
 
 use self::wire::ConfigWire;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub openable: Vec<IpNet>,
     /// Resolvers; empty for those of the host's own configuration.
     pub resolvers: Vec<SocketAddr>,
+    /// What a sandbox may use of which its control plane says nothing.
+    pub limits: Limits,
 }
 
 /// Where the control API listens.
@@ -181,6 +184,7 @@ impl Config {
             allow_protected: Vec::new(),
             openable: Vec::new(),
             resolvers: Vec::new(),
+            limits: Limits::default(),
         }
     }
 

@@ -61,6 +61,10 @@ pub mod threat_model {}
 ///    such an origin answers is searched for what it was sent, and that is struck out ([`crate::secret::scrub`]).
 /// 6. *Record.* One event for the verdict, one for the end.
 ///
+/// A sandbox may be bounded by its control plane ([`crate::sandbox::quota`]): a flow too many is reset at once, a
+/// request too many is answered with 429, and bytes wait. All flows of a sandbox wait in one line for each direction,
+/// and nobody else waits in it.
+///
 /// A DNS question goes a shorter way: name judged first, asked of the host's resolver if allowed, addresses vetted,
 /// and pinned to the name in this sandbox.
 pub mod data_path {}

@@ -225,6 +225,28 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn what_a_sandbox_may_use_is_said_and_said_back() {
+    let Some(rig) = Rig::new() else { return };
+    let body = r#"{"name": "demo", "limits": {"flows": 7, "requestsPerSecond": 3}}"#;
+    let (_, created) = rig.ask("POST", "/v2/sandboxes", body);
+    assert_eq!(created["sandbox"]["limits"], json!({ "flows": 7, "requestsPerSecond": 3 }));
+    let (_, patched) = rig.ask("PATCH", "/v2/sandboxes/demo", r#"{"limits": {"egressBytesPerSecond": 5000}}"#);
+    assert_eq!(patched["sandbox"]["limits"], json!({ "egressBytesPerSecond": 5000 }), "one value, replaced whole");
+    let (_, patched) = rig.ask("PATCH", "/v2/sandboxes/demo", r#"{"tags": {"a": "b"}}"#);
+    assert_eq!(patched["sandbox"]["limits"], json!({ "egressBytesPerSecond": 5000 }));
+    for (limits, told) in [
+        (r#"{"flows": 0}"#, "`flows` is a whole number from 1 to 16384"),
+        (r#"{"bytes": 1}"#, "unknown field `bytes`"),
+        ("7", "`limits`: invalid type"),
+    ] {
+        let (status, refused) = rig.ask("PATCH", "/v2/sandboxes/demo", &format!(r#"{{"limits": {limits}}}"#));
+        let message = refused["error"]["message"].as_str().expect("a message");
+        assert!(status == 400 && message.contains(told), "{limits}: {refused}");
+    }
+    assert_eq!(rig.get("/v2/sandboxes/demo").1["sandbox"]["limits"], json!({ "egressBytesPerSecond": 5000 }));
+}
+
+#[test]
 fn what_is_ours_beside_it() {
     let Some(rig) = Rig::new() else { return };
     let mode = std::fs::metadata(rig.socket()).expect("the socket").permissions().mode();

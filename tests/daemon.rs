@@ -89,12 +89,22 @@ impl Rig {
         Some(rig)
     }
 
-    fn start(&mut self) {
+    fn config(&self, more: &str) -> Config {
         let text = format!(
-            "state: {}\nallowProtected: [{ALLOWED}/32, {OTHER}/32]\n",
+            "state: {}\nallowProtected: [{ALLOWED}/32, {OTHER}/32]\n{more}\n",
             self.state.path().join("state").display()
         );
-        let config = Config::read(Path::new("serve.yaml"), &text, &Home::System).expect("settings");
+        Config::read(Path::new("serve.yaml"), &text, &Home::System).expect("settings")
+    }
+
+    /// Changes the settings while it runs.
+    fn change(&self, more: &str) {
+        let (daemon, runtime) = self.daemon.as_ref().expect("it runs");
+        runtime.block_on(daemon.change(&self.config(more))).expect("a change");
+    }
+
+    fn start(&mut self) {
+        let config = self.config("");
         self.daemon = Some(self.ground.place.enter(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.expect("a runtime");
@@ -267,6 +277,38 @@ fn equal_policies_are_one_and_a_fork_begins_with_a_copy() {
     assert_eq!(names, ["exd-a", "exd-b"]);
     let taken = rig.act(Action::Create(Draft { name: Some(id("exd-a")), ..Draft::default() }));
     assert!(matches!(taken, Err(Refusal::Conflict(_))), "{taken:?}");
+}
+
+#[test]
+fn what_a_sandbox_may_use_can_be_changed_while_it_runs_and_survives_a_crash() {
+    let Some(mut rig) = Rig::new() else { return };
+    let limited = |limits: &str| Draft { limits: serde_json::from_str(limits).expect("limits"), ..Draft::default() };
+    let told = |view: &SandboxView| serde_json::to_string(&view.limits).expect("text");
+    rig.ground.sandbox("exd-a");
+    let one = Draft { limits: limited(r#"{"flows": 1}"#).limits, ..draft("exd-a", Some(ALLOWING)) };
+    assert_eq!(told(&rig.act(Action::Create(one)).expect("a sandbox")), r#"{"flows":1}"#);
+    let held = rig.hold("exd-a", ALLOWED);
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["ECONNRESET"], "there is one already");
+    let two = limited(r#"{"flows": 2, "dnsPerMinute": 9}"#);
+    let view = rig.act(Action::Patch(id("exd-a"), two)).expect("a change");
+    assert_eq!(told(&view), r#"{"flows":2,"dnsPerMinute":9}"#);
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["hello"]);
+    rig.push("exd-a", ALLOWING_BOTH).expect("a policy");
+    drop(held);
+    rig.crash();
+    rig.start();
+    assert_eq!(told(&rig.view("exd-a")), r#"{"flows":2,"dnsPerMinute":9}"#, "a push leaves it alone");
+    let _held = [rig.hold("exd-a", ALLOWED), rig.hold("exd-a", ALLOWED)];
+    assert_eq!(rig.asks("exd-a", [ALLOWED]), ["ECONNRESET"]);
+    // What the operator says for all counts where nothing else is said.
+    rig.ground.sandbox("exd-b");
+    let fork = Draft { limits: limited(r#"{"dnsPerMinute": 7}"#).limits, ..draft("exd-b", None) };
+    rig.act(Action::Fork(id("exd-a"), fork)).expect("a fork");
+    assert_eq!(rig.asks("exd-b", [ALLOWED, ALLOWED]), ["hello", "hello"]);
+    rig.change("limits: { flows: 1, dnsPerMinute: 5 }");
+    let _other = rig.hold("exd-b", ALLOWED);
+    assert_eq!(rig.asks("exd-b", [ALLOWED]), ["ECONNRESET"]);
+    assert_eq!(told(&rig.view("exd-b")), r#"{"flows":1,"dnsPerMinute":7}"#);
 }
 
 #[test]

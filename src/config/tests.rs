@@ -29,9 +29,11 @@ fn the_sample_says_what_holds_without_it() {
 fn what_is_set_counts() {
     let config = read(
         "state: /srv/exeat\naudit: stdout\nresolvers: [192.0.2.53, '[2001:db8::53]:5353']\n\
-         openable: [10.0.0.0/8]\nallowProtected: [127.0.0.1/32]\ncontrol: { socket: /run/x, mode: \"0660\" }\n",
+         openable: [10.0.0.0/8]\nallowProtected: [127.0.0.1/32]\ncontrol: { socket: /run/x, mode: \"0660\" }\n\
+         limits: { flows: 9 }\n",
     )
     .unwrap();
+    assert_eq!(serde_json::to_string(&config.limits).unwrap(), "{\"flows\":9}");
     assert_eq!(config.state, Path::new("/srv/exeat"));
     assert_eq!((config.control.socket.as_path(), config.control.mode), (Path::new("/run/x"), 0o660));
     assert_eq!(config.audit, Audit::Stdout);
@@ -127,6 +129,9 @@ fn a_fault_is_told_with_its_line_and_without_the_file() {
         ("control: { mode: \"canary\" }\n", "`control.mode`"),
         ("control: { mode: \"7777\" }\n", "`control.mode`"),
         ("resolvers: [canary]\n", "`resolvers`"),
+        ("state: /canary\nlimits: { flows: 0 }\n", "serve.yaml:2"),
+        ("limits: { flows: 16385 }\n", "`flows` is a whole number from 1 to 16384"),
+        ("limits: { flow: 1 }\n", "flow"),
         ("control: { insecureLoopback: { address: \"0.0.0.0:1\", tokenFile: /canary } }\n", "loopback address"),
     ] {
         let told = read(text).unwrap_err();

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use super::{Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Rotation, Tcp, absolute, resolver};
+use super::{
+    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute, resolver,
+};
 use crate::limits;
 
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +23,7 @@ pub(super) struct ConfigWire {
     allow_protected: Vec<IpNet>,
     openable: Vec<IpNet>,
     resolvers: Vec<String>,
+    limits: Limits,
     issuer: Option<String>,
 }
 
@@ -123,7 +126,7 @@ impl ConfigWire {
     /// # Errors
     /// What means nothing, in one sentence.
     pub(super) fn into_config(self, flags: Flags, home: &Home) -> Result<Config, String> {
-        let Self { state, control, audit, mut allow_protected, mut openable, resolvers, issuer } = self;
+        let Self { state, control, audit, mut allow_protected, mut openable, resolvers, limits, issuer } = self;
         let usual = Config::of_home(home);
         if issuer.is_some() {
             return Err("`issuer`: this version of exeat signs no tokens for `forwardURL`, so leave it out".to_owned());
@@ -139,6 +142,7 @@ impl ConfigWire {
             allow_protected,
             openable,
             resolvers: if flags.resolvers.is_empty() { named } else { flags.resolvers },
+            limits,
         };
         config.state = flags.state.unwrap_or(config.state);
         config.control.socket = flags.socket.unwrap_or(config.control.socket);

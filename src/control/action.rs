@@ -14,6 +14,7 @@ use crate::flow::SandboxId;
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
+use crate::sandbox::quota::Limits;
 
 /// Carries out what the API asks. Implemented by the daemon.
 pub trait Act: Send + Sync + 'static {
@@ -91,6 +92,8 @@ pub struct Draft {
     pub policy: Option<PolicyPush>,
     /// How its packets arrive.
     pub attachment: Option<AttachmentSpec>,
+    /// What it may use: all of it, so that what is left out is as the operator says for all sandboxes.
+    pub limits: Option<Limits>,
     /// Fields that mean nothing to a firewall, kept and given back: `runtime`, `timeout`, `vcpus`, `memory`, `tags` …
     pub details: Map<String, Value>,
 }
@@ -148,6 +151,8 @@ pub struct SandboxView {
     pub generation: u64,
     /// How its packets arrive, and what became of that.
     pub attachment: Option<AttachmentView>,
+    /// What it may use, with what the operator says for all sandboxes.
+    pub limits: Limits,
     /// See [`Draft::details`].
     pub details: Map<String, Value>,
     /// Bytes of this session.

@@ -53,6 +53,10 @@ pub(super) fn draft(body: &[u8], push: impl FnOnce(String) -> PolicyPush) -> Res
                 let spec = serde_json::from_str(raw.get()).map_err(|_| Refusal::Bad(ATTACHMENT.into()))?;
                 draft.attachment = Some(spec);
             }
+            "limits" => {
+                let limits = serde_json::from_str(raw.get());
+                draft.limits = Some(limits.map_err(|error| Refusal::Bad(format!("`limits`: {error}")))?);
+            }
             kept if KEPT.contains(&kept) => {
                 let value = serde_json::from_str(raw.get()).unwrap_or_default();
                 draft.details.insert(key, value);
@@ -79,6 +83,7 @@ pub(super) fn sandbox(view: &SandboxView) -> Value {
     object.insert("totalEgressBytes".into(), json!(view.total_bytes.egress));
     object.insert("revision".into(), json!(view.revision));
     object.insert("generation".into(), json!(view.generation));
+    object.insert("limits".into(), json!(view.limits));
     if let Some(attachment) = &view.attachment {
         let (state, reason) = match &attachment.state {
             AttachmentState::Attached => ("attached", None),

@@ -126,7 +126,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_more_passes_in_any_time_than_the_rate_and_a_burst(
-            count in 1..1_000_000_u64, burst in 1..10_000_u64, takes in proptest::collection::vec((1..500_u64, 0..50_u64), 1..60)
+            count in 1..1_000_000_u64,
+            burst in 1..10_000_u64,
+            takes in proptest::collection::vec((1..500_u64, 0..50_u64), 1..60),
         ) {
             let rate = Rate { count, per: Duration::from_secs(1), burst };
             let (mut bucket, mut now, mut passed) = (Bucket::default(), at(0), Vec::new());

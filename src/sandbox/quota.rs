@@ -357,7 +357,8 @@ mod tests {
     fn what_is_said_is_said_back_and_nothing_else_is_taken() {
         for text in [
             "{}",
-            r#"{"flows":16384,"requestsPerSecond":1,"egressBytesPerSecond":1024,"ingressBytesPerSecond":9223372036854775807,"dnsPerMinute":4294967295}"#,
+            r#"{"flows":16384,"requestsPerSecond":1,"egressBytesPerSecond":1024,"dnsPerMinute":4294967295}"#,
+            r#"{"ingressBytesPerSecond":9223372036854775807}"#,
         ] {
             assert_eq!(serde_json::to_string(&limits(text).unwrap()).unwrap(), text);
         }

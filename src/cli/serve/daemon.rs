@@ -44,6 +44,7 @@ use crate::metrics::Metrics;
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
 use crate::sandbox::Sandbox;
+use crate::sandbox::quota::Limits;
 use crate::secret::Secrets;
 use crate::state::{Key, Store};
 
@@ -60,6 +61,8 @@ struct Inner {
     lines: Arc<report::Lines>,
     metrics: Arc<Metrics>,
     roll: RwLock<Roll>,
+    /// What a sandbox may use of which its control plane says nothing.
+    usual: ArcSwap<Limits>,
     /// Every change of a sandbox has a part in it; a change of the settings has all of it.
     settings: tokio::sync::RwLock<()>,
 }
@@ -98,6 +101,7 @@ impl Daemon {
             lines,
             metrics,
             roll: RwLock::default(),
+            usual: ArcSwap::from_pointee(config.limits),
             settings: tokio::sync::RwLock::default(),
         }));
         for (name, record) in daemon.0.store.all().map_err(ServeError::Store)? {
@@ -137,8 +141,8 @@ impl Daemon {
         let taken = async {
             let id: AttachmentId = id.parse().map_err(|_| Refusal::Failed("its identity cannot be read".into()))?;
             let attached = self.0.host.take_up(&named(&spec)?, &id, None).await.map_err(refusal)?;
-            let document = Arc::clone(&registration.facts().document);
-            self.admit(registration, &mut turn, spec, &document, attached).await
+            let facts = registration.facts().clone();
+            self.admit(registration, &mut turn, spec, &facts, attached).await
         };
         match taken.await {
             Ok(view) => registration.facts().attachment = Some(view),
@@ -164,13 +168,14 @@ impl Daemon {
     /// # Errors
     /// The addresses of the host cannot be listed, and nothing has changed; or some flow did not heed it in time.
     pub async fn change(&self, config: &Config) -> Result<(), ServeError> {
-        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers } = config;
+        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers, limits } = config;
         let _all = self.0.settings.write().await;
         let listed = self.0.outside.change(allow_protected, resolvers);
         listed.map_err(ServeError::own("list the host's addresses"))?;
         if !self.0.shelf.opens(openable) {
             self.0.shelf.change(openable);
         }
+        self.0.usual.store(Arc::new(*limits));
         let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
         let mut told = Vec::new();
         for registration in registrations {
@@ -180,6 +185,7 @@ impl Daemon {
             let Ok(document) = self.compile(text).await else { continue };
             registration.facts().document = Arc::clone(&document);
             if let Some(held) = &turn.held {
+                held.sandbox.quota().set(&registration.facts().limits.or(*limits));
                 let generation = held.sandbox.replace(Arc::clone(&document.policy));
                 told.push((Arc::clone(&held.sandbox), generation));
             }
@@ -221,6 +227,10 @@ impl Daemon {
             Which::Name(name) => self.roll().by_name.get(name).cloned(),
             Which::Session(session) => self.roll().by_session.get(session).cloned(),
         }
+    }
+
+    fn view(&self, registration: &Registration) -> SandboxView {
+        registration.view(**self.0.usual.load())
     }
 
     fn known(&self, which: &Which) -> Result<Arc<Registration>, Refusal> {
@@ -266,15 +276,16 @@ impl Daemon {
     }
 
     async fn fork(&self, from: &SandboxId, draft: Draft) -> Result<SandboxView, Refusal> {
-        let Facts { document, details, .. } = self.known(&Which::Name(from.clone()))?.facts().clone();
+        let Facts { document, limits, details, .. } = self.known(&Which::Name(from.clone()))?.facts().clone();
         let policy = draft.policy.unwrap_or_else(|| PolicyPush { text: document.text.to_string(), replaces: None });
         let mut merged = details;
         merged.extend(draft.details);
-        self.create(Draft { policy: Some(policy), details: merged, ..draft }).await
+        let limits = draft.limits.or(Some(limits));
+        self.create(Draft { policy: Some(policy), limits, details: merged, ..draft }).await
     }
 
     async fn create(&self, draft: Draft) -> Result<SandboxView, Refusal> {
-        let Draft { name, policy, attachment, details } = draft;
+        let Draft { name, policy, attachment, limits, details } = draft;
         let document = self.compile(policy.map_or_else(|| NOTHING.to_owned(), |push| push.text)).await?;
         let name = match name {
             Some(name) => name,
@@ -292,6 +303,7 @@ impl Daemon {
             document,
             generation: 1,
             attachment: None,
+            limits: limits.unwrap_or_default(),
             details,
         };
         let number = self.roll().created + 1;
@@ -301,8 +313,7 @@ impl Daemon {
         let mut facts = registration.facts().clone();
         let made = async {
             if let Some(spec) = attachment {
-                let document = Arc::clone(&facts.document);
-                facts.attachment = Some(self.attach(&registration, &mut turn, spec, &document).await?);
+                facts.attachment = Some(self.attach(&registration, &mut turn, spec, &facts).await?);
             }
             self.keep(&registration, facts).await
         };
@@ -313,11 +324,11 @@ impl Daemon {
             self.strike(&registration);
             return Err(refusal);
         }
-        Ok(registration.view())
+        Ok(self.view(&registration))
     }
 
     async fn patch(&self, which: &Which, draft: Draft) -> Result<SandboxView, Refusal> {
-        let Draft { name, policy, attachment, details } = draft;
+        let Draft { name, policy, attachment, limits, details } = draft;
         let registration = self.known(which)?;
         if name.is_some_and(|name| name != registration.name) {
             return Err(Refusal::Bad("a sandbox keeps its name".to_owned()));
@@ -336,6 +347,7 @@ impl Daemon {
             return Err(Refusal::Conflict(format!("the revision in force is {revision}")));
         }
         facts.details.extend(details);
+        facts.limits = limits.unwrap_or(facts.limits);
         facts.updated_at = milliseconds(SystemTime::now());
         if let Some(document) = &document {
             facts.document = Arc::clone(document);
@@ -348,8 +360,7 @@ impl Daemon {
                 return Err(Refusal::Conflict("it is attached; detach it first".to_owned()));
             }
             // The policy of this very call, and not the one before, judges its first byte.
-            let judge = Arc::clone(&facts.document);
-            facts.attachment = Some(self.attach(&registration, &mut turn, spec, &judge).await?);
+            facts.attachment = Some(self.attach(&registration, &mut turn, spec, &facts).await?);
             attached_now = true;
         }
         if let Err(refusal) = self.keep(&registration, facts).await {
@@ -357,6 +368,9 @@ impl Daemon {
                 let _ = self.release(&mut turn).await;
             }
             return Err(refusal);
+        }
+        if let (Some(limits), Some(held)) = (limits, &turn.held) {
+            held.sandbox.quota().set(&limits.or(**self.0.usual.load()));
         }
         if let (Some(document), Some(held), false) = (document, &turn.held, attached_now) {
             let generation = held.sandbox.replace(Arc::clone(&document.policy));
@@ -368,7 +382,7 @@ impl Daemon {
                 ));
             }
         }
-        Ok(registration.view())
+        Ok(self.view(&registration))
     }
 
     async fn detach(&self, which: &Which) -> Result<SandboxView, Refusal> {
@@ -377,7 +391,7 @@ impl Daemon {
         let released = self.release(&mut turn).await;
         let facts = Facts { attachment: None, ..touched(&registration) };
         self.keep(&registration, facts).await?;
-        released.map(|()| registration.view())
+        released.map(|()| self.view(&registration))
     }
 
     async fn stop(&self, which: &Which) -> Result<SandboxView, Refusal> {
@@ -387,7 +401,7 @@ impl Daemon {
         let facts = touched(&registration);
         let stopped_at = facts.stopped_at.or(Some(facts.updated_at));
         self.keep(&registration, Facts { attachment: None, stopped_at, ..facts }).await?;
-        released.map(|()| registration.view())
+        released.map(|()| self.view(&registration))
     }
 
     async fn delete(&self, which: &Which) -> Result<SandboxView, Refusal> {
@@ -399,7 +413,7 @@ impl Daemon {
         turn.is_gone = true;
         self.strike(&registration);
         let now = milliseconds(SystemTime::now());
-        let mut view = registration.view();
+        let mut view = self.view(&registration);
         (view.attachment, view.stopped_at) = (None, view.stopped_at.or(Some(now)));
         released.map(|()| view)
     }
@@ -430,19 +444,19 @@ impl Daemon {
         registration: &Arc<Registration>,
         turn: &mut Turn,
         spec: AttachmentSpec,
-        document: &Document,
+        facts: &Facts,
     ) -> Result<AttachmentView, Refusal> {
         let attached = self.0.host.attach(&named(&spec)?).await.map_err(refusal)?;
-        self.admit(registration, turn, spec, document, attached).await
+        self.admit(registration, turn, spec, facts, attached).await
     }
 
-    /// Serves what was attached, from its first packet under this policy.
+    /// Serves what was attached, from its first packet under the policy and the limits of these facts.
     async fn admit(
         &self,
         registration: &Arc<Registration>,
         turn: &mut Turn,
         spec: AttachmentSpec,
-        document: &Document,
+        facts: &Facts,
         attached: Attached,
     ) -> Result<AttachmentView, Refusal> {
         let Attached { attachment, sockets, events } = attached;
@@ -451,7 +465,8 @@ impl Daemon {
             // What stands there is the other's: it stays.
             return Err(Refusal::Conflict(format!("it is the attachment of sandbox `{}`", owner.as_str())));
         }
-        let sandbox = Sandbox::new(registration.name.clone(), Arc::clone(&document.policy), Secrets::default());
+        let sandbox = Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), Secrets::default());
+        sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
         let serving = match self.0.outside.serve(&sandbox, authority, meter, sockets) {
@@ -481,7 +496,7 @@ impl Daemon {
 
     /// Takes every trace of an attachment away.
     async fn release(&self, turn: &mut Turn) -> Result<(), Refusal> {
-        let Some(Held { attachment, sandbox: _, serving }) = turn.held.take() else { return Ok(()) };
+        let Some(Held { attachment, serving, .. }) = turn.held.take() else { return Ok(()) };
         if let Some(serving) = serving {
             serving.end(LAST_FLOWS).await;
         }
@@ -497,6 +512,7 @@ impl Daemon {
         registration: std::sync::Weak<Registration>,
         id: AttachmentId,
         mut events: Events,
+        mut released: oneshot::Receiver<Infallible>,
         stop: Arc<Stop>,
     ) {
         loop {
@@ -515,7 +531,6 @@ impl Daemon {
             let Some(held) = turn.held.as_mut().filter(|held| *held.attachment.id() == id) else { return };
             if let Some(serving) = held.serving.take() {
                 serving.end(LAST_FLOWS).await;
-        mut released: oneshot::Receiver<Infallible>,
             }
             let (state, over) = match event {
                 AttachmentEvent::Quarantined(reason) => (AttachmentState::Quarantined(reason), false),
@@ -548,13 +563,13 @@ impl Act for Daemon {
     }
 
     fn find(&self, which: &Which) -> Option<SandboxView> {
-        self.registration(which).map(|registration| registration.view())
+        self.registration(which).map(|registration| self.view(&registration))
     }
 
     fn list(&self) -> Vec<SandboxView> {
         let mut all: Vec<_> = self.roll().by_name.values().cloned().collect();
         all.sort_by_key(|registration| registration.number);
-        all.iter().map(|registration| registration.view()).collect()
+        all.iter().map(|registration| self.view(&registration)).collect()
     }
 
     fn explain(&self, which: &Which, question: &Question) -> Option<Explanation> {

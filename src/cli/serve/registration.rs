@@ -16,6 +16,7 @@ use crate::cli::data_path::Serving;
 use crate::control::action::{AttachmentSpec, AttachmentState, AttachmentView, Bytes, SandboxView, SessionId, Status};
 use crate::flow::SandboxId;
 use crate::sandbox::Sandbox;
+use crate::sandbox::quota::Limits;
 
 /// A sandbox that the daemon knows.
 pub(super) struct Registration {
@@ -44,9 +45,9 @@ pub(super) struct Held {
     pub(super) sandbox: Arc<Sandbox>,
     /// `None` once it is quarantined.
     pub(super) serving: Option<Serving>,
-}
     /// Whoever watches the attachment learns by its end that there is nothing to be watched any more.
     pub(super) _watched: oneshot::Sender<Infallible>,
+}
 
 /// What is said of a sandbox. Changed by whoever has the [`Turn`].
 #[derive(Clone)]
@@ -57,6 +58,8 @@ pub(super) struct Facts {
     pub(super) document: Arc<Document>,
     pub(super) generation: u64,
     pub(super) attachment: Option<AttachmentView>,
+    /// As its control plane says.
+    pub(super) limits: Limits,
     pub(super) details: Map<String, Value>,
 }
 
@@ -76,8 +79,8 @@ impl Registration {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As the API shows it.
-    pub(super) fn view(&self) -> SandboxView {
+    /// As the API shows it, with the limits of all sandboxes where it has none of its own.
+    pub(super) fn view(&self, usual: Limits) -> SandboxView {
         let facts = self.facts().clone();
         let bytes = self.meter.bytes();
         SandboxView {
@@ -91,6 +94,7 @@ impl Registration {
             revision: facts.document.policy.revision().in_full(),
             generation: facts.generation,
             attachment: facts.attachment,
+            limits: facts.limits.or(usual),
             details: facts.details,
             session_bytes: bytes,
             total_bytes: bytes,
@@ -110,6 +114,8 @@ pub(super) struct Kept {
     pub(super) policy: String,
     pub(super) generation: u64,
     pub(super) attachment: Option<(AttachmentSpec, String)>,
+    #[serde(default)]
+    pub(super) limits: Limits,
     pub(super) details: Map<String, Value>,
     pub(super) bytes: Bytes,
     /// Of its root: the key, and when it was made, in milliseconds since 1970.
@@ -119,7 +125,7 @@ pub(super) struct Kept {
 impl Kept {
     /// What is kept of a registration whose facts become these.
     pub(super) fn of(registration: &Registration, facts: &Facts) -> Self {
-        let Facts { created_at, updated_at, stopped_at, document, generation, attachment, details } = facts;
+        let Facts { created_at, updated_at, stopped_at, document, generation, attachment, limits, details } = facts;
         let (root, made_at) = registration.authority.root();
         Self {
             number: registration.number,
@@ -130,6 +136,7 @@ impl Kept {
             policy: document.text.to_string(),
             generation: *generation,
             attachment: attachment.as_ref().map(|view| (view.spec.clone(), view.id.clone())),
+            limits: *limits,
             details: details.clone(),
             bytes: registration.meter.bytes(),
             root: (root.to_vec(), milliseconds(made_at)),
@@ -156,6 +163,7 @@ impl Kept {
             document,
             generation: self.generation,
             attachment,
+            limits: self.limits,
             details: self.details.clone(),
         }
     }
