@@ -1,8 +1,11 @@
-//! What an attachment costs the daemon: time to attach and detach, and resident memory, of 500 network namespaces and
-//! of 500 interfaces, each with its sockets and its watch in a runtime, as a daemon has them.
+//! What an attachment costs: time to attach and detach, and resident memory, of 1,000 network namespaces and of 1,000
+//! interfaces, each with its sockets and its watch in a runtime; and the same of 1,000 sandboxes that a daemon is asked
+//! for, each attached by a namespace, with a root and a policy of its own, stored and served.
 //!
-//! It ends with an error where the median is over the promise. It takes root, and says so where it is skipped. All
+//! It ends with an error where the median is over the promise, or a sandbox costs a thread or a process. It takes root, and says so where it is skipped. All
 //! that it makes is in namespaces of its own, and gone when it ends.
+
+mod host;
 
 use std::fs::File;
 use std::io::Write;
@@ -12,58 +15,37 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use exeat::attach::{Attached, Attachment, Device, Events, Host, SandboxDatagrams, SandboxListener, Spec};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use exeat::control::action::Action;
+use exeat::flow::SandboxId;
+use host::Fault;
 
 /// The promises.
 const TIME: Duration = Duration::from_millis(20);
 const KIBIBYTES: usize = 100;
 /// Attachments that are measured, after some that are not.
-const COUNT: usize = 500;
+const COUNT: usize = 1000;
 const WARM_UP: usize = 20;
 
-type Fault = Box<dyn std::error::Error>;
-
 fn main() -> ExitCode {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: attachments: they take root");
-        return ExitCode::SUCCESS;
-    }
-    match measure() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(fault) => {
-            eprintln!("attach: {fault}");
-            ExitCode::FAILURE
-        }
-    }
+    host::run("attach", || Ok(!host::is_root("attachments") || measure()?))
 }
 
 fn measure() -> Result<bool, Fault> {
-    // A host of its own, for this thread and those that the runtime begins.
-    unshare(CloneFlags::CLONE_NEWNET)?;
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let namespaces: Vec<File> = (0..COUNT + WARM_UP).map(|_| namespace()).collect::<Result<_, Fault>>()?;
+    host::enter()?;
+    let namespaces: Vec<File> = (0..COUNT + WARM_UP).map(|_| host::namespace()).collect::<Result<_, Fault>>()?;
     let by_path =
         |file: &File| Spec::Netns { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), taps: Vec::new() };
     let devices = devices()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let attached = runtime.block_on(async {
         let host = Host::open()?;
         let first = attach_all(&host, "network namespaces", namespaces.iter().map(by_path)).await?;
         let second = attach_all(&host, "interfaces", devices.into_iter().map(Spec::Interface)).await?;
-        Ok(first && second)
-    })
-}
-
-/// A network namespace that nobody is in.
-fn namespace() -> Result<File, Fault> {
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        File::open("/proc/thread-self/ns/net")
+        Ok::<_, Fault>(first && second)
     });
-    Ok(made.join().map_err(|_| "the thread panicked")??)
+    drop(runtime);
+    Ok(create_all(&namespaces)? & attached?)
 }
 
 /// Ends of veths that are down, each with addresses of its own behind it.
@@ -103,20 +85,55 @@ async fn attach_all(host: &Host, what: &str, specs: impl Iterator<Item = Spec>) 
         kept.push(Kept { attachment, _served: served, _events: events });
     }
     let each = resident()?.saturating_sub(before) / COUNT;
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
     for Kept { attachment, .. } in kept {
         let start = Instant::now();
         attachment.detach().await?;
         detaching.push(start.elapsed());
     }
+    tell(what, attaching, each, detaching)
+}
+
+/// The same of whole sandboxes, each with a policy that no other has.
+fn create_all(namespaces: &[File]) -> Result<bool, Fault> {
+    let host = host::Host::open()?;
+    let (mut attaching, mut detaching, mut before) = (Vec::new(), Vec::new(), (0, 0));
+    for (n, inside) in namespaces.iter().enumerate() {
+        if n == WARM_UP {
+            before = (resident()?, threads()?);
+        }
+        let policy =
+            format!(r#"{{"allow": {{"n{n}.example": [], "judged.example": [{{"match": {{"method": ["GET"]}}}}]}}}}"#);
+        let start = Instant::now();
+        host.create(&format!("bench-{n}"), &policy, inside)?;
+        attaching.push(start.elapsed());
+    }
+    let each = resident()?.saturating_sub(before.0) / COUNT;
+    let more = threads()?.saturating_sub(before.1);
+    for n in 0..namespaces.len() {
+        let id = SandboxId::new(&format!("bench-{n}")).ok_or("no name")?;
+        let start = Instant::now();
+        host.act(Action::Delete(id))?;
+        detaching.push(start.elapsed());
+    }
+    let kept = tell("sandboxes of a daemon", attaching, each, detaching)?;
+    println!("  {more} threads more, which come and go with what is written");
+    // The threads that store records are a pool.
+    Ok(kept && more < COUNT / 10)
+}
+
+fn tell(what: &str, mut attaching: Vec<Duration>, each: usize, detaching: Vec<Duration>) -> Result<bool, Fault> {
     let attaching = Times::of(attaching.split_off(WARM_UP));
     println!("{COUNT} {what}: attached in {attaching}, {each} KiB each, detached in {}", Times::of(detaching));
-    println!("  {threads} threads in all");
+    println!("  {} threads in all", threads()?);
     let kept = attaching.median <= TIME && each <= KIBIBYTES;
     if !kept {
         eprintln!("attach: the promise is {TIME:?} and {KIBIBYTES} KiB");
     }
     Ok(kept)
+}
+
+fn threads() -> Result<usize, Fault> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Resident memory of this process, in KiB.
