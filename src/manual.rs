@@ -245,6 +245,7 @@ pub mod clauses {}
 /// | H82 flushing the rules, nesting namespaces | `the_rules_cannot_be_flushed_from_inside`, `a_nested_user_namespace_gains_no_power_over_the_network` |
 /// | H82 the same with one socket's options, or by listening | `h82_socket_options_past_the_rules`, `h82_listening_in_our_place` |
 /// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
+/// | I89 one sandbox that takes all flows, requests or bytes there are | `i89_flows_over_the_bound_of_a_sandbox_are_refused`, `i89_requests_over_the_rate_are_told_when_to_come_again`, `i89_bytes_over_the_rate_wait_and_nothing_is_cut` |
 /// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
 /// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |
 /// | a terminal multiplexer outside | `a_terminal_multiplexer_outside_takes_no_orders` |

@@ -937,7 +937,7 @@ async fn flows_have_a_limit() {
 }
 
 #[tokio::test]
-async fn a_sandbox_may_have_fewer_flows_than_others_and_more_again() {
+async fn i89_flows_over_the_bound_of_a_sandbox_are_refused() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;
     let _origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
     rig.limit(r#"{"flows": 1}"#);
@@ -950,7 +950,7 @@ async fn a_sandbox_may_have_fewer_flows_than_others_and_more_again() {
 }
 
 #[tokio::test]
-async fn requests_over_the_rate_are_told_when_to_come_again() {
+async fn i89_requests_over_the_rate_are_told_when_to_come_again() {
     let rig = Rig::with_secret(INJECTING, SECRET).await;
     let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
     rig.limit(r#"{"requestsPerSecond": 1}"#);
@@ -981,7 +981,7 @@ async fn requests_over_the_rate_are_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn bytes_over_the_rate_wait_and_nothing_is_cut() {
+async fn i89_bytes_over_the_rate_wait_and_nothing_is_cut() {
     const BODY: usize = 300_000;
     let rig = Rig::new("allow: { spliced.test: [], judged.test: [{ match: { method: [POST] } }] }").await;
     for (name, port) in [("spliced.test", 443), ("judged.test", 80)] {

@@ -98,6 +98,13 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_certificates_names_every_variable() {
+        let page = include_str!("../../certs/README.md");
+        let missing: Vec<_> = trust().map(|(name, _)| name).filter(|name| !page.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn a_variable_that_holds_a_secret_anywhere_in_its_value_is_removed() {
         let kept =
             names(&[("A", "canary-1234"), ("B", "https://u:canary-1234@host"), ("C", "canary")], &[], "canary-1234");
