@@ -9,6 +9,7 @@
 mod tests;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 pub use crate::audit::Rotation;
+use crate::flow::SecretName;
+use crate::policy::{Grant, SourceSpec};
 pub use crate::sandbox::quota::Limits;
 
 use self::wire::ConfigWire;
@@ -40,6 +43,17 @@ pub struct Config {
     pub resolvers: Vec<SocketAddr>,
     /// What a sandbox may use of which its control plane says nothing.
     pub limits: Limits,
+    /// Secrets that policies of the control plane may use by name.
+    pub secrets: BTreeMap<SecretName, Brokered>,
+}
+
+/// A secret that the daemon brokers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brokered {
+    /// Where its value comes from.
+    pub source: SourceSpec,
+    /// Where it may go, which the operator says of each: whoever writes a policy could send it anywhere else.
+    pub grant: Grant,
 }
 
 /// Where the control API listens.
@@ -185,6 +199,7 @@ impl Config {
             openable: Vec::new(),
             resolvers: Vec::new(),
             limits: Limits::default(),
+            secrets: BTreeMap::new(),
         }
     }
 

@@ -133,6 +133,16 @@ pub const GLOB_GROUPS: usize = 32;
 pub const SECRET_BYTES: usize = 64 * 1024;
 /// Bytes of the body of a `response` rule.
 pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
+/// How often it is looked whether a file that holds a secret has changed.
+pub const SECRET_CHECK: Duration = Duration::from_secs(1);
+/// How long a command that gives a secret may take.
+pub const SECRET_TIME: Duration = Duration::from_secs(30);
+/// How often a command is asked again that does not say how long its secret is good.
+pub const SECRET_REFRESH: Duration = Duration::from_secs(300);
+/// Between asking again a source that failed: at first, and at most.
+pub const SECRET_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Words of a command that gives a secret.
+pub const SECRET_WORDS: usize = 64;
 /// Bytes that a secret has at least for its echoes to be searched for: shorter ones stand in any text.
 pub const SCRUB_SHORTEST: usize = 6;
 /// Steps of a secret (its bytes, or the characters of its encoding) that may pass before it is clear whether the rest

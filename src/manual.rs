@@ -163,7 +163,8 @@ pub mod decisions {}
 /// | §3 a path is judged as sent and fully decoded | `a_path_whose_readings_meet_different_rules_is_refused`, `a_path_is_decoded_to_the_most_it_may_mean`, `decoding_reaches_the_fixed_point_of_repeated_passes` |
 /// | §3 `${secrets.NAME}` is legal in `transform` values alone | `each_fault_of_a_transform_is_found`, `each_fault_of_a_response_or_match_is_found` |
 /// | §3 `transform` and `forwardURL` in clear | `a_transform_in_clear_is_refused_and_nothing_else_is`, `a_request_is_refused_by_the_first_that_refuses_it` |
-/// | §3 a secret goes to port 443 | `a_secret_goes_to_port_443_alone` |
+/// | §3 a secret goes to port 443, or to those of its grant | `a_secret_goes_to_port_443_alone`, `a_secret_goes_to_the_ports_of_its_grant_alone` |
+/// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |

@@ -37,7 +37,7 @@ mod response_form;
 pub mod verdict;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ use crate::matcher::path::fully_decoded;
 use crate::matcher::request::RequestMatch;
 use diagnostic::Diagnostics;
 use verdict::{
-    Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Part, Permit, Revision, Route,
-    RuleId, Target, Verdict,
+    Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Permit, Revision, Route, RuleId,
+    Target, Verdict,
 };
 
 pub use diff::diff;
@@ -81,6 +81,8 @@ pub struct Policy {
     dns: Dns,
     observe: bool,
     sources: BTreeMap<SecretName, SourceSpec>,
+    /// Where secrets may go, of those that something is said of.
+    grants: BTreeMap<SecretName, Grant>,
     /// What the sandbox's environment holds instead of secrets.
     placeholders: BTreeMap<String, SecretName>,
     /// What a permit injects that injects nothing.
@@ -183,7 +185,33 @@ pub enum SourceSpec {
     Env(String),
     /// A file, read as it is; its path is joined to the folder of the policy file that names it.
     File(PathBuf),
+    /// What a command prints: the program and its arguments, for no shell.
+    Command(Vec<String>),
 }
+
+/// Where a secret may go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Names: no rule for others compiles that sends it. Empty: wherever a rule sends it.
+    pub to: Vec<DomainPattern>,
+    /// Ports. Empty: 443 alone.
+    pub ports: Vec<u16>,
+}
+
+impl Grant {
+    /// Whether it may go to every name that a pattern matches.
+    fn covers(&self, pattern: &DomainPattern) -> bool {
+        self.to.is_empty() || self.to.iter().any(|granted| granted.covers(pattern))
+    }
+
+    /// Whether it may go to a port (POLICY §3 "Secrets").
+    fn allows(&self, port: u16) -> bool {
+        if self.ports.is_empty() { port == HTTPS } else { self.ports.contains(&port) }
+    }
+}
+
+/// Where a secret goes whose grant says nothing else.
+const HTTPS: u16 = 443;
 
 /// On what terms a policy is taken: who wrote it, what this host cannot do for it, and how the files that it
 /// `extends` are read. The default is a local file's, on a host that can do everything and reads no further file.
@@ -209,8 +237,8 @@ pub enum Author {
     ControlPlane {
         /// Ranges that `subnets.allow` may open.
         openable: Vec<IpNet>,
-        /// Secrets that `${secrets.NAME}` may refer to.
-        secrets: BTreeSet<SecretName>,
+        /// Secrets that `${secrets.NAME}` may refer to, and where they may go.
+        secrets: BTreeMap<SecretName, Grant>,
     },
 }
 
@@ -284,6 +312,7 @@ impl Policy {
             dns: Dns::Names,
             observe: false,
             sources: BTreeMap::new(),
+            grants: BTreeMap::new(),
             placeholders: BTreeMap::new(),
             nothing: Arc::from([]),
         };
@@ -308,9 +337,9 @@ impl Policy {
         self.observe
     }
 
-    /// Names of all secrets that any rule may inject.
+    /// Names of all secrets that some rule sends.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.sources.keys()
+        self.injections().flat_map(Injection::secrets)
     }
 
     /// The declared secrets and where their values come from.
@@ -320,10 +349,12 @@ impl Policy {
 
     /// What rules send that stands in the document itself and is a credential, by its look or by its header.
     pub fn credentials(&self) -> impl Iterator<Item = &str> {
+        self.injections().flat_map(Injection::credentials)
+    }
+
+    fn injections(&self) -> impl Iterator<Item = &Injection> {
         let rules = self.allow.iter().flat_map(|(_, entry)| entry.rules());
-        let injections =
-            rules.flat_map(|rule| if let Then::Transform(injections) = &rule.then { &**injections } else { &[] });
-        injections.flat_map(Injection::credentials)
+        rules.flat_map(|rule| if let Then::Transform(injections) = &rule.then { &**injections } else { &[] })
     }
 
     /// Variables of the sandbox's environment, and the secrets whose placeholders they hold.
@@ -627,14 +658,19 @@ impl Policy {
                 let target = Target::Name(url.host.clone(), url.port);
                 Verdict::Allow(Action::Divert(Arc::clone(url), Permit { target, ..permit }))
             }
-            // No secret's grant lists another port than 443 yet (POLICY §3 "Secrets"), so its value cannot be had.
-            Then::Transform(injections) if head.dst.port() != 443 && injections.iter().any(holds_secret) => {
+            Then::Transform(injections) if !self.may_go(injections, head.dst.port()) => {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
             }
             Then::Transform(injections) => {
                 Verdict::Allow(Action::Forward(Permit { injections: Arc::clone(injections), ..permit }))
             }
         }
+    }
+
+    /// Whether every secret in these headers may go to this port (POLICY §3 "Secrets").
+    fn may_go(&self, injections: &[Injection], port: u16) -> bool {
+        let mut secrets = injections.iter().flat_map(Injection::secrets);
+        secrets.all(|name| self.grants.get(name).map_or(port == HTTPS, |grant| grant.allows(port)))
     }
 
     /// A flow's verdict where `observe` may relax it, or has relaxed what was asked before (POLICY §8).
@@ -714,10 +750,6 @@ impl Policy {
         let Denial { reason, basis } = denial;
         Permit { target, basis, injections: Arc::clone(&self.nothing), observed: Some(reason), is_brokered: false }
     }
-}
-
-fn holds_secret(injection: &Injection) -> bool {
-    injection.value.0.iter().any(|part| matches!(part, Part::Secret(_)))
 }
 
 /// Who claims a request.

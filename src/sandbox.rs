@@ -6,7 +6,7 @@
 
 pub mod quota;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::flow::{Domain, FlowId, SandboxId};
+use crate::flow::{Domain, FlowId, SandboxId, SecretName};
 use crate::limits;
 use crate::policy::Policy;
 use crate::secret::scrub::Scrubber;
-use crate::secret::{Secret, Secrets};
+use crate::secret::{Secret, Secrets, Value};
 use quota::{Limits, Quota};
 
 /// A policy in force, and which push put it there (POLICY §1 `generation`).
@@ -106,19 +106,23 @@ impl Sandbox {
         &self.secrets
     }
 
-    /// Searches what comes back for all that its rules may send under this policy: every secret, and what stands in the
-    /// document itself and is a credential. Made when it is first needed.
+    /// Searches what comes back for all that its rules may send under this policy: its secrets, as they are and as they were
+    /// before they last changed, and what stands in the document itself and is a credential. Made when it is first needed.
     #[must_use]
     pub fn scrubber(&self, snapshot: &Snapshot) -> Arc<Scrubber> {
         if let Some(searched) = &*self.scrubber.load()
-            && searched.generation == snapshot.generation
+            && (searched.generation, searched.changes) == (snapshot.generation, self.secrets.changes())
         {
             return Arc::clone(&searched.scrubber);
         }
         let written = |text: &str| Secret::new(Zeroizing::new(text.as_bytes().to_vec()));
         let written: Vec<Secret> = snapshot.policy.credentials().map(written).collect();
-        let scrubber = Arc::new(Scrubber::new(self.secrets.iter().map(|(_, secret)| secret).chain(&written)));
-        let searched = Searched { generation: snapshot.generation, scrubber: Arc::clone(&scrubber) };
+        // Counted first: a value that changes meanwhile is searched for the next time at the latest.
+        let changes = self.secrets.changes();
+        let names: BTreeSet<&SecretName> = snapshot.policy.secrets().collect();
+        let values: Vec<Arc<Value>> = names.into_iter().flat_map(|name| self.secrets.recent(name)).collect();
+        let scrubber = Arc::new(Scrubber::new(values.iter().map(|value| &***value).chain(&written)));
+        let searched = Searched { generation: snapshot.generation, changes, scrubber: Arc::clone(&scrubber) };
         self.scrubber.store(Some(Arc::new(searched)));
         scrubber
     }
@@ -158,6 +162,8 @@ impl Sandbox {
 /// What is searched for under one policy.
 struct Searched {
     generation: u64,
+    /// Of the secrets' values.
+    changes: u64,
     scrubber: Arc<Scrubber>,
 }
 

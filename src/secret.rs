@@ -2,14 +2,23 @@
 //!
 //! A [`Secret`] has no `Display`, `Debug` of its value, `Clone` or `Serialize`, and its memory is zeroised. What a
 //! library must copy (a header value) is marked sensitive where it is made ([`inject`]).
+//!
+//! Values change while sandboxes run: each stands in a [`Slot`], which whoever keeps it current fills ([`keep`]) and
+//! every sandbox that may use it shares.
 
 pub mod inject;
+pub mod keep;
 pub mod scrub;
 pub mod source;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::flow::SecretName;
@@ -42,26 +51,125 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The values that one sandbox's rules may send out, by name.
-#[derive(Debug, Default)]
+/// A value, for as long as it is good.
+pub struct Value {
+    secret: Secret,
+    until: Option<Instant>,
+}
+
+impl Deref for Value {
+    type Target = Secret;
+
+    fn deref(&self) -> &Secret {
+        &self.secret
+    }
+}
+
+/// Where one secret's value stands, and the one before it.
+#[derive(Default)]
+pub struct Slot {
+    now: ArcSwapOption<Value>,
+    before: ArcSwapOption<Value>,
+    changes: AtomicU64,
+    trouble: ArcSwapOption<String>,
+}
+
+impl Slot {
+    /// A value that stays.
+    #[must_use]
+    pub fn of(secret: Secret) -> Self {
+        let slot = Self::default();
+        slot.fill(secret, None);
+        slot
+    }
+
+    /// From now on this is the value, until it expires.
+    pub fn fill(&self, secret: Secret, until: Option<Instant>) {
+        self.replace(Some(Arc::new(Value { secret, until })));
+        self.trouble.store(None);
+    }
+
+    /// From now on there is none.
+    pub fn clear(&self) {
+        self.replace(None);
+    }
+
+    /// Notes why it cannot be kept current, in one sentence without a value.
+    pub fn trouble(&self, sentence: String) {
+        self.trouble.store(Some(Arc::new(sentence)));
+    }
+
+    /// Why it cannot be kept current, if so.
+    #[must_use]
+    pub fn why(&self) -> Option<Arc<String>> {
+        self.trouble.load_full()
+    }
+
+    /// The value, if there is one that has not expired.
+    #[must_use]
+    pub fn value(&self) -> Option<Arc<Value>> {
+        self.now.load_full().filter(|value| value.until.is_none_or(|until| Instant::now() < until))
+    }
+
+    fn replace(&self, value: Option<Arc<Value>>) {
+        if let Some(before) = self.now.swap(value) {
+            self.before.store(Some(before));
+        }
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot(…)")
+    }
+}
+
+/// The values that one sandbox's rules may send out, by name. Clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Secrets {
-    values: HashMap<SecretName, Secret>,
+    slots: HashMap<SecretName, Arc<Slot>>,
 }
 
 impl Secrets {
-    /// Adds or replaces a value.
+    /// Adds or replaces a value that stays.
     pub fn insert(&mut self, name: SecretName, value: Secret) {
-        self.values.insert(name, value);
+        self.share(name, Arc::new(Slot::of(value)));
+    }
+
+    /// Adds or replaces a slot that others may share.
+    pub fn share(&mut self, name: SecretName, slot: Arc<Slot>) {
+        self.slots.insert(name, slot);
     }
 
     /// The value of a name; `None` means that nothing may be sent (POLICY §7: `secret-unavailable`).
     #[must_use]
-    pub fn value(&self, name: &SecretName) -> Option<&Secret> {
-        self.values.get(name)
+    pub fn value(&self, name: &SecretName) -> Option<Arc<Value>> {
+        self.slots.get(name).and_then(|slot| slot.value())
     }
 
-    /// Every value, for looking whether a text holds one.
-    pub fn iter(&self) -> impl Iterator<Item = (&SecretName, &Secret)> {
-        self.values.iter()
+    /// Every value.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Value>> {
+        self.slots.values().filter_map(|slot| slot.value())
+    }
+
+    /// The value of a name, expired or not, and the one before it: what may have been sent.
+    pub fn recent(&self, name: &SecretName) -> impl Iterator<Item = Arc<Value>> {
+        self.slots.get(name).into_iter().flat_map(|slot| [slot.now.load_full(), slot.before.load_full()]).flatten()
+    }
+
+    /// A number that grows whenever a value changes.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.slots.values().map(|slot| slot.changes.load(Ordering::Acquire)).sum()
+    }
+
+    /// The secrets that cannot be kept current, and why, by name.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<(SecretName, Arc<String>)> {
+        let mut troubles: Vec<_> =
+            self.slots.iter().filter_map(|(name, slot)| Some((name.clone(), slot.why()?))).collect();
+        troubles.sort();
+        troubles
     }
 }

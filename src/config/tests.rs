@@ -1,6 +1,8 @@
 //! Settings, read and refused.
 
 use super::*;
+use crate::flow::SecretName;
+use crate::policy::SourceSpec;
 
 fn read(text: &str) -> Result<Config, String> {
     Config::read(Path::new("serve.yaml"), text, &Home::System).map_err(|error| error.to_string())
@@ -107,6 +109,33 @@ fn a_file_of_the_record_is_bounded_where_that_is_asked_for() {
     ] {
         let told = audit(text).unwrap_err();
         assert!(told.contains(expected), "{text}: {told}");
+    }
+}
+
+#[test]
+fn a_secret_has_a_source_and_says_where_it_may_go() {
+    let config = read(
+        "secrets:\n  ONE: { file: /etc/one, to: [a.test, '*.b.test'], ports: [443, 8443] }\n  \
+         TWO: { command: [/usr/bin/gh, auth, token], to: [c.test] }\n  THREE: { env: THREE, to: [d.test] }\n",
+    )
+    .unwrap();
+    let secret = |name: &str| &config.secrets[&SecretName::new(name).unwrap()];
+    assert_eq!(secret("ONE").source, SourceSpec::File("/etc/one".into()));
+    assert_eq!((secret("ONE").grant.to.len(), secret("ONE").grant.ports.as_slice()), (2, &[443, 8443][..]));
+    assert_eq!(secret("THREE").source, SourceSpec::Env("THREE".to_owned()));
+    for (text, expected) in [
+        ("secrets: { A: { env: canary } }", "missing field `to`"),
+        ("secrets: { A: { env: canary, to: [] } }", "`secrets.A.to`"),
+        ("secrets: { A: { env: X, to: [https://canary.test] } }", "`secrets.A.to`"),
+        ("secrets: { A: { to: [a.test] } }", "exactly one of"),
+        ("secrets: { A: { env: canary, file: /canary, to: [a.test] } }", "exactly one of"),
+        ("secrets: { A: { file: canary, to: [a.test] } }", "`secrets.A.file`"),
+        ("secrets: { A: { command: [canary], to: [a.test] } }", "`secrets.A.command`"),
+        ("secrets: { A: { value: canary, to: [a.test] } }", "unknown field"),
+        ("secrets: { 'c n': { env: X, to: [a.test] } }", "a secret's name"),
+    ] {
+        let told = read(text).unwrap_err();
+        assert!(told.contains(expected) && !told.contains("canary"), "{text}: {told}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! The file's own form, and what it means together with the command line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -10,9 +12,14 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::{
-    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute, resolver,
+    Audit, Brokered, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute,
+    resolver,
 };
+use crate::flow::SecretName;
 use crate::limits;
+use crate::matcher::domain::DomainPattern;
+use crate::policy::diagnostic::discreet;
+use crate::policy::{Grant, SourceSpec};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -24,7 +31,19 @@ pub(super) struct ConfigWire {
     openable: Vec<IpNet>,
     resolvers: Vec<String>,
     limits: Limits,
+    secrets: BTreeMap<String, SecretWire>,
     issuer: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SecretWire {
+    env: Option<String>,
+    file: Option<PathBuf>,
+    command: Option<Vec<String>>,
+    to: Vec<String>,
+    #[serde(default)]
+    ports: Vec<NonZeroU16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -126,7 +145,8 @@ impl ConfigWire {
     /// # Errors
     /// What means nothing, in one sentence.
     pub(super) fn into_config(self, flags: Flags, home: &Home) -> Result<Config, String> {
-        let Self { state, control, audit, mut allow_protected, mut openable, resolvers, limits, issuer } = self;
+        let Self { state, control, audit, mut allow_protected, mut openable, resolvers, secrets, limits, issuer } =
+            self;
         let usual = Config::of_home(home);
         if issuer.is_some() {
             return Err("`issuer`: this version of exeat signs no tokens for `forwardURL`, so leave it out".to_owned());
@@ -143,6 +163,7 @@ impl ConfigWire {
             openable,
             resolvers: if flags.resolvers.is_empty() { named } else { flags.resolvers },
             limits,
+            secrets: secrets.into_iter().map(|(name, wire)| wire.into_brokered(&name)).collect::<Result<_, _>>()?,
         };
         config.state = flags.state.unwrap_or(config.state);
         config.control.socket = flags.socket.unwrap_or(config.control.socket);
@@ -172,6 +193,38 @@ fn reachable_by_sandboxes(config: &Config) -> Result<(), String> {
 /// Whether a listener at `address` is one at an address of `range`, too.
 fn covers(range: &IpNet, address: IpAddr) -> bool {
     address.is_unspecified() || range.contains(&address.to_canonical()) || range.contains(&address)
+}
+
+impl SecretWire {
+    /// An error says the name, if it is one, and nothing else of what is written: it may be a value in a wrong place.
+    fn into_brokered(self, name: &str) -> Result<(SecretName, Brokered), String> {
+        let Self { env, file, command, to, ports } = self;
+        let name = SecretName::new(name)
+            .ok_or_else(|| "`secrets`: a secret's name is letters, digits and `_`, and no digit first".to_owned())?;
+        let key = format!("secrets.{}", discreet(name.as_str()));
+        let one = || format!("`{key}`: exactly one of `env`, `file` and `command` says where its value comes from");
+        let source = match (env, file, command) {
+            (Some(variable), None, None) => SourceSpec::Env(variable),
+            (None, Some(path), None) => SourceSpec::File(absolute(&format!("{key}.file"), path)?),
+            (None, None, Some(words)) => {
+                let is_absolute = words.first().is_some_and(|program| program.starts_with('/'));
+                if !is_absolute || words.len() > limits::SECRET_WORDS {
+                    return Err(format!(
+                        "`{key}.command`: the program's path, which begins with `/`, and its arguments; \
+                         {} words at most",
+                        limits::SECRET_WORDS
+                    ));
+                }
+                SourceSpec::Command(words)
+            }
+            _ => return Err(one()),
+        };
+        let parsed: Result<Vec<DomainPattern>, _> = to.iter().map(|text| DomainPattern::parse(text)).collect();
+        let to = parsed.ok().filter(|to| !to.is_empty());
+        let to = to.ok_or_else(|| format!("`{key}.to`: the names that it may go to, such as [api.example.com]"))?;
+        let ports = ports.into_iter().map(NonZeroU16::get).collect();
+        Ok((name, Brokered { source, grant: Grant { to, ports } }))
+    }
 }
 
 impl AuditWire {

@@ -13,7 +13,7 @@ mod lists;
 mod older;
 mod rules;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,12 +23,14 @@ use super::cases::{self, Case};
 use super::diagnostic::{Code, Diagnostics, Fault};
 use super::verdict::{Revision, RuleId};
 use super::wire::{
-    DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire, Word,
+    CommandWord, DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire,
+    Word,
 };
 use super::{
-    Author, Base, Compiled, Denials, Dns, Entry, Feature, Flags, Handling, Policy, SourceSpec, Terms, protected,
+    Author, Base, Compiled, Denials, Dns, Entry, Feature, Flags, Grant, Handling, Policy, SourceSpec, Terms, protected,
 };
 use crate::flow::{Domain, SecretName};
+use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
 use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
 
@@ -76,6 +78,11 @@ struct Compiler<'a> {
     dns: Option<Said<Dns>>,
     observe: Option<Said<bool>>,
     sources: BTreeMap<SecretName, SourceSpec>,
+    grants: BTreeMap<SecretName, Grant>,
+    /// The secrets that rules of the entry at hand send, and where each is written.
+    sent: Vec<(SecretName, Span)>,
+    /// Every secret that is referred to.
+    used: BTreeSet<SecretName>,
     placeholders: BTreeMap<String, Said<SecretName>>,
     /// Where each secret is declared.
     declared: HashMap<SecretName, Span>,
@@ -128,6 +135,9 @@ impl<'a> Compiler<'a> {
             dns: None,
             observe: None,
             sources: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            sent: Vec::new(),
+            used: BTreeSet::new(),
             placeholders: BTreeMap::new(),
             declared: HashMap::new(),
             hosts: Vec::new(),
@@ -281,17 +291,47 @@ impl<'a> Compiler<'a> {
         }
         for (key, source) in wire.secrets.get().map(|table| table.entries.as_slice()).unwrap_or_default() {
             let Some(name) = self.secret_name(key) else { continue };
-            let source = self.secret_source(source);
+            let (source, grant) = (self.secret_source(source), self.grant(source));
             if let Some(first) = self.declared.get(&name).copied() {
-                if source.as_ref() != self.sources.get(&name) {
+                if (source.as_ref(), &grant) != (self.sources.get(&name), self.grants.get(&name).unwrap_or(&grant)) {
                     let first = self.id(first);
-                    let what = format!("the secret `{}` has another source", name.as_str());
+                    let what = format!("the secret `{}` has another source or grant", name.as_str());
                     self.overruled(&what, &first, key.span);
                 }
                 continue;
             }
             self.declared.insert(name.clone(), key.span);
+            if grant != Grant::default() {
+                self.grants.insert(name.clone(), grant);
+            }
             self.sources.extend(source.map(|source| (name, source)));
+        }
+    }
+
+    /// Where a secret may go.
+    fn grant(&mut self, wire: &SourceWire<'_>) -> Grant {
+        let SourceWire { span: _, env: _, file: _, command: _, to, ports } = wire;
+        let names = to.get().map(|list| list.items.as_slice()).unwrap_or_default();
+        let to = names.iter().filter_map(|text| self.pattern(text)).collect();
+        let ports = ports.get().map(|list| list.items.as_slice()).unwrap_or_default();
+        Grant { to, ports: ports.iter().map(|port| port.value).collect() }
+    }
+
+    /// What the rules of an entry send goes nowhere but where it may.
+    fn check_sent(&mut self, pattern: Option<&DomainPattern>) {
+        for (name, span) in std::mem::take(&mut self.sent) {
+            let grant = match &self.terms.author {
+                Author::Operator => self.grants.get(&name),
+                Author::ControlPlane { secrets, .. } => secrets.get(&name),
+            };
+            let (Some(grant), Some(pattern)) = (grant, pattern) else { continue };
+            if !grant.covers(pattern) {
+                let names: Vec<String> = grant.to.iter().map(|name| format!("`{}`", name.as_str())).collect();
+                let (secret, names) = (name.as_str(), names.join(", "));
+                let message = format!("the secret `{secret}` may not go to `{}`", pattern.as_str());
+                let fault = Fault::new(Code::BadValue, message).place(span).hidden();
+                self.faults.push(fault.help(format!("its `to` has {names}: give those an entry of their own")));
+            }
         }
     }
 
@@ -305,21 +345,23 @@ impl<'a> Compiler<'a> {
     }
 
     fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
-        let SourceWire { span, env, file } = wire;
-        match (env.is_written(), file.is_written()) {
-            (true, true) => {
+        let SourceWire { span, env, file, command, to: _, ports: _ } = wire;
+        let written = [("env", env.is_written()), ("file", file.is_written()), ("command", command.is_written())];
+        let mut written = written.iter().filter(|(_, written)| *written).map(|(key, _)| key);
+        match (written.next(), written.next()) {
+            (Some(first), Some(second)) => {
                 let fault = Fault::new(Code::Conflict, "a secret has one source, and this has two").place(*span);
-                self.faults.push(fault.help("keep one of `env` and `file`"));
+                self.faults.push(fault.help(format!("keep one of `{first}` and `{second}`")));
                 return None;
             }
             // What stands there instead has its own fault.
-            (false, false) if self.faults.0.iter().any(|fault| fault.is_within(*span)) => return None,
-            (false, false) => {
-                let fault = Fault::new(Code::Missing, "a secret needs `env` or `file`").place(*span);
-                self.faults.push(fault.help("write `env: VARIABLE` or `file: PATH`"));
+            (None, _) if self.faults.0.iter().any(|fault| fault.is_within(*span)) => return None,
+            (None, _) => {
+                let fault = Fault::new(Code::Missing, "a secret needs `env`, `file` or `command`").place(*span);
+                self.faults.push(fault.help("write `env: VARIABLE`, `file: PATH` or `command: [PROGRAM, ARGUMENT]`"));
                 return None;
             }
-            _ => {}
+            (Some(_), None) => {}
         }
         let refuse = |message: &str, span: Span| Fault::new(Code::BadValue, message).place(span).hidden();
         if let Some(env) = env.get() {
@@ -332,6 +374,9 @@ impl<'a> Compiler<'a> {
             self.advise_on_credential(env.text, env.span, None);
             return Some(SourceSpec::Env(env.text.to_owned()));
         }
+        if command.is_written() {
+            return self.command(&command.get()?.items, *span);
+        }
         let file = file.get()?;
         if file.text.is_empty() || file.text.contains('\0') {
             self.faults.push(refuse("this is not a path", file.span));
@@ -342,16 +387,37 @@ impl<'a> Compiler<'a> {
         Some(SourceSpec::File(folder.join(PathBuf::from(file.text))))
     }
 
+    /// A command that prints a secret.
+    fn command(&mut self, words: &[Text<'_, CommandWord>], span: Span) -> Option<SourceSpec> {
+        let program = words.first().map(|word| word.text).unwrap_or_default();
+        let message = if program.is_empty() {
+            "a command begins with its program"
+        } else if words.len() > limits::SECRET_WORDS {
+            "a command has 64 words at most"
+        } else if words.iter().any(|word| word.text.contains('\0')) {
+            "a command's words hold no NUL"
+        } else {
+            for word in words {
+                self.advise_on_credential(word.text, word.span, None);
+            }
+            return Some(SourceSpec::Command(words.iter().map(|word| word.text.to_owned()).collect()));
+        };
+        let fault = Fault::new(Code::BadValue, message).place(span).hidden();
+        self.faults.push(fault.help("such as `command: [gh, auth, token]`; no shell reads it"));
+        None
+    }
+
     /// Whether `${secrets.NAME}` may refer to it.
     fn knows_secret(&self, name: &SecretName) -> bool {
         match &self.terms.author {
             Author::Operator => self.declared.contains_key(name),
-            Author::ControlPlane { secrets, .. } => secrets.contains(name),
+            Author::ControlPlane { secrets, .. } => secrets.contains_key(name),
         }
     }
 
     /// A secret that nothing declares is a fault, unless a file is missing that may declare it.
     fn refer_to_secret(&mut self, name: &SecretName, span: Span) {
+        self.used.insert(name.clone());
         if self.knows_secret(name) || !self.documents.are_whole() {
             return;
         }
@@ -469,6 +535,18 @@ impl Compiler<'_> {
             (None, _, Author::ControlPlane { .. }) if by_address => Dns::Any,
             (None, _, _) => Dns::Names,
         };
+        let grants = match &self.terms.author {
+            Author::Operator => self.grants,
+            // Of those that stand for every policy, what others may use says nothing of this one.
+            Author::ControlPlane { secrets, .. } => {
+                let used = |name: &SecretName| self.used.contains(name);
+                secrets
+                    .iter()
+                    .filter(|(name, _)| used(name))
+                    .map(|(name, grant)| (name.clone(), grant.clone()))
+                    .collect()
+            }
+        };
         let policy = Policy {
             revision: Revision([0; 32]),
             base,
@@ -482,6 +560,7 @@ impl Compiler<'_> {
             dns,
             observe: flags.observe || self.observe.is_some_and(|said| said.value),
             sources: self.sources,
+            grants,
             placeholders: self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect(),
             nothing: Arc::from([]),
         };

@@ -9,7 +9,7 @@ use std::path::Path;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
-use super::{Base, Denials, Dns, Entry, Handling, Policy, Rule, SourceSpec, Then};
+use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, SourceSpec, Then};
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 
 impl Policy {
@@ -29,6 +29,7 @@ impl Policy {
             dns,
             observe,
             sources,
+            grants,
             placeholders,
             nothing: _,
         } = &self;
@@ -61,7 +62,16 @@ impl Policy {
             match source {
                 SourceSpec::Env(variable) => hash.tagged(0, variable),
                 SourceSpec::File(path) => hash.tagged(1, Path::as_os_str(path).as_encoded_bytes()),
+                SourceSpec::Command(words) => {
+                    hash.number(2);
+                    hash.list(words.iter(), |hash, word| hash.text(word));
+                }
             }
+        });
+        hash.list(grants.iter(), |hash, (name, Grant { to, ports })| {
+            hash.text(name.as_str());
+            hash.list(to.iter(), |hash, pattern| hash.text(pattern.as_str()));
+            hash.list(ports.iter(), |hash, port| hash.number(u64::from(*port)));
         });
         hash.list(placeholders.iter(), |hash, (variable, name)| {
             hash.text(variable);

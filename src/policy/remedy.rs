@@ -345,6 +345,7 @@ impl Policy {
             dns: self.dns,
             observe: self.observe,
             sources: BTreeMap::new(),
+            grants: self.grants.clone(),
             placeholders: BTreeMap::new(),
             nothing: Arc::clone(&self.nothing),
         }

@@ -35,6 +35,7 @@ impl Policy {
             dns,
             observe,
             sources: _,
+            grants: _,
             placeholders,
             nothing: _,
         } = self;

@@ -2,10 +2,13 @@
 
 mod precedence;
 
+use std::collections::BTreeSet;
+
 use http::HeaderMap;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use super::verdict::Part;
 use super::wire::tests::fits_schema;
 use super::*;
 use crate::flow::{ClientAddr, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, SandboxId};
@@ -379,6 +382,19 @@ fn a_secret_goes_to_port_443_alone() {
 }
 
 #[test]
+fn a_secret_goes_to_the_ports_of_its_grant_alone() {
+    let policy = policy(
+        "secrets: { KEY: { env: KEY, ports: [8443, 9443] } }\n\
+         allow: { api.test: [{ transform: [{ headers: { x-key: '${secrets.KEY}' } }] }] }\n",
+    );
+    let asked = |dst| asked_at(&policy, "GET https://api.test/", Some(dst));
+    for dst in ["198.51.100.7:8443", "198.51.100.7:9443"] {
+        assert!(asked(dst).starts_with("forward api.test:"), "{dst}: {}", asked(dst));
+    }
+    assert!(asked("198.51.100.7:443").starts_with("deny secret-unavailable"), "443 is not among them");
+}
+
+#[test]
 fn a_request_is_judged_by_its_address_too() {
     let policy = policy(EVERYTHING);
     let asked = |request, dst| asked_at(&policy, request, Some(dst));
@@ -549,7 +565,7 @@ fn the_same_document_of_an_author_who_may_open_less_is_another_policy() {
     };
     let control_plane = |ranges: &[&str]| Author::ControlPlane {
         openable: ranges.iter().map(|text| text.parse().unwrap()).collect(),
-        secrets: BTreeSet::new(),
+        secrets: BTreeMap::new(),
     };
     assert_eq!(revision(control_plane(&["10.0.0.0/8"])), revision(Author::Operator));
     assert_ne!(revision(control_plane(&[])), revision(Author::Operator));

@@ -379,6 +379,14 @@ pub struct Injection {
 }
 
 impl Injection {
+    /// The secrets in its value.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.value.0.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Secret(name) => Some(name),
+        })
+    }
+
     /// The words of its value that stand in the document itself and are credentials.
     pub(super) fn credentials(&self) -> impl Iterator<Item = &str> {
         let sole = match self.value.0.as_slice() {

@@ -195,6 +195,8 @@ kinds! {
     Variable as "an environment variable" such as &["GITHUB_TOKEN"];
     /// A file's path, from the folder of this file.
     SecretPath as "a file's path" such as &["/run/secrets/github"];
+    /// A program or an argument.
+    CommandWord as "a word of a command" such as &["/usr/bin/gh", "auth", "token"];
     /// A header's name; case does not matter.
     HeaderKey as "a header's name" such as &["authorization"];
     /// A header's value; `${secrets.NAME}` in it stands for a secret.
@@ -379,21 +381,26 @@ record! {
 pub(super) type PortWire = Number<1, 65535>;
 
 record! {
-    /// Where a secret's value comes from: exactly one of these.
+    /// Where a secret's value comes from, which is exactly one of `env`, `file` and `command`, and where it may go.
     SourceWire<'n> as "a secret's source" at span {
         /// An environment variable of exeat's own.
         "env" => env: Text<'n, Variable>,
         /// A file.
         "file" => file: Text<'n, SecretPath>,
+        /// A command, without a shell, that prints the value, or `{"value": …, "expiresIn": SECONDS}`.
+        "command" => command: List<Text<'n, CommandWord>, 1>,
+        /// The names that it may go to; without it, those that rules send it to.
+        "to" => to: List<Text<'n, Pattern>, 1>,
+        /// The ports that it may go to; without it, 443 alone.
+        "ports" => ports: List<PortWire, 1>,
     }
     later {
-        "command" => "sources are `env` and `file`",
-        "vault" => "sources are `env` and `file`",
-        "aws" => "sources are `env` and `file`",
-        "literal" => "a policy never holds a secret's value; sources are `env` and `file`",
-        "value" => "a policy never holds a secret's value; sources are `env` and `file`",
+        "vault" => "sources are `env`, `file` and `command`",
+        "aws" => "sources are `env`, `file` and `command`",
+        "literal" => "a policy never holds a secret's value; sources are `env`, `file` and `command`",
+        "value" => "a policy never holds a secret's value; sources are `env`, `file` and `command`",
     }
-    also { "minProperties": 1, "maxProperties": 1 }
+    also { "oneOf": [{ "required": ["env"] }, { "required": ["file"] }, { "required": ["command"] }] }
 }
 
 record! {

@@ -8,11 +8,12 @@
 //! - `INVARIANT`: afterwards exactly one field of each injected name is there, and it is ours.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::Secrets;
+use super::{Secrets, Value};
 use crate::flow::SecretName;
 use crate::policy::verdict::{Injection, Part, Template};
 
@@ -81,21 +82,16 @@ impl std::error::Error for InjectError {}
 
 fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, InjectError> {
     let Template(parts) = &injection.value;
-    let length = |part: &Part| match part {
-        Part::Literal(text) => text.len(),
-        Part::Secret(name) => secrets.value(name).map_or(0, |secret| secret.expose(<[u8]>::len)),
-    };
+    // Taken once, for a value may change meanwhile.
+    let pieces = parts.iter().map(|part| match part {
+        Part::Literal(text) => Ok(Piece::Text(text)),
+        Part::Secret(name) => secrets.value(name).map(Piece::Value).ok_or_else(|| InjectError::Missing(name.clone())),
+    });
+    let pieces: Vec<Piece<'_>> = pieces.collect::<Result<_, _>>()?;
     // Room for all from the start: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(parts.iter().map(length).sum()));
-    for part in parts {
-        match part {
-            Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
-            Part::Secret(name) => {
-                let secret = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
-                secret.expose(|value| bytes.extend_from_slice(value));
-            }
-        }
-    }
+    let length = pieces.iter().map(|piece| piece.expose(<[u8]>::len)).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+    pieces.iter().for_each(|piece| piece.expose(|piece| bytes.extend_from_slice(piece)));
     let unprintable = || InjectError::Unprintable(injection.header.clone());
     if bytes.iter().any(u8::is_ascii_control) {
         return Err(unprintable());
@@ -103,6 +99,21 @@ fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, Inject
     let mut value = HeaderValue::from_bytes(&bytes).map_err(|_| unprintable())?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// A part of a header's value, the secret in its place.
+enum Piece<'a> {
+    Text(&'a str),
+    Value(Arc<Value>),
+}
+
+impl Piece<'_> {
+    fn expose<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Self::Text(text) => f(text.as_bytes()),
+            Self::Value(value) => value.expose(f),
+        }
+    }
 }
 
 /// Whether the names are the same, or differ by `_` for `-`, which many servers read as the same.

@@ -9,7 +9,7 @@ use exeat::flow::{
 };
 use exeat::matcher::cidr;
 use exeat::policy::verdict::{Action, Basis, Denial, Part, Permit, Route, Target, Verdict};
-use exeat::policy::{Author, Flags, Policy, Protected, Source, Terms};
+use exeat::policy::{Author, Flags, Grant, Policy, Protected, Source, Terms};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::model::{self, Ask, Facts, Host, Model, Request, Said};
@@ -78,7 +78,7 @@ fn terms(model: &Model) -> Terms<'static> {
     let secrets = ["KEY", "OTHER"].map(|name| SecretName::new(name).expect("a name"));
     let author = model.api.as_ref().map_or(Author::Operator, |listed| Author::ControlPlane {
         openable: listed.iter().map(|range| cidr::parse(&range.to_string()).expect("a range")).collect(),
-        secrets: secrets.into(),
+        secrets: secrets.map(|name| (name, Grant::default())).into(),
     });
     Terms { author, ..Terms::default() }
 }

@@ -121,6 +121,10 @@ pub(in crate::cli) fn run(
     let serving = outside.serve(&sandbox, Arc::new(authority), record, sockets);
     let serving = serving.map_err(RunError::own("watch the sandbox's sockets"))?;
     tokio::spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
+    for keeper in settings.keepers {
+        // The terminal is the command's now; a request that is refused for it says so itself.
+        tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |_| {}));
+    }
     drop(inside);
     let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;
     channel.send(&Order::Start, &[]).map_err(RunError::own("talk to the sandbox"))?;

@@ -16,6 +16,7 @@ use crate::cli::policy::{Disk, Document, terms};
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{self, Policy, SourceSpec};
 use crate::resolve::Overrides;
+use crate::secret::keep::Keeper;
 use crate::secret::{Secrets, source};
 
 /// What a session needs.
@@ -24,6 +25,8 @@ pub(in crate::cli) struct Settings {
     /// What of the policy is legal and perhaps not meant.
     pub(in crate::cli) advice: Diagnostics,
     pub(in crate::cli) secrets: Secrets,
+    /// Keep those current.
+    pub(in crate::cli) keepers: Vec<Keeper>,
     /// Taken out of the protected ranges.
     pub(in crate::cli) allow_protected: Vec<IpNet>,
     pub(in crate::cli) overrides: Overrides,
@@ -83,10 +86,15 @@ impl Settings {
         let (policy, advice) = (compiled.policy, compiled.advice);
         let mut hidden: Vec<PathBuf> = file.map(Path::to_owned).into_iter().chain(disk.into_read()).collect();
         let mut secrets = Secrets::default();
+        let mut keepers = Vec::new();
         let mut variables = BTreeSet::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(RunError::own("start a runtime"))?;
         for (name, from) in policy.sources() {
-            let value = source::read(name, from, &environment);
-            secrets.insert(name.clone(), value.map_err(RunError::Secret)?);
+            let mut keeper = Keeper::new(name.clone(), from.clone());
+            runtime.block_on(keeper.ask(&environment)).map_err(RunError::Secret)?;
+            secrets.share(name.clone(), keeper.slot());
+            keepers.push(keeper);
             hidden.extend(source::file(from));
             if let SourceSpec::Env(variable) = from {
                 variables.insert(variable.clone());
@@ -96,6 +104,7 @@ impl Settings {
             policy,
             advice,
             secrets,
+            keepers,
             allow_protected: Vec::new(),
             overrides: Overrides::default(),
             upstream_ca: Vec::new(),

@@ -8,7 +8,7 @@
 //! - `INVARIANT`: an identity (HOUSE §2) is one sandbox's at most.
 //! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fs;
@@ -37,15 +37,17 @@ use crate::control::action::{
     Act, Action, AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal,
     SandboxView, SessionId, TrustView, Which,
 };
-use crate::flow::SandboxId;
+use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Stop;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
+use crate::policy::{Grant, SourceSpec};
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
 use crate::secret::Secrets;
+use crate::secret::keep::{Keeper, News};
 use crate::state::{Key, Store};
 
 /// See the module's doc. Clones are the same daemon.
@@ -56,6 +58,7 @@ struct Inner {
     host: Host,
     outside: Outside,
     shelf: Shelf,
+    secrets: Secrets,
     store: Arc<Store>,
     record: Arc<dyn Record>,
     lines: Arc<report::Lines>,
@@ -95,7 +98,8 @@ impl Daemon {
         let daemon = Self(Arc::new(Inner {
             host: Host::open().map_err(ServeError::Host)?,
             outside: outside.map_err(ServeError::own("list the host's addresses"))?,
-            shelf: Shelf::new(config.openable.clone()),
+            shelf: Shelf::new(config.openable.clone(), grants(config)),
+            secrets: broker(config).await,
             store: Arc::new(store),
             record: Arc::new(Fanout(sinks)),
             lines,
@@ -168,7 +172,8 @@ impl Daemon {
     /// # Errors
     /// The addresses of the host cannot be listed, and nothing has changed; or some flow did not heed it in time.
     pub async fn change(&self, config: &Config) -> Result<(), ServeError> {
-        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers, limits } = config;
+        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers, secrets: _, limits } =
+            config;
         let _all = self.0.settings.write().await;
         let listed = self.0.outside.change(allow_protected, resolvers);
         listed.map_err(ServeError::own("list the host's addresses"))?;
@@ -465,7 +470,8 @@ impl Daemon {
             // What stands there is the other's: it stays.
             return Err(Refusal::Conflict(format!("it is the attachment of sandbox `{}`", owner.as_str())));
         }
-        let sandbox = Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), Secrets::default());
+        let sandbox =
+            Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), self.0.secrets.clone());
         sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
@@ -608,6 +614,29 @@ impl Act for Daemon {
         // It listens only once it has taken up all that it had.
         Ok(())
     }
+}
+
+/// Where the operator's secrets may go.
+fn grants(config: &Config) -> BTreeMap<SecretName, Grant> {
+    config.secrets.iter().map(|(name, brokered)| (name.clone(), brokered.grant.clone())).collect()
+}
+
+/// The operator's secrets, kept current by tasks of the runtime that this is called in. What cannot be had is told, and
+/// nothing is sent that needs it.
+async fn broker(config: &Config) -> Secrets {
+    let mut secrets = Secrets::default();
+    for (name, brokered) in &config.secrets {
+        let mut keeper = Keeper::new(name.clone(), brokered.source.clone());
+        secrets.share(name.clone(), keeper.slot());
+        // A command may take a while, and the sandboxes that do not need it do not wait for it.
+        if !matches!(brokered.source, SourceSpec::Command(_))
+            && let Err(error) = keeper.ask(|variable| std::env::var_os(variable)).await
+        {
+            report::secret(&News::Failed(error));
+        }
+        tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |news| report::secret(&news)));
+    }
+    secrets
 }
 
 /// The store of a state directory, made where there is none.

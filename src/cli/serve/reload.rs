@@ -63,6 +63,7 @@ fn later(started: &Config, now: &Config) -> Vec<&'static str> {
     let ((tcp, clear), (tcp_now, clear_now)) = (address(&started.control), address(&now.control));
     let keys = [
         ("state", started.state != now.state),
+        ("secrets", started.secrets != now.secrets),
         ("control.socket", started.control.socket != now.control.socket),
         ("control.mode", started.control.mode != now.control.mode),
         ("control.owner", started.control.owner != now.control.owner),

@@ -1,5 +1,5 @@
 //! What the daemon tells while it runs: audit events to whoever follows them, and the operator what becomes of
-//! attachments.
+//! attachments and of secrets.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use tokio::sync::broadcast;
 
 use crate::attach::AttachmentId;
 use crate::audit::{Event, Record, line};
-use crate::cli::tell;
+use crate::cli::{chain, tell};
 use crate::control::action::AttachmentState;
 use crate::flow::SandboxId;
 use crate::limits;
+use crate::secret::keep::News;
 
 /// Audit events as they are recorded, for as many as follow them. One that is too slow misses some, and is told so by
 /// its channel.
@@ -46,6 +47,14 @@ pub(super) fn closed(id: &AttachmentId) {
 pub(super) fn mended(id: &AttachmentId) {
     let what = "somebody took away nftables rules of the attachment";
     tell(&format!("exeat: {what} {id}; they stand again, but packets may have passed\n"));
+}
+
+/// Tells the operator that a secret cannot be had, or can be had again.
+pub(super) fn secret(news: &News) {
+    match news {
+        News::Failed(error) => tell(&format!("exeat: {}\n", chain(error))),
+        News::Back(name) => tell(&format!("exeat: the secret {} can be had again\n", name.as_str())),
+    }
 }
 
 /// Tells the operator that a sandbox no longer reaches anything.

@@ -3,7 +3,7 @@
 //! Documents are told apart by their text and not by their revision: two spellings of one policy have one revision, but
 //! the lines by which their rules are named differ.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -11,8 +11,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use crate::flow::SecretName;
 use crate::policy::diagnostic::Diagnostics;
-use crate::policy::{Author, Feature, Flags, Policy, Source, Terms};
+use crate::policy::{Author, Feature, Flags, Grant, Policy, Source, Terms};
 
 /// What a sandbox has before it has a policy.
 pub(super) const NOTHING: &str = "deny-all";
@@ -32,13 +33,14 @@ type Digest = [u8; 32];
 /// The documents in use.
 pub(super) struct Shelf {
     openable: ArcSwap<Vec<IpNet>>,
+    secrets: BTreeMap<SecretName, Grant>,
     documents: Mutex<HashMap<Digest, Weak<Document>>>,
 }
 
 impl Shelf {
-    /// An empty shelf; its policies may open these protected ranges.
-    pub(super) fn new(openable: Vec<IpNet>) -> Self {
-        Self { openable: ArcSwap::from_pointee(openable), documents: Mutex::default() }
+    /// An empty shelf; its policies may open these protected ranges, and send these secrets.
+    pub(super) fn new(openable: Vec<IpNet>, secrets: BTreeMap<SecretName, Grant>) -> Self {
+        Self { openable: ArcSwap::from_pointee(openable), secrets, documents: Mutex::default() }
     }
 
     /// From now on policies may open these protected ranges: what is taken from here on says so, what was taken before
@@ -65,7 +67,7 @@ impl Shelf {
             return Ok(document);
         }
         let terms = Terms {
-            author: Author::ControlPlane { openable: Vec::clone(&self.openable.load()), secrets: Default::default() },
+            author: Author::ControlPlane { openable: Vec::clone(&self.openable.load()), secrets: self.secrets.clone() },
             lacks: vec![
                 (Feature::Forward, "this daemon has no issuer for the token that goes along"),
                 (Feature::Placeholders, "this version of exeat sets headers alone"),
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn equal_documents_are_held_once_and_no_longer_than_they_are_used() {
-        let shelf = Shelf::new(Vec::new());
+        let shelf = Shelf::new(Vec::new(), BTreeMap::new());
         let text = "{\"allow\": [\"a.test\"]}";
         let first = shelf.take(text.into()).unwrap();
         assert!(Arc::ptr_eq(&first, &shelf.take(text.into()).unwrap()));
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn a_control_plane_opens_what_the_operator_lists_and_nothing_else() {
         let open = |openable: &[&str]| {
-            let shelf = Shelf::new(openable.iter().map(|range| range.parse().unwrap()).collect());
+            let shelf = Shelf::new(openable.iter().map(|range| range.parse().unwrap()).collect(), BTreeMap::new());
             Arc::clone(&shelf.take("subnets: { allow: [10.1.0.0/16] }".into()).unwrap().policy)
         };
         let judged = |policy: &Policy| {
@@ -126,7 +128,7 @@ mod tests {
         assert!(!judged(&open(&[])));
         assert!(judged(&open(&["10.0.0.0/8"])));
         // The same text means what the list says now.
-        let shelf = Shelf::new(Vec::new());
+        let shelf = Shelf::new(Vec::new(), BTreeMap::new());
         let text = "subnets: { allow: [10.1.0.0/16] }";
         let before = shelf.take(text.into()).unwrap();
         shelf.change(&["10.0.0.0/8".parse().unwrap()]);

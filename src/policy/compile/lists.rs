@@ -82,6 +82,7 @@ impl Compiler<'_> {
                     let rules = rules.as_ref().map(|rules| rules.items.as_slice()).unwrap_or_default();
                     let (handling, places) = self.handling(rules);
                     let pattern = self.pattern(text);
+                    self.check_sent(pattern.as_ref());
                     self.entry(text, pattern, handling, places);
                 }
             }

@@ -72,7 +72,9 @@ impl Compiler<'_> {
             let InjectionRuleWire { span, domain, headers, when } = wire;
             let Some(text) = domain.get() else { continue };
             let rule = self.injection_rule(*span, headers.get(), when);
-            let (Some(pattern), Some(rule)) = (self.pattern(text), rule) else { continue };
+            let pattern = self.pattern(text);
+            self.check_sent(pattern.as_ref());
+            let (Some(pattern), Some(rule)) = (pattern, rule) else { continue };
             let next = injections.list.len();
             let at = *injections.at.entry(pattern.clone()).or_insert(next);
             if at == next {

@@ -350,6 +350,7 @@ impl Compiler<'_> {
                 return None;
             };
             self.refer_to_secret(&name, value.span);
+            self.sent.push((name.clone(), value.span));
             parts.extend((!literal.is_empty()).then(|| Part::Literal(literal.to_owned())));
             parts.push(Part::Secret(name));
         }

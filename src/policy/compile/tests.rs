@@ -195,7 +195,11 @@ fn each_fault_of_a_document_is_found() {
         ("dns: all", "bad-value: `dns` cannot be `all`"),
         ("secrets: {A B: {env: X}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
         ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source, and this has two"),
-        ("secrets: {A: {}}", "missing: a secret needs `env` or `file`"),
+        ("secrets: {A: {env: X, command: [y]}}", "conflict: a secret has one source, and this has two"),
+        ("secrets: {A: {to: [a.test]}}", "missing: a secret needs `env`, `file` or `command`"),
+        ("secrets: {A: {command: ['']}}", "bad-value: a command begins with its program"),
+        ("secrets: {A: {command: [\"x\\0\"]}}", "bad-value: a command's words hold no NUL"),
+        ("secrets: {A: {}}", "missing: a secret needs `env`, `file` or `command`"),
         ("secrets: {A: {vault: X}}", "unsupported: `vault` is not supported by this version of exeat"),
         ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),
         ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
@@ -671,7 +675,7 @@ fn files_are_limited_and_so_is_asking_for_them() {
 fn a_control_plane_says_less_and_opens_what_the_operator_lists() {
     let author = crate::policy::Author::ControlPlane {
         openable: vec!["10.1.0.0/16".parse().unwrap()],
-        secrets: [SecretName::new("KEY").unwrap()].into(),
+        secrets: [(SecretName::new("KEY").unwrap(), Grant::default())].into(),
     };
     let terms =
         Terms { author, forward_hosts: Some(vec![DomainPattern::parse("*.proxy.test").unwrap()]), ..Terms::default() };
@@ -933,5 +937,58 @@ proptest! {
             prop_assert!(!faults.is_empty());
             prop_assert!(faults.to_string().starts_with("error["));
         }
+    }
+}
+
+#[test]
+fn a_secret_goes_to_the_names_of_its_grant_alone() {
+    let compiled = |to: &str, pattern: &str| {
+        let text = format!(
+            "secrets: {{KEY: {{env: KEY, to: {to}}}}}\n\
+             allow: {{'{pattern}': [{{transform: [{{headers: {{x-key: '${{secrets.KEY}}'}}}}]}}]}}\n"
+        );
+        let source = Source { path: "policy.yaml", text: &text };
+        Policy::compile(Some(source), &Flags::default(), &Terms::default())
+            .map(drop)
+            .map_err(|faults| faults.to_string())
+    };
+    for (to, pattern) in [
+        ("[a.test]", "a.test"),
+        ("['*.a.test']", "x.a.test"),
+        ("['*.a.test']", "*.x.a.test"),
+        ("['*.a.test', a.test]", "a.test"),
+    ] {
+        assert_eq!(compiled(to, pattern), Ok(()), "{to} {pattern}");
+    }
+    for (to, pattern) in
+        [("[a.test]", "b.test"), ("[a.test]", "*.a.test"), ("['*.a.test']", "a.test"), ("[a.test]", "*")]
+    {
+        let told = compiled(to, pattern).unwrap_err();
+        assert!(told.contains(&format!("the secret `KEY` may not go to `{pattern}`")), "{told}");
+        assert!(told.contains("give those an entry of their own"), "{told}");
+    }
+}
+
+/// Whoever pushes policies may use the operator's secrets, and not decide where they go.
+#[test]
+fn a_control_plane_sends_the_operators_secret_where_the_operator_says() {
+    let grant = Grant { to: vec![DomainPattern::parse("a.test").unwrap()], ports: Vec::new() };
+    let author =
+        Author::ControlPlane { openable: Vec::new(), secrets: [(SecretName::new("KEY").unwrap(), grant)].into() };
+    let terms = Terms { author, ..Terms::default() };
+    let compiled = |text: &str| {
+        let source = Source { path: "policy", text };
+        Policy::compile(Some(source), &Flags::default(), &terms).map(drop).map_err(|faults| faults.to_string())
+    };
+    let rule = "[{\"transform\": [{\"headers\": {\"x-key\": \"${secrets.KEY}\"}}]}]";
+    assert_eq!(compiled(&format!("{{\"allow\": {{\"a.test\": {rule}}}}}")), Ok(()));
+    for text in [
+        format!("{{\"allow\": {{\"evil.test\": {rule}}}}}"),
+        "{\"mode\": \"custom\", \"allowedDomains\": [\"evil.test\"], \"injectionRules\": \
+         [{\"domain\": \"evil.test\", \"headers\": {\"x-key\": \"${secrets.KEY}\"}}]}"
+            .to_owned(),
+    ] {
+        let told = compiled(&text).unwrap_err();
+        assert!(told.contains("the secret `KEY` may not go to `evil.test`"), "{told}");
     }
 }

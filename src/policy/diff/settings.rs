@@ -11,7 +11,7 @@ use super::words;
 use super::{About, Change, Direction, Telling};
 use crate::policy::diagnostic::discreet;
 use crate::policy::verdict::{Permit, RuleId, Verdict};
-use crate::policy::{Denials, Dns, Policy, SourceSpec};
+use crate::policy::{Denials, Dns, HTTPS, Policy, SourceSpec};
 
 /// Compares all settings.
 pub(super) fn compare(old: &Policy, new: &Policy, named: &Named, telling: &mut Telling) {
@@ -50,6 +50,7 @@ pub(super) fn compare(old: &Policy, new: &Policy, named: &Named, telling: &mut T
         tell("denials", Direction::Changes, sentence.to_owned());
     }
     sources(old, new, &mut tell);
+    grants(old, new, &mut tell);
     placeholders(old, new, &mut tell);
 }
 
@@ -131,10 +132,32 @@ fn sources(old: &Policy, new: &Policy, tell: &mut impl FnMut(&'static str, Direc
     }
 }
 
+/// Where a secret may go beyond names: to ports. Names are held against rules when a policy is compiled.
+fn grants(old: &Policy, new: &Policy, tell: &mut impl FnMut(&'static str, Direction, String)) {
+    let names: BTreeSet<_> = old.grants.keys().chain(new.grants.keys()).collect();
+    for name in names {
+        let ports = |policy: &Policy| -> BTreeSet<u16> {
+            let listed = policy.grants.get(name).map(|grant| grant.ports.clone()).unwrap_or_default();
+            if listed.is_empty() { [HTTPS].into() } else { listed.into_iter().collect() }
+        };
+        let (before, after) = (ports(old), ports(new));
+        let list = |ports: Vec<&u16>| ports.into_iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        let (more, fewer) = (list(after.difference(&before).collect()), list(before.difference(&after).collect()));
+        let text = name.as_str();
+        if !more.is_empty() {
+            tell("secrets", Direction::Opens, format!("the secret {text} may now go to port {more}"));
+        }
+        if !fewer.is_empty() {
+            tell("secrets", Direction::Closes, format!("the secret {text} may no longer go to port {fewer}"));
+        }
+    }
+}
+
 fn kept(source: &SourceSpec) -> String {
     match source {
         SourceSpec::Env(variable) => format!("the variable `{}`", discreet(variable)),
         SourceSpec::File(path) => format!("the file `{}`", discreet(&path.to_string_lossy())),
+        SourceSpec::Command(words) => format!("the command `{}`", discreet(&words.join(" "))),
     }
 }
 

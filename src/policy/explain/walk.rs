@@ -415,7 +415,7 @@ impl<'a> Walk<'a> {
             Verdict::Deny(denial) => {
                 self.note(match denial.reason {
                     DenyReason::PlaintextInjection => ", which is never done in clear",
-                    _ => ", with a secret that goes to port 443 alone",
+                    _ => ", with a secret that may not go to this port",
                 });
                 self.refuse(denial)
             }
