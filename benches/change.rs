@@ -62,7 +62,8 @@ fn judge_while_swapping() -> Result<bool, Fault> {
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios.get(ROUNDS / 2).copied().unwrap_or_default();
     println!(
-        "judgements: {:.2} million a second of CPU time; {:.2} of that while policies of 10,000 names are swapped ({swaps} swaps)",
+        "judgements: {:.2} million a second of CPU time; {:.2} of that while policies of 10,000 names are swapped \
+         ({swaps} swaps)",
         still / 1e6,
         ratio
     );

@@ -106,8 +106,9 @@ impl Sandbox {
         &self.secrets
     }
 
-    /// Searches what comes back for all that its rules may send under this policy: its secrets, as they are and as they were
-    /// before they last changed, and what stands in the document itself and is a credential. Made when it is first needed.
+    /// Searches what comes back for all that its rules may send under this policy: its secrets, as they are and as they
+    /// were before they last changed, and what stands in the document itself and is a credential. Made when it is first
+    /// needed.
     #[must_use]
     pub fn scrubber(&self, snapshot: &Snapshot) -> Arc<Scrubber> {
         if let Some(searched) = &*self.scrubber.load()

@@ -163,7 +163,9 @@ impl Denial {
             DenyReason::MalformedRequest => Remedy::Client("send a request that can be framed without doubt"),
             DenyReason::UnreadableHello => Remedy::Client("send a TLS ClientHello with one host name"),
             DenyReason::Loop => Remedy::Client("dial the origin, not the listener"),
-            DenyReason::SecretUnavailable => Remedy::Client("make the secret available, and use port 443"),
+            DenyReason::SecretUnavailable => {
+                Remedy::Client("make the secret available, and use port 443, or one of its `ports`")
+            }
             DenyReason::MintBudget | DenyReason::Limit => Remedy::Client("try again later, with less at once"),
             DenyReason::Revoked => Remedy::Client("the policy changed; connect again"),
         })
