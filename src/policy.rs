@@ -85,8 +85,6 @@ pub struct Policy {
     grants: BTreeMap<SecretName, Grant>,
     /// What the sandbox's environment holds instead of secrets.
     placeholders: BTreeMap<String, SecretName>,
-    /// What a permit injects that injects nothing.
-    nothing: Arc<[Injection]>,
 }
 
 /// What holds where no list says anything.
@@ -314,7 +312,6 @@ impl Policy {
             sources: BTreeMap::new(),
             grants: BTreeMap::new(),
             placeholders: BTreeMap::new(),
-            nothing: Arc::from([]),
         };
         policy.sealed()
     }
@@ -662,7 +659,7 @@ impl Policy {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
             }
             Then::Transform(injections) => {
-                Verdict::Allow(Action::Forward(Permit { injections: Arc::clone(injections), ..permit }))
+                Verdict::Allow(Action::Forward(Permit { injections: Some(Arc::clone(injections)), ..permit }))
             }
         }
     }
@@ -736,19 +733,13 @@ impl Policy {
     }
 
     fn permit(&self, target: Target, rule: Option<&RuleId>) -> Permit {
-        Permit {
-            target,
-            basis: self.basis(rule),
-            injections: Arc::clone(&self.nothing),
-            observed: None,
-            is_brokered: false,
-        }
+        Permit { target, basis: self.basis(rule), injections: None, observed: None, is_brokered: false }
     }
 
     /// The permit of what `observe` lets through: nothing is injected.
     fn observed(&self, target: Target, denial: Denial) -> Permit {
         let Denial { reason, basis } = denial;
-        Permit { target, basis, injections: Arc::clone(&self.nothing), observed: Some(reason), is_brokered: false }
+        Permit { target, basis, injections: None, observed: Some(reason), is_brokered: false }
     }
 }
 

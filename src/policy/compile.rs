@@ -15,7 +15,6 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -562,7 +561,6 @@ impl Compiler<'_> {
             sources: self.sources,
             grants,
             placeholders: self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect(),
-            nothing: Arc::from([]),
         };
         let advice = Diagnostics::new(self.advice.0, self.documents);
         Ok(Compiled { policy: policy.sealed(), cases: self.cases, advice })

@@ -31,7 +31,6 @@ impl Policy {
             sources,
             grants,
             placeholders,
-            nothing: _,
         } = &self;
         hash.number(match base {
             Base::DenyAll(_) => 0,

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -349,7 +348,6 @@ impl Policy {
             sources: BTreeMap::new(),
             grants: self.grants.clone(),
             placeholders: BTreeMap::new(),
-            nothing: Arc::clone(&self.nothing),
         }
     }
 }

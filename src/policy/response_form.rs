@@ -37,7 +37,6 @@ impl Policy {
             sources: _,
             grants: _,
             placeholders,
-            nothing: _,
         } = self;
         let mut form = Form::default();
         for (pattern, entry) in allow.iter() {

@@ -306,7 +306,8 @@ pub enum Action {
 pub struct Permit {
     pub(super) target: Target,
     pub(super) basis: Basis,
-    pub(super) injections: Arc<[Injection]>,
+    /// `None` for most, so that they share nothing that is counted.
+    pub(super) injections: Option<Arc<[Injection]>>,
     pub(super) observed: Option<DenyReason>,
     pub(super) is_brokered: bool,
 }
@@ -327,7 +328,7 @@ impl Permit {
     /// Headers to set on the way out; empty for what is relayed unread.
     #[must_use]
     pub fn injections(&self) -> &[Injection] {
-        &self.injections
+        self.injections.as_deref().unwrap_or_default()
     }
 
     /// Whether the origin is one that rules send headers to: what it answers may hold them, whether or not this very
