@@ -430,10 +430,10 @@ fn nothing_meets(list: &[(usize, &Rule)], ours: Option<(usize, &Rule)>, theirs: 
 fn disjoint(one: &TextMatch, other: &TextMatch) -> bool {
     match (one, other) {
         (TextMatch::Exact(text), matcher) | (matcher, TextMatch::Exact(text)) => !matcher.matches(text.as_bytes()),
-        (TextMatch::StartsWith(one), TextMatch::StartsWith(other)) => {
-            !(one.starts_with(other.as_str()) || other.starts_with(one.as_str()))
+        _ => {
+            let (one, other) = (one.head(false), other.head(false));
+            !one.starts_with(&other) && !other.starts_with(&one)
         }
-        _ => false,
     }
 }
 

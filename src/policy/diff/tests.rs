@@ -232,6 +232,7 @@ fn entry(rules: &str) -> String {
 
 const GET: &str = "{match: {method: [GET]}}";
 const NO: &str = "{response: {statusCode: 403}}";
+const V2: &str = "{match: {path: {regex: \"^/v2/[a-z]+$\"}}, response: {statusCode: 404}}";
 const KEY: &str = "{match: {method: [GET]}, transform: [{headers: {authorization: \"Bearer ${secrets.K}\"}}]}";
 const OTHER: &str = "{match: {method: [GET]}, transform: [{headers: {authorization: \"Bearer ${secrets.L}\"}}]}";
 const AS_BASIC: &str = "{match: {method: [GET]}, transform: [{headers: {authorization: \"Basic ${secrets.K}\"}}]}";
@@ -346,14 +347,25 @@ fn requests_that_are_answered_or_sent_elsewhere() {
             &["+ requests to `a.test` are no longer refused because their path has two meanings"],
         ),
         (
-            and(&["{match: {path: {regex: \"^/a(?:b){0,0}$\"}}, response: {statusCode: 403}}"]),
-            and(&["{match: {path: {regex: \"^/a$\"}}, response: {statusCode: 403}}"]),
+            and(&["{match: {path: {regex: \"^/(one|two)$\"}}, response: {statusCode: 403}}"]),
+            and(&["{match: {path: {regex: \"^/(two|one)$\"}}, response: {statusCode: 403}}"]),
             &[
-                "+ it may be that requests whose path matches `^/a(?:b){0,0}$` to `a.test` that were answered here \
+                "+ it may be that requests whose path matches `^/(one|two)$` to `a.test` that were answered here \
                  with 403 now go on unchanged (was old:1); no example was found",
-                "- it may be that requests whose path matches `^/a$` to `a.test` that went on unchanged are now \
-                 answered here with 403 (new:1); no example was found",
+                "- it may be that requests whose path matches `^/(two|one)$` to `a.test` that went on unchanged are \
+                 now answered here with 403 (new:1); no example was found",
             ],
+        ),
+        (
+            and(&["{match: {path: {regex: \"^/a(?:b){0,0}$\"}}, response: {statusCode: 403}}"]),
+            and(&["{match: {path: {regex: \"^/(a)$\"}}, response: {statusCode: 403}}"]),
+            &[],
+        ),
+        (
+            and(&["{match: {path: {regex: \"^/v1/[a-z]+$\"}}, response: {statusCode: 403}}"]),
+            and(&["{match: {path: {regex: \"^/v1/[a-z]+$\"}}, response: {statusCode: 403}}", V2]),
+            &["- requests whose path matches `^/v2/[a-z]+$` to `a.test` that went on unchanged are now answered here \
+               with 404 (new:1) e.g. GET https://a.test/v2/a"],
         ),
     ]);
 }
