@@ -8,8 +8,12 @@
 //! - `INVARIANT`: no value of a secret, and no header value of a policy, is in any answer (POLICY §9).
 
 pub mod action;
+mod answer;
 mod api;
+mod ask;
+mod describe;
 pub mod door;
 mod forms;
+mod pages;
 
-pub use api::router;
+pub use api::{openapi, router};

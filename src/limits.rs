@@ -117,12 +117,20 @@ pub const CTL_TIME: Duration = Duration::from_secs(60);
 pub const CTL_BYTES: usize = 64 * 1024 * 1024;
 /// Files of the audit record that may be kept beside the one that is written.
 pub const AUDIT_FILES: u32 = 1000;
+/// Sessions of one sandbox that are known after they have ended.
+pub const FORMER_SESSIONS: usize = 16;
+/// The largest whole number that every reader of JSON takes as it is (RFC 8259 §6).
+pub const JSON_INTEGER: u64 = (1 << 53) - 1;
+/// Sandboxes or sessions on one page of a list.
+pub const PAGE: usize = 1000;
 /// Bytes of a file of settings.
 pub const CONFIG_BYTES: usize = 64 * 1024;
 /// Bytes that a control plane may say of a sandbox beside its policy.
 pub const DRAFT_BYTES: usize = 64 * 1024;
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of one request's body to the control API.
+pub const BODY_BYTES: usize = POLICY_BYTES + DRAFT_BYTES;
 /// Bytes that one regular expression, or glob, may compile to.
 pub const REGEX_BYTES: usize = 1024 * 1024;
 /// Bytes of the text of one regular expression, or glob: more could hardly compile to less than [`REGEX_BYTES`].

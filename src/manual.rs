@@ -175,6 +175,9 @@ pub mod decisions {}
 /// | §7 hints | `a_hint_is_the_line_that_would_allow_it` |
 /// | §8 `observe` | `observe_relaxes_six_reasons_and_injects_nothing`, `what_is_observed_is_denied_and_goes_its_way` |
 /// | §8 a document that does not compile says every fault | `every_fault_is_shown_with_its_place_and_help`, `any_document_compiles_or_says_why` |
+/// | §8, §9 a push replaces a revision that it names; repeated, it stays in force | `a_push_may_name_the_revisions_that_it_replaces_and_be_repeated` |
+/// | §9 errors: their statuses and their form; nothing changes | `every_refusal_has_the_form_of_one`, `what_cannot_be_is_refused_and_changes_nothing`, `no_request_meets_a_fault_of_the_server_or_an_answer_that_is_not_told` |
+/// | §9 every spelling of the reference product's clients | `its_sdk_drives_the_daemon`, `its_older_sdks_drive_the_daemon`, `its_cli_drives_the_daemon` |
 /// | §9 what comes back, and can be written again | `a_policy_comes_back_in_the_custom_form_without_values`, `rules_come_back_by_domain_with_the_case_of_header_names`, `what_comes_back_from_the_api_can_be_written_again` |
 pub mod clauses {}
 

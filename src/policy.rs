@@ -58,6 +58,7 @@ use verdict::{
 pub use diff::diff;
 pub use presets::{preset, presets};
 pub use protected::Protected;
+pub use response_form::PolicyForm;
 pub use wire::{Source, near, schema, without_tests};
 
 /// The address that a refused name is answered with, so that an HTTP client can be told why (POLICY §5).

@@ -1,79 +1,25 @@
 //! The control API of the real daemon, over its socket, with curl: what clients of the reference product send and read.
-//! A daemon watches the host's interfaces, which takes root; without it the tests say so and are skipped. Nothing is
-//! attached here; `tests/daemon.rs` attaches.
+//! A daemon watches the host's interfaces, which takes root; without it the tests say so and are skipped. Only one
+//! attaches anything, for there to be flows; `tests/daemon.rs` does more of it. `control/clients.rs` has the reference
+//! product's own clients, `control/description.rs` the OpenAPI document.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
+mod control {
+    mod clients;
+    mod description;
+    pub(crate) mod rig;
+}
+
+use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Child, Command};
 
+use control::rig::{Rig, text};
+use exeat::limits;
 use serde_json::{Value, json};
-use support::eventually;
-use tempfile::TempDir;
-
-/// A daemon with a folder of its own.
-struct Rig {
-    daemon: Child,
-    folder: TempDir,
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
-impl Rig {
-    fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            println!("skipped: a daemon needs root");
-            return None;
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = folder.path().join("serve.yaml");
-        let (state, socket) = (folder.path().join("state"), folder.path().join("run/control.sock"));
-        let text = format!("state: {}\ncontrol: {{ socket: {} }}\n", state.display(), socket.display());
-        std::fs::write(&config, text).expect("settings");
-        let daemon = serve(&config);
-        let rig = Self { daemon, folder };
-        assert!(eventually(|| rig.socket().exists()), "the daemon listens");
-        Some(rig)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/control.sock")
-    }
-
-    /// Status and body of one request.
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let (status, body) = self.curl(&["-X", method, "--data-binary", body], path);
-        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
-    }
-
-    fn get(&self, path: &str) -> (u16, Value) {
-        let (status, body) = self.curl(&[], path);
-        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
-    }
-
-    fn curl(&self, options: &[&str], path: &str) -> (u16, String) {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--max-time", "20", "--write-out", "\n%{http_code}", "--unix-socket"]);
-        let run = curl.arg(self.socket()).args(options).arg(format!("http://localhost{path}")).output();
-        let text = String::from_utf8(run.expect("curl").stdout).expect("text");
-        let (body, status) = text.rsplit_once('\n').expect("a status");
-        (status.parse().expect("a number"), body.to_owned())
-    }
-}
-
-fn serve(config: &std::path::Path) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
-    command.arg("serve").arg("--config").arg(config).spawn().expect("the daemon")
-}
 
 /// What `exeat explain --format json` prints of the same policy in a file.
 fn explained_by_the_verb(policy: &str, target: &str) -> Value {
@@ -161,7 +107,7 @@ fn a_sandbox_is_forked_listed_stopped_and_forgotten() {
     assert_eq!((status, &forked["sandbox"]["networkPolicy"]), (200, &created["sandbox"]["networkPolicy"]), "{forked}");
     let (_, listed) = rig.get("/v2/sandboxes");
     let names: Vec<&Value> = listed["sandboxes"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
-    assert_eq!(names, ["demo", "copy"]);
+    assert_eq!(names, ["copy", "demo"], "the latest first");
     let (status, stopped) = rig.ask("POST", &format!("/v2/sandboxes/sessions/{id}/stop"), "");
     assert_eq!((status, &stopped["session"]["status"]), (200, &json!("stopped")), "{stopped}");
     assert_eq!(stopped["session"]["networkTransfer"], json!({ "ingress": 0, "egress": 0 }));
@@ -266,10 +212,317 @@ fn what_is_ours_beside_it() {
     }
     assert_eq!(rig.get("/v2/sandboxes/nobody/explain?url=https://b.test/").0, 404);
     assert_eq!(rig.get("/v2/sandboxes/demo/flows").1, json!({ "flows": [] }));
-    let (_, trust) = rig.get("/v2/sandboxes/demo/trust-bundle");
+    let (_, trust) = rig.get("/trust-bundle?sandbox=demo");
     assert!(trust["certificate"].as_str().is_some_and(|pem| pem.starts_with("-----BEGIN CERTIFICATE-----")), "{trust}");
+    assert!(trust["bundle"].as_str().is_some_and(|pem| pem.contains(trust["certificate"].as_str().expect("a text"))));
+    assert_eq!(trust["variables"]["SSL_CERT_FILE"], trust["path"]);
+    assert_eq!(rig.get("/trust-bundle?sandbox=none").0, 404);
     assert_eq!(rig.get("/healthz").1, "ok\n");
     assert_eq!(rig.get("/readyz"), (200, json!("ready\n")));
     assert_eq!(rig.get("/metrics").0, 200);
     assert_eq!(rig.get("/v2/user").1["user"]["username"], "local");
+}
+
+#[test]
+fn a_stopped_sandbox_takes_what_its_next_session_begins_with() {
+    let Some(rig) = Rig::new() else { return };
+    let (_, created) = rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo", "timeout": 1000}"#);
+    let first = text(&created["session"]["id"]);
+    let of = |id: &str, what: &str| format!("/v2/sandboxes/sessions/{id}{what}");
+    assert!(created["session"]["networkTransfer"].is_null(), "it has not ended: {created}");
+    let (_, running) = rig.get("/v2/sandboxes/demo?resume=true");
+    assert_eq!((&running["resumed"], &running["session"]["id"]), (&json!(false), &json!(first)));
+
+    let (_, stopped) = rig.ask("POST", "/v2/sandboxes/demo/stop", "");
+    assert_eq!((&stopped["session"]["status"], &stopped["sandbox"]["status"]), (&json!("stopped"), &json!("stopped")));
+    assert_eq!(rig.ask("POST", &of(&first, "/stop"), "").1["session"], stopped["session"], "once is enough");
+    for (path, body) in [
+        (of(&first, "/network-policy"), r#""allow-all""#),
+        (of(&first, "/extend-timeout"), r#"{"duration": 1}"#),
+        ("/v2/sandboxes/demo/attach".to_owned(), r#"{"netns": "/run/netns/none"}"#),
+    ] {
+        assert_eq!(rig.ask("POST", &path, body).0, 410, "{path}");
+    }
+    assert_eq!(rig.ask("PATCH", "/v2/sandboxes/demo", r#"{"attachment": {"netns": "/run/netns/none"}}"#).0, 410);
+    let (status, patched) =
+        rig.ask("PATCH", "/v2/sandboxes/demo", r#"{"timeout": 2000, "networkPolicy": {"allow": ["a.test"]}}"#);
+    assert_eq!((status, &patched["sandbox"]["status"]), (200, &json!("stopped")), "{patched}");
+
+    let (status, resumed) = rig.get("/v2/sandboxes/demo?resume=true");
+    assert_eq!((status, &resumed["resumed"]), (200, &json!(true)), "{resumed}");
+    let second = text(&resumed["session"]["id"]);
+    assert_ne!(second, first);
+    assert_eq!((&resumed["session"]["timeout"], &resumed["session"]["status"]), (&json!(2000), &json!("running")));
+    assert_eq!(resumed["session"]["networkPolicy"]["allowedDomains"], json!(["a.test"]));
+    assert!(resumed["sandbox"]["attachment"].is_null(), "it is attached by name: {resumed}");
+    assert_eq!(rig.ask("POST", &of(&second, "/network-policy"), r#""deny-all""#).0, 200);
+
+    // The former session stays what it was, and no longer moves the sandbox.
+    let (_, former) = rig.get(&of(&first, ""));
+    assert_eq!(former["session"]["status"], "stopped");
+    assert_eq!(rig.ask("POST", &of(&first, "/network-policy"), r#""allow-all""#).0, 410);
+    assert_eq!(rig.ask("POST", &of(&first, "/stop"), "").1["sandbox"]["status"], "running");
+    let (_, sessions) = rig.get("/v2/sandboxes/sessions?name=demo&sortOrder=asc");
+    let ids: Vec<String> =
+        sessions["sessions"].as_array().expect("a list").iter().map(|one| text(&one["id"])).collect();
+    assert_eq!((ids, &sessions["pagination"]), (vec![first, second], &json!({ "count": 2, "next": null })));
+}
+
+/// `limits::FORMER_SESSIONS`
+#[test]
+fn of_many_sessions_the_last_are_known() {
+    let Some(rig) = Rig::new() else { return };
+    let (_, created) = rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo"}"#);
+    let mut ids = vec![text(&created["session"]["id"])];
+    for _ in 0..=limits::FORMER_SESSIONS {
+        rig.ask("POST", "/v2/sandboxes/demo/stop", "");
+        ids.push(text(&rig.ask("PATCH", "/v2/sandboxes/demo?resume=true", "").1["session"]["id"]));
+    }
+    let known = |id: &String| rig.get(&format!("/v2/sandboxes/sessions/{id}")).0 == 200;
+    let forgotten = ids.iter().take_while(|id| !known(id)).count();
+    assert_eq!((forgotten, ids.len() - forgotten), (1, limits::FORMER_SESSIONS + 1));
+    assert!(ids.iter().skip(1).all(known));
+}
+
+#[test]
+fn a_longer_time_reaches_the_session_and_what_is_null_is_taken_back() {
+    let Some(rig) = Rig::new() else { return };
+    let body = r#"{"name": "demo", "networkId": "n", "image": "i", "tags": {"a": "b"}, "resources": {"vcpus": 2},
+        "keepLastSnapshots": {"count": 1}, "snapshotExpiration": 0, "failoverRegions": ["x"], "currentSnapshotId": "s",
+        "mounts": {"/d": {"drive": "d", "mode": "read-write"}}, "source": {"type": "git"}, "env": {"A": "b"}}"#;
+    let (status, created) = rig.ask("POST", "/v2/sandboxes", body);
+    assert_eq!((status, &created["sandbox"]["memory"]), (200, &json!(4096)), "{created}");
+    for (field, value) in [
+        ("image", json!("i")),
+        ("networkId", json!("n")),
+        ("mounts", json!({"/d": {"drive": "d", "mode": "read-write"}})),
+    ] {
+        assert_eq!(created["sandbox"][field], value);
+    }
+    let id = text(&created["session"]["id"]);
+    let (_, extended) =
+        rig.ask("POST", &format!("/v2/sandboxes/sessions/{id}/extend-timeout"), r#"{"duration": 60000}"#);
+    assert_eq!(extended["session"]["timeout"], 360_000);
+    let (_, old) = rig.ask("POST", &format!("/v1/sandboxes/{id}/extend-timeout"), r#"{"duration": 9007199254740991}"#);
+    assert_eq!(old["sandbox"]["timeout"], 9_007_199_254_740_991_u64, "as long as numbers go");
+    let (_, patched) =
+        rig.ask("PATCH", "/v2/sandboxes/demo", r#"{"networkId": null, "keepLastSnapshots": null, "timeout": 5}"#);
+    let sandbox = &patched["sandbox"];
+    assert!(sandbox["networkId"].is_null() && sandbox["keepLastSnapshots"].is_null() && sandbox["image"] == "i");
+    assert_eq!(sandbox["timeout"], 5, "{sandbox}");
+    let (_, forked) = rig.ask("POST", "/v2/sandboxes/demo/fork", r#"{"image": null}"#);
+    assert_eq!((&forked["sandbox"]["tags"], &forked["sandbox"]["image"]), (&json!({ "a": "b" }), &Value::Null));
+}
+
+#[test]
+fn lists_come_in_pages() {
+    let Some(rig) = Rig::new() else { return };
+    for (name, tag) in [("b", "x"), ("a", "y"), ("ab", "x")] {
+        let body = json!({ "name": name, "tags": { "kind": tag } });
+        assert_eq!(rig.ask("POST", "/v2/sandboxes", &body.to_string()).0, 200);
+    }
+    let names = |query: &str| rig.page(query).0;
+    assert_eq!(names("teamId=t&project=p"), ["ab", "a", "b"], "the latest first");
+    assert_eq!(names("sortOrder=asc"), ["b", "a", "ab"]);
+    assert_eq!(names("sortBy=name&sortOrder=asc"), ["a", "ab", "b"]);
+    assert_eq!(names("namePrefix=a&sortBy=name"), ["ab", "a"]);
+    assert_eq!(names("tags=kind:x"), ["ab", "b"]);
+    rig.ask("POST", "/v2/sandboxes/b/stop", "");
+    assert_eq!(names("sortBy=statusUpdatedAt&limit=1"), ["b"]);
+    let (first, next) = rig.page("limit=2&sortBy=name&sortOrder=asc");
+    // What goes and comes meanwhile moves nothing else.
+    rig.ask("DELETE", "/v2/sandboxes/ab", "");
+    rig.ask("POST", "/v2/sandboxes", r#"{"name": "aa"}"#);
+    let (second, end) = rig.page(&format!("limit=2&sortBy=name&sortOrder=asc&cursor={}", text(&next)));
+    assert_eq!((first, second, end), (vec!["a".into(), "ab".into()], vec!["b".into()], Value::Null));
+    for query in ["limit=0", "limit=x", "sortBy=size", "sortOrder=up", "tags=x", "cursor=x", "limit=1&limit=2"] {
+        let (status, refused) = rig.get(&format!("/v2/sandboxes?{query}"));
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!("bad_request")), "{query}: {refused}");
+    }
+    // The older family lists sessions, by time.
+    let (status, old) = rig.get("/v1/sandboxes?limit=1&since=0&until=9007199254740991");
+    assert_eq!((status, &old["pagination"]["count"], &old["pagination"]["prev"]), (200, &json!(1), &Value::Null));
+    assert!(text(&old["sandboxes"][0]["id"]).starts_with("sbx_") && old["pagination"]["next"].is_u64(), "{old}");
+    let mut seen = 0;
+    let mut until = json!(u64::MAX);
+    while !until.is_null() {
+        let (_, page) = rig.get(&format!("/v1/sandboxes?limit=1&until={until}"));
+        seen += page["pagination"]["count"].as_u64().expect("a number");
+        until = page["pagination"]["next"].clone();
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn a_push_may_name_the_revisions_that_it_replaces_and_be_repeated() {
+    let Some(rig) = Rig::new() else { return };
+    let (_, created) = rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo"}"#);
+    let path = format!("/v2/sandboxes/sessions/{}/network-policy", text(&created["session"]["id"]));
+    let revision = text(&created["sandbox"]["revision"]);
+    let (status, head, _) = rig.whole(&[], "/v2/sandboxes/demo");
+    assert!(status == 200 && head.contains(&format!("etag: \"{revision}\"")), "{head}");
+    let policy = r#"{"allow": ["a.test"]}"#;
+    for (condition, expected) in [
+        ("\"0\"".to_owned(), 409),
+        (format!("W/\"{revision}\""), 409),
+        (revision.clone(), 400),
+        (format!("\"0\", \"{revision}\""), 200),
+        // Whoever repeats it, for the answer was lost, is told that it is in force.
+        (format!("\"{revision}\""), 200),
+        ("*".to_owned(), 200),
+    ] {
+        let (status, _, body) = rig.whole(&["-H", &format!("If-Match: {condition}"), "-d", policy], &path);
+        assert_eq!(status, expected, "{condition}: {body}");
+    }
+    let (_, shown) = rig.get("/v2/sandboxes/demo");
+    assert_eq!(shown["sandbox"]["generation"], 4, "each push counts");
+    let pushed = text(&shown["sandbox"]["revision"]);
+    let (_, again) = rig.ask("POST", &path, "allow: [a.test]");
+    assert_eq!(again["session"]["networkPolicy"]["allowedDomains"], json!(["a.test"]));
+    let (_, shown) = rig.get("/v2/sandboxes/demo");
+    assert_eq!((&shown["sandbox"]["revision"], &shown["sandbox"]["generation"]), (&json!(pushed), &json!(5)));
+    let stale = ["-X", "PATCH", "-H", "If-Match: \"0\"", "-d"];
+    let patch = |body| rig.whole(&[&stale, [body].as_slice()].concat(), "/v2/sandboxes/demo").0;
+    assert_eq!((patch(r#"{"networkPolicy": "deny-all"}"#), patch(r#"{"timeout": 1}"#)), (409, 400));
+    // Who comes last, counts.
+    assert_eq!(rig.get("/v2/sandboxes/demo").1["sandbox"]["revision"], json!(pushed));
+}
+
+#[test]
+fn every_refusal_has_the_form_of_one() {
+    let Some(rig) = Rig::new() else { return };
+    assert_eq!(rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo"}"#).0, 200);
+    let large = rig.folder().join("large");
+    std::fs::write(&large, vec![b' '; limits::BODY_BYTES + 1]).expect("a file");
+    let large = format!("@{}", large.display());
+    let beside = format!("{{\"name\": \"x\", \"env\": \"{}\"}}", "x".repeat(limits::DRAFT_BYTES));
+    for (method, path, body, status, code) in [
+        ("GET", "/nothing", "", 404, "not_found"),
+        ("GET", "/api/nothing", "", 404, "not_found"),
+        ("GET", "/v2/sandboxes/%ff", "", 404, "not_found"),
+        ("GET", "/v2/sandboxes/a%20b", "", 404, "not_found"),
+        ("PUT", "/v2/sandboxes/demo", "", 405, "method_not_allowed"),
+        ("DELETE", "/api/metrics", "", 405, "method_not_allowed"),
+        ("GET", "/v2/sandboxes/demo?resume=perhaps", "", 400, "bad_request"),
+        ("GET", "/v2/sandboxes/demo/explain", "", 400, "bad_request"),
+        ("GET", "/v2/sandboxes/demo/explain?url=https://a.test&address=x", "", 400, "bad_request"),
+        ("GET", "/v2/sandboxes/none/explain?url=https://a.test", "", 404, "not_found"),
+        ("GET", "/v2/sandboxes/none/flows", "", 404, "not_found"),
+        ("GET", "/trust-bundle", "", 400, "bad_request"),
+        ("GET", "/events?verdict=perhaps", "", 400, "bad_request"),
+        ("POST", "/v2/sandboxes/demo/attach", "{}", 400, "bad_request"),
+        ("POST", "/v2/sandboxes/demo/attach", r#"{"netns": "/run/netns/exeat-none"}"#, 422, "attachment_failed"),
+        ("POST", "/v2/sandboxes/demo/fork", r#"{"name": "demo"}"#, 409, "conflict"),
+        ("POST", "/v2/sandboxes", r#"{"name": "sessions"}"#, 400, "bad_request"),
+        ("POST", "/v2/sandboxes", r#"{"timeout": -1}"#, 400, "bad_request"),
+        ("POST", "/v2/sandboxes", r#"{"env": {}, "env": {}}"#, 400, "bad_request"),
+        ("POST", "/v2/sandboxes", &beside, 413, "payload_too_large"),
+        ("POST", "/v2/sandboxes", &large, 413, "payload_too_large"),
+    ] {
+        let (got, head, refused) = rig.whole(&["-X", method, "--data-binary", body], path);
+        assert_eq!((got, &refused["error"]["code"]), (status, &json!(code)), "{method} {path} {body:.40}: {refused}");
+        assert!(refused["error"]["message"].is_string() && head.contains("content-type: application/json"), "{head}");
+        assert_eq!(head.contains("\r\nallow: "), status == 405, "{head}");
+    }
+    // What type the body is said to have does not matter.
+    let (status, _, _) = rig.whole(&["-H", "Content-Type: text/plain", "-d", "{}"], "/v2/sandboxes");
+    assert_eq!(status, 200);
+}
+
+#[test]
+fn who_asks_for_its_account_finds_one() {
+    let Some(rig) = Rig::new() else { return };
+    let user = rig.get("/v2/user").1["user"].clone();
+    let team = text(&user["defaultTeamId"]);
+    assert_eq!(rig.get(&format!("/api/v2/teams/{team}")).1["slug"], "local");
+    assert_eq!(rig.get("/api/v2/projects/vercel-sandbox-default-project?slug=local").1["name"], "local");
+}
+
+/// A network namespace.
+struct Netns(String);
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+#[test]
+fn what_flows_come_to_is_followed_and_counted() {
+    let Some(rig) = Rig::new() else { return };
+    let netns = Netns(format!("exeat-control-{}", std::process::id()));
+    let made = Command::new("ip").args(["netns", "add", &netns.0]).status().expect("ip");
+    assert!(made.success());
+    let body = json!({ "name": "demo", "attachment": { "netns": format!("/run/netns/{}", netns.0) } });
+    let (status, created) = rig.ask("POST", "/v2/sandboxes", &body.to_string());
+    assert_eq!((status, &created["sandbox"]["attachment"]["state"]), (200, &json!("attached")), "{created}");
+    let mut all = Follower::new(&rig, "");
+    let mut closes = Follower::new(&rig, "?sandbox=demo&event=close");
+    let mut others = Follower::new(&rig, "?sandbox=other");
+    let curl = ["netns", "exec", &netns.0, "curl", "--silent", "--write-out", "%{http_code}", "http://192.0.2.7/"];
+    let answered = Command::new("ip").args(curl).output().expect("curl").stdout;
+    assert!(answered.ends_with(b"403"), "{}", String::from_utf8_lossy(&answered));
+    let verdict = all.next();
+    assert_eq!(
+        (&verdict["event"], &verdict["reason"], &verdict["sandbox"]),
+        (&json!("verdict"), &json!("deny-all"), &json!("demo"))
+    );
+    let close = closes.next();
+    assert_eq!((&close["event"], &close["flow"]), (&json!("close"), &verdict["flow"]), "{close}");
+    let metrics = text(&rig.get("/metrics").1);
+    for expected in ["exeat_sandboxes 1", "by=\"deny-all\"", "# EOF"] {
+        assert!(metrics.contains(expected), "{expected}: {metrics}");
+    }
+    let (_, stopped) = rig.ask("POST", "/v2/sandboxes/demo/stop", "");
+    let session = &stopped["session"]["networkTransfer"];
+    let moved = |key: &str| session[key].as_u64().expect("a number");
+    assert_eq!(moved("egress"), close["bytes_out"].as_u64().unwrap_or_default());
+    let total = &stopped["sandbox"];
+    assert_eq!((&total["totalIngressBytes"], &total["totalEgressBytes"]), (&session["ingress"], &session["egress"]));
+    // The next session counts from nothing; the sandbox goes on.
+    rig.get("/v2/sandboxes/demo?resume=true");
+    let (_, again) = rig.ask("POST", "/v2/sandboxes/demo/stop", "");
+    assert_eq!(again["session"]["networkTransfer"], json!({ "ingress": 0, "egress": 0 }));
+    assert_eq!(again["sandbox"]["totalIngressBytes"], total["totalIngressBytes"]);
+    // Of another sandbox nothing came, and this one's is the next.
+    let body = json!({ "name": "other", "attachment": { "netns": format!("/run/netns/{}", netns.0) } });
+    assert_eq!(rig.ask("POST", "/v2/sandboxes", &body.to_string()).0, 200);
+    assert!(Command::new("ip").args(curl).output().expect("curl").status.success());
+    assert_eq!(others.next()["sandbox"], "other");
+}
+
+/// Who follows `GET /events`.
+struct Follower {
+    curl: Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.curl.kill();
+        let _ = self.curl.wait();
+    }
+}
+
+impl Follower {
+    /// It follows once it is there.
+    fn new(rig: &Rig, query: &str) -> Self {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--no-buffer", "--include", "--max-time", "60", "--unix-socket"]).arg(rig.socket());
+        curl.arg(format!("http://localhost/events{query}")).stdout(std::process::Stdio::piped());
+        let mut curl = curl.spawn().expect("curl");
+        let mut lines = std::io::BufReader::new(curl.stdout.take().expect("output")).lines();
+        let head: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        assert!(head.iter().any(|line| line == "content-type: text/event-stream"), "{head:?}");
+        Self { curl, lines }
+    }
+
+    /// The next record.
+    fn next(&mut self) -> Value {
+        let data =
+            self.lines.by_ref().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("data: ")?.to_owned()));
+        serde_json::from_str(&data.expect("a record")).expect("JSON")
+    }
 }

@@ -228,13 +228,13 @@ fn a_push_is_in_force_when_it_returns_also_for_what_was_open() {
 
     // What does not compile, or replaces what is not there, changes nothing.
     assert!(matches!(rig.push("exd-a", "subnets: { alow: [] }"), Err(Refusal::Policy(_))));
-    let stale = PolicyPush { text: "deny-all".to_owned(), replaces: Some(first.revision) };
+    let stale = PolicyPush { text: "deny-all".to_owned(), replaces: Some(vec![first.revision]) };
     assert!(matches!(rig.act(Action::Replace(which("exd-a"), stale)), Err(Refusal::Conflict(_))));
     assert_eq!(rig.view("exd-a").revision, second.revision);
 
     let stopped = rig.act(Action::Stop(which("exd-a"))).expect("a stop");
     assert_ne!(kept.line(), "closed", "it was cut, not ended");
-    assert_eq!((stopped.status, stopped.session_bytes), (Status::Stopped, Bytes { ingress: 24, egress: 10 }));
+    assert_eq!((stopped.status, stopped.session.bytes), (Status::Stopped, Bytes { ingress: 24, egress: 10 }));
     assert!(matches!(rig.push("exd-a", ALLOWING), Err(Refusal::Stopped)));
     rig.act(Action::Delete(id("exd-a"))).expect("an end");
     assert!(rig.daemon().find(&which("exd-a")).is_none());

@@ -277,7 +277,7 @@ impl Desk {
 
     fn trust(&self, arguments: &TrustArguments) -> Done {
         let TrustArguments { name, print } = arguments;
-        let path = format!("{}/trust-bundle", sandbox_path(name));
+        let path = format!("/trust-bundle?sandbox={}", encoded(name));
         let trust = self.of(name, self.ask(Method::GET, &path, ""))?.body;
         let text = |key: &str| trust.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         self.answer(&trust, || match print {

@@ -74,6 +74,9 @@ pub struct ServeArguments {
     /// Print a file with every setting, and end.
     #[arg(long)]
     sample_config: bool,
+    /// Print the OpenAPI document of the control API, and end.
+    #[arg(long)]
+    openapi: bool,
 }
 
 /// Runs the verb.
@@ -81,6 +84,10 @@ pub struct ServeArguments {
 pub fn serve(arguments: &ServeArguments) -> Exit {
     if arguments.sample_config {
         say(SAMPLE);
+        return Exit::Success;
+    }
+    if arguments.openapi {
+        say(&format!("{:#}\n", control::openapi::<Daemon>()));
         return Exit::Success;
     }
     let done = settings(arguments).and_then(|config| {

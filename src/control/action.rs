@@ -1,16 +1,19 @@
 //! What can be asked of a daemon, as values: one enum of changes, and views of what is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 
 use crate::flow::SandboxId;
+use crate::policy::Policy;
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
@@ -21,7 +24,8 @@ pub trait Act: Send + Sync + 'static {
     /// Changes something, whole or not at all; the view is of the sandbox afterwards.
     fn act(&self, action: Action) -> impl Future<Output = Result<SandboxView, Refusal>> + Send;
 
-    /// One sandbox, if there is such a one; one that was stopped is still there, one that was deleted is not.
+    /// One sandbox, if there is such a one; one that was stopped is still there, one that was deleted is not. Asked for
+    /// by a former session, it shows that one.
     fn find(&self, which: &Which) -> Option<SandboxView>;
 
     /// Every sandbox, in order of creation.
@@ -54,13 +58,16 @@ pub trait Act: Send + Sync + 'static {
 pub enum Which {
     /// By the name that the control plane gave it.
     Name(SandboxId),
-    /// By its present session.
+    /// By its present session, or by a former one that is still known.
     Session(SessionId),
 }
 
 /// A session: a sandbox from one start to its stop. `sbx_` and random letters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct SessionId(pub String);
+
+/// How long a session is to last where nobody says, in milliseconds: as in the reference product.
+pub const USUAL_TIMEOUT: u64 = 300_000;
 
 /// A change.
 #[derive(Debug)]
@@ -69,16 +76,21 @@ pub enum Action {
     Create(Draft),
     /// As [`Self::Create`], with everything that the draft leaves out copied from another sandbox.
     Fork(SandboxId, Draft),
-    /// Changes what the draft says and leaves the rest.
+    /// Changes what the draft says and leaves the rest. A stopped sandbox takes it for its next session; only an
+    /// attachment wants one that runs.
     Patch(SandboxId, Draft),
-    /// Replaces the policy whole.
+    /// Replaces the policy of a running sandbox whole.
     Replace(Which, PolicyPush),
+    /// Lets the present session last longer, by milliseconds.
+    Extend(Which, u64),
     /// Attaches a sandbox that is detached.
     Attach(SandboxId, AttachmentSpec),
     /// Detaches: nothing of the sandbox is left on the host but its registration.
     Detach(SandboxId),
-    /// Ends the session: detached, its flows closed and counted.
+    /// Ends the session: detached, its flows closed and counted. One that has ended stays as it is.
     Stop(Which),
+    /// Begins another session of a sandbox that was stopped. It has no attachment yet.
+    Resume(SandboxId),
     /// Stops it, and forgets it.
     Delete(SandboxId),
 }
@@ -94,7 +106,7 @@ pub struct Draft {
     pub attachment: Option<AttachmentSpec>,
     /// What it may use: all of it, so that what is left out is as the operator says for all sandboxes.
     pub limits: Option<Limits>,
-    /// Fields that mean nothing to a firewall, kept and given back: `runtime`, `timeout`, `vcpus`, `memory`, `tags` …
+    /// Fields that mean nothing to a firewall, kept and given back: see `Details` of the forms. `null` takes one back.
     pub details: Map<String, Value>,
 }
 
@@ -102,8 +114,9 @@ pub struct Draft {
 pub struct PolicyPush {
     /// The document (POLICY §1). It may hold credentials, so it is never shown.
     pub text: String,
-    /// The revision that it replaces; if another is in force, nothing changes.
-    pub replaces: Option<String>,
+    /// The revisions of which it replaces one; if another is in force, nothing changes. A push that is in force
+    /// already may be repeated.
+    pub replaces: Option<Vec<String>>,
 }
 
 impl fmt::Debug for PolicyPush {
@@ -113,7 +126,7 @@ impl fmt::Debug for PolicyPush {
 }
 
 /// How a sandbox's packets arrive, as a control plane says it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum AttachmentSpec {
     /// `{"netns": "/run/netns/x"}`, or `/proc/PID/ns/net`.
@@ -133,21 +146,21 @@ pub enum AttachmentSpec {
 pub struct SandboxView {
     /// Its name.
     pub name: SandboxId,
-    /// Its present or last session.
-    pub session: SessionId,
+    /// The session that was asked for: its present or last one, unless a former one was named.
+    pub session: SessionView,
+    /// Its sessions before the present one, oldest first, as far as they are known.
+    pub former: Vec<SessionView>,
     /// Milliseconds since 1970.
     pub created_at: u64,
     /// Milliseconds since 1970.
     pub updated_at: u64,
-    /// When it was stopped, in milliseconds since 1970.
-    pub stopped_at: Option<u64>,
     /// Where it is in its life.
     pub status: Status,
-    /// The policy in force, in the form of POLICY §9.
-    pub policy: Value,
+    /// The policy in force.
+    pub policy: Arc<Policy>,
     /// The revision of that policy, in full.
     pub revision: String,
-    /// How many policies it has had.
+    /// How many policies it has had: each push counts, also one of the policy that was in force.
     pub generation: u64,
     /// How its packets arrive, and what became of that.
     pub attachment: Option<AttachmentView>,
@@ -155,14 +168,35 @@ pub struct SandboxView {
     pub limits: Limits,
     /// See [`Draft::details`].
     pub details: Map<String, Value>,
-    /// Bytes of this session.
-    pub session_bytes: Bytes,
     /// Bytes of all its sessions.
     pub total_bytes: Bytes,
 }
 
+/// A session as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Its name.
+    pub id: SessionId,
+    /// When it began, in milliseconds since 1970.
+    pub started_at: u64,
+    /// When it was stopped, in milliseconds since 1970.
+    pub stopped_at: Option<u64>,
+    /// How long it is to last, in milliseconds, as its control plane said; nobody here ends it then.
+    pub timeout: u64,
+    /// Bytes of its flows that have ended.
+    pub bytes: Bytes,
+}
+
+impl SessionView {
+    /// Whether it still runs.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        if self.stopped_at.is_some() { Status::Stopped } else { Status::Running }
+    }
+}
+
 /// Bytes that flows of a sandbox moved.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Bytes {
     /// Into the sandbox.
     pub ingress: u64,
@@ -170,8 +204,19 @@ pub struct Bytes {
     pub egress: u64,
 }
 
+impl Bytes {
+    /// What came after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            ingress: self.ingress.saturating_sub(earlier.ingress),
+            egress: self.egress.saturating_sub(earlier.egress),
+        }
+    }
+}
+
 /// Where a sandbox is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It may reach what its policy allows, if it is attached.
@@ -205,7 +250,7 @@ pub enum AttachmentState {
 }
 
 /// An open flow.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct FlowView {
     /// Its number.
     pub flow: u64,
@@ -221,7 +266,7 @@ pub struct FlowView {
 }
 
 /// What a sandbox must trust, and how its programs are told.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrustView {
     /// The sandbox's own root, in PEM.
@@ -229,7 +274,7 @@ pub struct TrustView {
     /// The host's roots and the sandbox's own, in PEM.
     pub bundle: String,
     /// Variables to set, and their values.
-    pub variables: Vec<(String, String)>,
+    pub variables: BTreeMap<String, String>,
     /// Where to put the bundle, so that those variables hold.
     pub path: String,
 }

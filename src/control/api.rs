@@ -1,240 +1,286 @@
 //! The routes: requests in, one [`Action`] or question out, answers as clients of the reference product read them.
 //!
 //! Every route also stands beneath `/api`. Query parameters that only that product needs (`teamId`, `projectId`,
-//! `slug`, `resume`) are passed over.
+//! `slug`) are passed over.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::action::{Act, Action, PolicyPush, Refusal, SandboxView, SessionId, Which};
-use super::forms;
+use super::action::{Act, Action, Refusal, SandboxView, Status, TrustView, Which};
+use super::answer::{Answer, Refused, Tagged};
+use super::ask::{Asked, Attach, Change, Creation, Name, Push, Said, Session, Whatever};
+use super::describe::{Api, Operation, Output};
+use super::forms::{
+    Extension, FlowList, OldSandbox, OldSandboxList, OnlySandbox, OnlySession, PatchedForm, Project, RoutedOldSandbox,
+    RoutedSession, SandboxForm, SandboxList, SessionForm, SessionList, StoppedForm, Team, UserForm, WholeForm,
+};
+use super::pages::{Between, Listing, SessionListing};
 use crate::flow::SandboxId;
 use crate::limits;
+use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
-
-/// An answer, or why there is none.
-type Answer = Result<Response, Refused>;
 
 /// Every route, over whoever carries them out.
 pub fn router<A: Act>(act: Arc<A>) -> Router {
-    let routes = Router::new()
-        .route("/v1/sandboxes", post(create_v1::<A>).get(list::<A>))
-        .route("/v1/sandboxes/{id}", get(get_v1::<A>))
-        .route("/v1/sandboxes/{id}/network-policy", post(push_v1::<A>))
-        .route("/v1/sandboxes/{id}/stop", post(stop_v1::<A>))
-        .route("/v2/sandboxes", post(create::<A>).get(list::<A>))
-        .route("/v3/sandboxes", post(create::<A>))
-        .route("/v2/sandboxes/{name}", get(get_v2::<A>).patch(patch::<A>).delete(delete::<A>))
-        .route("/v2/sandboxes/{name}/fork", post(fork::<A>))
-        .route("/v2/sandboxes/{name}/stop", post(stop::<A>))
-        .route("/v2/sandboxes/{name}/attach", post(attach::<A>))
-        .route("/v2/sandboxes/{name}/detach", post(detach::<A>))
-        .route("/v2/sandboxes/{name}/explain", get(explain::<A>))
-        .route("/v2/sandboxes/{name}/flows", get(flows::<A>))
-        .route("/v2/sandboxes/{name}/trust-bundle", get(trust::<A>))
-        .route("/v2/sandboxes/sessions/{id}", get(get_session::<A>))
-        .route("/v2/sandboxes/sessions/{id}/network-policy", post(push_v2::<A>))
-        .route("/v2/sandboxes/sessions/{id}/stop", post(stop_session::<A>))
-        .route("/events", get(events::<A>))
-        .route("/metrics", get(metrics::<A>))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready::<A>))
-        .route("/v2/user", get(|| async { Json(json!({ "user": forms::user() })) }))
-        .route("/v2/teams/{id}", get(|| async { Json(forms::team()) }))
-        .route("/v2/projects/{id}", get(|| async { Json(forms::project()) }));
+    let (routes, document) = api::<A>().finish();
+    let routes = routes
+        .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
+        .method_not_allowed_fallback(|| async { Refused::method() });
     Router::new()
         .nest("/api", routes.clone())
         .merge(routes)
-        .fallback(|| async { Refused(Refusal::Unknown) })
-        .layer(DefaultBodyLimit::max(limits::POLICY_BYTES + limits::DRAFT_BYTES))
+        .fallback(|| async { Refused::from(Refusal::Unknown) })
+        .layer(DefaultBodyLimit::max(limits::BODY_BYTES))
         .with_state(act)
 }
 
-/// A refusal as an answer.
-struct Refused(Refusal);
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self(refusal)
-    }
+/// The OpenAPI document of the API, as `GET /openapi.json` gives it and `src/control/openapi.json` has it.
+#[must_use]
+pub fn openapi<A: Act>() -> Value {
+    api::<A>().finish().1
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, code, message) = match self.0 {
-            Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found", "there is no such thing here".to_owned()),
-            Refusal::Stopped => (StatusCode::GONE, "sandbox_stopped", "the sandbox was stopped".to_owned()),
-            Refusal::Conflict(why) => (StatusCode::CONFLICT, "conflict", why),
-            Refusal::Bad(why) => (StatusCode::BAD_REQUEST, "bad_request", why),
-            Refusal::Policy(faults) => (StatusCode::BAD_REQUEST, "invalid_policy", faults.to_string()),
-            Refusal::Attach(why) => (StatusCode::UNPROCESSABLE_ENTITY, "attachment_failed", why),
-            Refusal::Limit(why) => (StatusCode::TOO_MANY_REQUESTS, "limit", why),
-            Refusal::Failed(why) => (StatusCode::INTERNAL_SERVER_ERROR, "internal", why),
-        };
-        (status, Json(json!({ "error": { "code": code, "message": message } }))).into_response()
-    }
+fn api<A: Act>() -> Api<A> {
+    let api = Api::new()
+        .post("/v1/sandboxes", "Register a sandbox", create_v1::<A>)
+        .get("/v1/sandboxes", "List sandboxes", list_v1::<A>)
+        .get("/v1/sandboxes/{id}", "Show a sandbox", get_v1::<A>)
+        .post("/v1/sandboxes/{id}/network-policy", "Replace a sandbox's policy whole", push_v1::<A>)
+        .post("/v1/sandboxes/{id}/extend-timeout", "Let a session last longer", extend_v1::<A>)
+        .post("/v1/sandboxes/{id}/stop", "Stop a sandbox", stop_v1::<A>)
+        .post("/v2/sandboxes", "Register a sandbox", create::<A>)
+        .get("/v2/sandboxes", "List sandboxes", list::<A>)
+        .post("/v3/sandboxes", "Register a sandbox", create::<A>)
+        .get("/v2/sandboxes/{name}", "Show a sandbox; with `resume`, begin a session if none runs", get_v2::<A>)
+        .patch("/v2/sandboxes/{name}", "Change what is said of a sandbox", patch::<A>)
+        .delete("/v2/sandboxes/{name}", "Stop a sandbox and forget it", delete::<A>)
+        .post("/v2/sandboxes/{name}/fork", "Register a sandbox that begins as a copy of another", fork::<A>)
+        .post("/v2/sandboxes/{name}/stop", "Stop a sandbox", stop::<A>)
+        .get("/v2/sandboxes/sessions", "List sessions", sessions::<A>)
+        .get("/v2/sandboxes/sessions/{id}", "Show a session", get_session::<A>)
+        .post("/v2/sandboxes/sessions/{id}/network-policy", "Replace a sandbox's policy whole", push::<A>)
+        .post("/v2/sandboxes/sessions/{id}/extend-timeout", "Let a session last longer", extend::<A>)
+        .post("/v2/sandboxes/sessions/{id}/stop", "Stop a session", stop_session::<A>);
+    let api = api
+        .post("/v2/sandboxes/{name}/attach", "Attach a sandbox", attach::<A>)
+        .post("/v2/sandboxes/{name}/detach", "Detach a sandbox: it reaches nothing", detach::<A>)
+        .get("/v2/sandboxes/{name}/explain", "Say how a target is judged now", explain::<A>)
+        .get("/v2/sandboxes/{name}/flows", "List the flows that are open", flows::<A>)
+        .get("/trust-bundle", "Say what a sandbox must trust, and how its programs are told", trust::<A>)
+        .get("/events", "Follow the audit record", events::<A>)
+        .get("/metrics", "Show counters, in the format of OpenMetrics", metrics::<A>)
+        .get("/healthz", "Say that the daemon answers", healthy)
+        .get("/readyz", "Say whether sandboxes can be registered", ready::<A>);
+    // What clients of the reference product ask before anything else.
+    api.get("/v2/user", "Show the one user", user).get("/v2/teams/{id}", "Show the one team", team).get(
+        "/v2/projects/{id}",
+        "Show the one project",
+        project,
+    )
 }
 
-/// A sandbox's name, or that there is no such sandbox.
-fn named(text: &str) -> Result<SandboxId, Refused> {
-    SandboxId::new(text).ok_or(Refused(Refusal::Unknown))
+async fn create_v1<A: Act>(State(act): State<Arc<A>>, Creation(said): Creation) -> Answer<Tagged<RoutedOldSandbox>> {
+    let view = act.act(Action::Create(said)).await?;
+    Ok(Tagged::new(&view, RoutedOldSandbox::new(&view)))
 }
 
-fn session(text: String) -> Which {
-    Which::Session(SessionId(text))
+async fn create<A: Act>(State(act): State<Arc<A>>, Creation(said): Creation) -> Answer<Tagged<WholeForm>> {
+    let view = act.act(Action::Create(said)).await?;
+    Ok(Tagged::new(&view, WholeForm::new(&view, None)))
 }
 
-/// An answer with the revision of the policy in force as its `ETag`.
-fn tagged(status: StatusCode, view: &SandboxView, body: Value) -> Response {
-    let mut response = (status, Json(body)).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", view.revision)) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response
+async fn fork<A: Act>(
+    State(act): State<Arc<A>>,
+    Name(name): Name,
+    Creation(said): Creation,
+) -> Answer<Tagged<WholeForm>> {
+    let view = act.act(Action::Fork(name, said)).await?;
+    Ok(Tagged::new(&view, WholeForm::new(&view, None)))
 }
 
-/// A policy, and which one it is to replace (`If-Match`, RFC 9110 §13.1.1).
-fn pushed(text: String, headers: &HeaderMap) -> PolicyPush {
-    let condition = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
-    let replaces = condition.filter(|tag| *tag != "*").map(|tag| tag.trim_matches('"').to_owned());
-    PolicyPush { text, replaces }
-}
-
-fn document(body: &Bytes, headers: &HeaderMap) -> Result<PolicyPush, Refused> {
-    let text = std::str::from_utf8(body).map_err(|_| Refusal::Bad("the body is not text in UTF-8".into()))?;
-    Ok(pushed(text.to_owned(), headers))
-}
-
-async fn create_v1<A: Act>(State(act): State<Arc<A>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let view = act.act(Action::Create(forms::draft(&body, |text| pushed(text, &headers))?)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::session(&view), "routes": [] })))
-}
-
-async fn create<A: Act>(State(act): State<Arc<A>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let view = act.act(Action::Create(forms::draft(&body, |text| pushed(text, &headers))?)).await?;
-    Ok(tagged(StatusCode::OK, &view, forms::whole(&view)))
-}
-
-async fn fork<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
-    let draft = forms::draft(&body, |text| pushed(text, &headers))?;
-    let view = act.act(Action::Fork(named(&name)?, draft)).await?;
-    Ok(tagged(StatusCode::OK, &view, forms::whole(&view)))
+#[derive(Deserialize, JsonSchema)]
+struct Resume {
+    /// Whether a session is begun if none runs.
+    #[serde(default)]
+    resume: bool,
 }
 
 async fn patch<A: Act>(
     State(act): State<Arc<A>>,
-    Path(name): Path<String>,
-    Query(query): Query<Resume>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let draft = forms::draft(&body, |text| pushed(text, &headers))?;
-    let view = act.act(Action::Patch(named(&name)?, draft)).await?;
-    let answer = match query.resume.as_deref() {
-        Some("true") => forms::whole(&view),
-        _ => json!({ "sandbox": forms::sandbox(&view) }),
+    Name(name): Name,
+    Asked(Resume { resume }): Asked<Resume>,
+    Change(said): Change,
+) -> Answer<Tagged<PatchedForm>> {
+    let view = act.act(Action::Patch(name, said)).await?;
+    if resume {
+        let (view, resumed) = resumed(&act, view).await?;
+        return Ok(Tagged::new(&view, PatchedForm::Whole(Box::new(WholeForm::new(&view, Some(resumed))))));
+    }
+    Ok(Tagged::new(&view, PatchedForm::Sandbox(Box::new(only(&view)))))
+}
+
+async fn get_v2<A: Act>(
+    State(act): State<Arc<A>>,
+    Name(name): Name,
+    Asked(Resume { resume }): Asked<Resume>,
+) -> Answer<Tagged<WholeForm>> {
+    let view = found(&act, &Which::Name(name))?;
+    if resume {
+        let (view, resumed) = resumed(&act, view).await?;
+        return Ok(Tagged::new(&view, WholeForm::new(&view, Some(resumed))));
+    }
+    Ok(Tagged::new(&view, WholeForm::new(&view, None)))
+}
+
+/// The sandbox with a session that runs, and whether it was begun for this.
+async fn resumed<A: Act>(act: &Arc<A>, view: SandboxView) -> Result<(SandboxView, bool), Refusal> {
+    match view.status {
+        Status::Running => Ok((view, false)),
+        Status::Stopped => Ok((act.act(Action::Resume(view.name)).await?, true)),
+    }
+}
+
+fn found<A: Act>(act: &Arc<A>, which: &Which) -> Result<SandboxView, Refusal> {
+    act.find(which).ok_or(Refusal::Unknown)
+}
+
+fn only(view: &SandboxView) -> OnlySandbox {
+    OnlySandbox { sandbox: SandboxForm::new(view) }
+}
+
+async fn list<A: Act>(State(act): State<Arc<A>>, Asked(listing): Asked<Listing>) -> Answer<Json<SandboxList>> {
+    let (page, pagination) = listing.page(act.list())?;
+    Ok(Json(SandboxList { sandboxes: page.iter().map(SandboxForm::new).collect(), pagination }))
+}
+
+async fn list_v1<A: Act>(State(act): State<Arc<A>>, Asked(between): Asked<Between>) -> Answer<Json<OldSandboxList>> {
+    let (page, pagination) = between.page(act.list())?;
+    Ok(Json(OldSandboxList { sandboxes: page.iter().map(SessionForm::new).collect(), pagination }))
+}
+
+async fn sessions<A: Act>(
+    State(act): State<Arc<A>>,
+    Asked(listing): Asked<SessionListing>,
+) -> Answer<Json<SessionList>> {
+    let views = match &listing.name {
+        None => act.list(),
+        Some(name) => SandboxId::new(name).and_then(|name| act.find(&Which::Name(name))).into_iter().collect(),
     };
-    Ok(tagged(StatusCode::OK, &view, answer))
+    let (page, pagination) = listing.page(views)?;
+    Ok(Json(SessionList { sessions: page.iter().map(SessionForm::new).collect(), pagination }))
 }
 
-#[derive(Deserialize)]
-struct Resume {
-    resume: Option<String>,
+async fn get_v1<A: Act>(State(act): State<Arc<A>>, Session(which): Session) -> Answer<Tagged<RoutedOldSandbox>> {
+    let view = found(&act, &which)?;
+    Ok(Tagged::new(&view, RoutedOldSandbox::new(&view)))
 }
 
-async fn list<A: Act>(State(act): State<Arc<A>>) -> Json<Value> {
-    let sandboxes: Vec<Value> = act.list().iter().map(forms::sandbox).collect();
-    let count = sandboxes.len();
-    Json(json!({ "sandboxes": sandboxes, "pagination": { "count": count, "next": null, "prev": null } }))
+async fn get_session<A: Act>(State(act): State<Arc<A>>, Session(which): Session) -> Answer<Tagged<RoutedSession>> {
+    let view = found(&act, &which)?;
+    Ok(Tagged::new(&view, RoutedSession::new(&view)))
 }
 
-fn found<A: Act>(act: &Arc<A>, which: &Which) -> Result<SandboxView, Refused> {
-    act.find(which).ok_or(Refused(Refusal::Unknown))
+async fn push_v1<A: Act>(
+    State(act): State<Arc<A>>,
+    Session(which): Session,
+    Push(push): Push,
+) -> Answer<Tagged<OldSandbox>> {
+    let view = act.act(Action::Replace(which, push)).await?;
+    Ok(Tagged::new(&view, OldSandbox { sandbox: SessionForm::new(&view) }))
 }
 
-async fn get_v1<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>) -> Answer {
-    let view = found(&act, &session(id))?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::session(&view), "routes": [] })))
+async fn push<A: Act>(
+    State(act): State<Arc<A>>,
+    Session(which): Session,
+    Push(push): Push,
+) -> Answer<Tagged<OnlySession>> {
+    let view = act.act(Action::Replace(which, push)).await?;
+    Ok(Tagged::new(&view, OnlySession { session: SessionForm::new(&view) }))
 }
 
-async fn get_v2<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let view = found(&act, &Which::Name(named(&name)?))?;
-    Ok(tagged(StatusCode::OK, &view, forms::whole(&view)))
+async fn extend_v1<A: Act>(
+    State(act): State<Arc<A>>,
+    Session(which): Session,
+    Said(Extension { duration }): Said<Extension>,
+) -> Answer<Tagged<OldSandbox>> {
+    let view = act.act(Action::Extend(which, duration.0)).await?;
+    Ok(Tagged::new(&view, OldSandbox { sandbox: SessionForm::new(&view) }))
 }
 
-async fn get_session<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>) -> Answer {
-    let view = found(&act, &session(id))?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "session": forms::session(&view), "routes": [] })))
+async fn extend<A: Act>(
+    State(act): State<Arc<A>>,
+    Session(which): Session,
+    Said(Extension { duration }): Said<Extension>,
+) -> Answer<Tagged<OnlySession>> {
+    let view = act.act(Action::Extend(which, duration.0)).await?;
+    Ok(Tagged::new(&view, OnlySession { session: SessionForm::new(&view) }))
 }
 
-async fn push_v1<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
-    let view = act.act(Action::Replace(session(id), document(&body, &headers)?)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::session(&view) })))
+async fn stop_v1<A: Act>(State(act): State<Arc<A>>, Session(which): Session) -> Answer<Tagged<OldSandbox>> {
+    let view = act.act(Action::Stop(which)).await?;
+    Ok(Tagged::new(&view, OldSandbox { sandbox: SessionForm::new(&view) }))
 }
 
-async fn push_v2<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
-    let view = act.act(Action::Replace(session(id), document(&body, &headers)?)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "session": forms::session(&view) })))
+async fn stop_session<A: Act>(State(act): State<Arc<A>>, Session(which): Session) -> Answer<Tagged<StoppedForm>> {
+    let view = act.act(Action::Stop(which)).await?;
+    let stopped = StoppedForm { session: SessionForm::new(&view), sandbox: SandboxForm::new(&view) };
+    Ok(Tagged::new(&view, stopped))
 }
 
-async fn stop_v1<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>) -> Answer {
-    let view = act.act(Action::Stop(session(id))).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::session(&view) })))
+async fn stop<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Tagged<WholeForm>> {
+    let view = act.act(Action::Stop(Which::Name(name))).await?;
+    Ok(Tagged::new(&view, WholeForm::new(&view, None)))
 }
 
-async fn stop_session<A: Act>(State(act): State<Arc<A>>, Path(id): Path<String>) -> Answer {
-    let view = act.act(Action::Stop(session(id))).await?;
-    let body = json!({ "sandbox": forms::sandbox(&view), "session": forms::session(&view) });
-    Ok(tagged(StatusCode::OK, &view, body))
+async fn delete<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Tagged<OnlySandbox>> {
+    let view = act.act(Action::Delete(name)).await?;
+    Ok(Tagged::new(&view, only(&view)))
 }
 
-async fn stop<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let view = act.act(Action::Stop(Which::Name(named(&name)?))).await?;
-    Ok(tagged(StatusCode::OK, &view, forms::whole(&view)))
+async fn attach<A: Act>(
+    State(act): State<Arc<A>>,
+    Name(name): Name,
+    Attach(spec): Attach,
+) -> Answer<Tagged<OnlySandbox>> {
+    let view = act.act(Action::Attach(name, spec)).await?;
+    Ok(Tagged::new(&view, only(&view)))
 }
 
-async fn delete<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let view = act.act(Action::Delete(named(&name)?)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::sandbox(&view) })))
+async fn detach<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Tagged<OnlySandbox>> {
+    let view = act.act(Action::Detach(name)).await?;
+    Ok(Tagged::new(&view, only(&view)))
 }
 
-async fn attach<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>, body: Bytes) -> Answer {
-    let spec = serde_json::from_slice(&body).map_err(|_| Refusal::Bad(forms::ATTACHMENT.into()))?;
-    let view = act.act(Action::Attach(named(&name)?, spec)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::sandbox(&view) })))
-}
-
-async fn detach<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let view = act.act(Action::Detach(named(&name)?)).await?;
-    Ok(tagged(StatusCode::OK, &view, json!({ "sandbox": forms::sandbox(&view) })))
-}
-
-#[derive(Deserialize)]
-struct Asked {
+#[derive(Deserialize, JsonSchema)]
+struct Target {
     /// A URL, or `HOST:PORT`.
     url: String,
+    /// The request's, of a URL; `GET` where nothing is said.
     method: Option<String>,
+    /// What the name resolves to.
     address: Option<IpAddr>,
 }
 
 /// The object that `exeat explain --format json` prints.
 async fn explain<A: Act>(
     State(act): State<Arc<A>>,
-    Path(name): Path<String>,
-    Query(Asked { url, method, address }): Query<Asked>,
-) -> Answer {
+    Name(name): Name,
+    Asked(Target { url, method, address }): Asked<Target>,
+) -> Answer<Json<Explanation>> {
     let question = Question::target(method.as_deref(), &url).and_then(|question| match address {
         Some(address) => question.resolved_to(address),
         None => Ok(question),
@@ -243,56 +289,177 @@ async fn explain<A: Act>(
         let help = fault.help().map(|help| format!(" ({help})")).unwrap_or_default();
         Refusal::Bad(format!("{fault}{help}"))
     })?;
-    let explained = act.explain(&Which::Name(named(&name)?), &question).ok_or(Refusal::Unknown)?;
-    Ok(Json(explained).into_response())
+    Ok(Json(act.explain(&Which::Name(name), &question).ok_or(Refusal::Unknown)?))
 }
 
-async fn flows<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let flows = act.flows(&Which::Name(named(&name)?)).ok_or(Refusal::Unknown)?;
-    Ok(Json(json!({ "flows": flows })).into_response())
+async fn flows<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Json<FlowList>> {
+    let flows = act.flows(&Which::Name(name)).ok_or(Refusal::Unknown)?;
+    Ok(Json(FlowList { flows }))
 }
 
-async fn trust<A: Act>(State(act): State<Arc<A>>, Path(name): Path<String>) -> Answer {
-    let trust = act.trust(&Which::Name(named(&name)?)).ok_or(Refusal::Unknown)?;
-    Ok(Json(trust).into_response())
-}
-
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Of {
     /// A sandbox's name.
+    sandbox: String,
+}
+
+async fn trust<A: Act>(State(act): State<Arc<A>>, Asked(Of { sandbox }): Asked<Of>) -> Answer<Json<TrustView>> {
+    let name = SandboxId::new(&sandbox).ok_or(Refusal::Unknown)?;
+    Ok(Json(act.trust(&Which::Name(name)).ok_or(Refusal::Unknown)?))
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Filter {
+    /// Of the sandbox that has this name, which need not be there yet.
     sandbox: Option<String>,
+    /// Of this kind.
+    event: Option<Kind>,
+    /// That came out so.
+    verdict: Option<Outcome>,
 }
 
-/// Audit records as they are written. Who reads too slowly loses some, and is told how many.
-async fn events<A: Act>(State(act): State<Arc<A>>, Query(Of { sandbox }): Query<Of>) -> impl IntoResponse {
-    let source = (act.events(), sandbox);
-    let lines = stream::unfold(source, |(mut lines, sandbox)| async move {
-        loop {
-            let event = match lines.recv().await {
-                Ok(line) if !is_of(&line, sandbox.as_deref()) => continue,
-                Ok(line) => Event::default().data(&*line),
-                Err(RecvError::Lagged(missed)) => Event::default().event("missed").data(missed.to_string()),
-                Err(RecvError::Closed) => return None,
-            };
-            return Some((Ok::<_, std::convert::Infallible>(event), (lines, sandbox)));
+/// A kind of audit record (POLICY §10).
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Verdict,
+    Close,
+}
+
+/// How a verdict came out.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Allow,
+    Deny,
+}
+
+/// What of an audit record is filtered by.
+#[derive(Deserialize)]
+struct Recorded {
+    sandbox: Option<String>,
+    event: Option<Kind>,
+    verdict: Option<Outcome>,
+}
+
+impl Filter {
+    /// Whether a record is wanted.
+    fn wants(&self, line: &str) -> bool {
+        let Self { sandbox, event, verdict } = self;
+        if sandbox.is_none() && event.is_none() && verdict.is_none() {
+            return true;
         }
-    });
-    Sse::new(lines).keep_alive(KeepAlive::default())
-}
-
-fn is_of(line: &str, sandbox: Option<&str>) -> bool {
-    let Some(sandbox) = sandbox else { return true };
-    let record: Value = serde_json::from_str(line).unwrap_or_default();
-    record.get("sandbox").and_then(Value::as_str) == Some(sandbox)
-}
-
-async fn metrics<A: Act>(State(act): State<Arc<A>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], act.metrics())
-}
-
-async fn ready<A: Act>(State(act): State<Arc<A>>) -> Response {
-    match act.ready() {
-        Ok(()) => "ready\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        serde_json::from_str(line).is_ok_and(|record: Recorded| {
+            (sandbox.is_none() || *sandbox == record.sandbox)
+                && (event.is_none() || *event == record.event)
+                && (verdict.is_none() || *verdict == record.verdict)
+        })
     }
+}
+
+/// Audit records as they are written, one an event.
+struct Followed {
+    lines: Receiver<Arc<str>>,
+    filter: Filter,
+}
+
+impl Followed {
+    /// The next record that is wanted. Who reads too slowly loses some, and is told how many.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.lines.recv().await {
+                Ok(line) if !self.filter.wants(&line) => {}
+                Ok(line) => return Some(Event::default().data(&*line)),
+                Err(RecvError::Lagged(missed)) => {
+                    return Some(Event::default().event("missed").data(missed.to_string()));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl IntoResponse for Followed {
+    fn into_response(self) -> Response {
+        let events = stream::unfold(self, |mut followed| async {
+            let event = followed.next().await?;
+            Some((Ok::<_, Infallible>(event), followed))
+        });
+        Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    }
+}
+
+impl Output for Followed {
+    fn describe(operation: &mut Operation<'_>) {
+        let about = "Audit records, one an event; `missed` tells how many were lost on who reads too slowly.";
+        let schema = json!({ "type": "string", "description": about });
+        operation.answer(StatusCode::OK, "text/event-stream", schema, &[]);
+    }
+}
+
+async fn events<A: Act>(State(act): State<Arc<A>>, Asked(filter): Asked<Filter>) -> Followed {
+    Followed { lines: act.events(), filter }
+}
+
+/// Counters as Prometheus reads them.
+struct Counters(String);
+
+impl Counters {
+    const MEDIA: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+}
+
+impl IntoResponse for Counters {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, Self::MEDIA)], self.0).into_response()
+    }
+}
+
+impl Output for Counters {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answer(StatusCode::OK, Self::MEDIA, json!({ "type": "string" }), &[]);
+    }
+}
+
+async fn metrics<A: Act>(State(act): State<Arc<A>>) -> Counters {
+    Counters(act.metrics())
+}
+
+/// A line of text: that all is well, or why not.
+struct Health(Result<&'static str, String>);
+
+impl IntoResponse for Health {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Ok(word) => format!("{word}\n").into_response(),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        }
+    }
+}
+
+impl Output for Health {
+    fn describe(operation: &mut Operation<'_>) {
+        for status in [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE] {
+            operation.answer(status, "text/plain", json!({ "type": "string" }), &[]);
+        }
+    }
+}
+
+async fn healthy() -> Health {
+    Health(Ok("ok"))
+}
+
+async fn ready<A: Act>(State(act): State<Arc<A>>) -> Health {
+    Health(act.ready().map(|()| "ready"))
+}
+
+async fn user() -> Json<UserForm> {
+    Json(UserForm::LOCAL)
+}
+
+async fn team(_: Whatever) -> Json<Team> {
+    Json(Team::LOCAL)
+}
+
+async fn project(_: Whatever) -> Json<Project> {
+    Json(Project::LOCAL)
 }

@@ -10,9 +10,11 @@
 
 mod walk;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::ser::Serializer;
 
@@ -42,23 +44,27 @@ impl Explanation {
 }
 
 /// One question that was, or was not, asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Step {
     /// Which one.
     #[serde(rename = "step")]
+    #[schemars(with = "String")]
     pub row: Row,
     /// In words.
     pub question: String,
     /// What came of it.
+    #[schemars(with = "String")]
     pub answer: Answer,
     /// The line that answered, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub rule: Option<RuleId>,
     /// Why it was answered so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The judgement, if this step settles it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub settles: Option<Settled>,
 }
 
@@ -177,37 +183,52 @@ impl Policy {
 }
 
 /// The record of POLICY §10, as far as a question has its fields, and what explains it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Explanation")]
+struct Record<'a> {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    observed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    rule: Option<&'a RuleId>,
+    revision: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    injected: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// What was asked, in order; the last that was answered settles it.
+    steps: &'a [Step],
+    /// What would allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl JsonSchema for Explanation {
+    fn schema_name() -> Cow<'static, str> {
+        Record::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Record::json_schema(generator)
+    }
+}
+
 impl Serialize for Explanation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Record<'a> {
-            verdict: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            route: Option<&'static str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            reason: Option<&'static str>,
-            #[serde(skip_serializing_if = "std::ops::Not::not")]
-            observed: bool,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            rule: Option<&'a RuleId>,
-            revision: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            name: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            address: Option<IpAddr>,
-            port: u16,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            method: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            path: Option<&'a str>,
-            #[serde(skip_serializing_if = "<[String]>::is_empty")]
-            injected: &'a [String],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            status: Option<u16>,
-            steps: &'a [Step],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            hint: Option<String>,
-        }
         let Self { facts, steps, remedies: _ } = self;
         let Facts { outcome, observed, basis, injected, status, name, address, port, request } = facts;
         let record = Record {

@@ -10,7 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::verdict::RuleId;
 use super::{Base, Denials, Dns, Entry, Handling, Policy, Rule, Then};
@@ -18,10 +19,146 @@ use crate::matcher::cidr::CidrMap;
 use crate::matcher::domain::DomainPattern;
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 
+/// A policy as the API gives it back.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyForm {
+    mode: ModeForm,
+    /// Domains that may be reached, in the order in which they were written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_domains: Vec<String>,
+    /// Ranges that may be reached, whatever is spoken.
+    #[serde(rename = "allowedCIDRs", skip_serializing_if = "Vec::is_empty")]
+    allowed_cidrs: Vec<String>,
+    /// Ranges that may not be reached.
+    #[serde(rename = "deniedCIDRs", skip_serializing_if = "Vec::is_empty")]
+    denied_cidrs: Vec<String>,
+    /// Domains that may not be reached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deny: Vec<String>,
+    /// Every flow that is permitted by name is terminated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    strict: bool,
+    /// What would be denied is let through, and told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    observe: bool,
+    /// How denials look, if not as usual: `terse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    denials: Option<&'static str>,
+    /// Which names are resolved, if not as usual: `any`, `names` or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<&'static str>,
+    /// Variables of the sandbox, and the secrets that they stand for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    placeholders: BTreeMap<String, String>,
+    /// Rules that set headers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    injection_rules: Vec<InjectionForm>,
+    /// Rules that send a request elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    forward_rules: Vec<ForwardForm>,
+    /// Rules that answer a request here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    response_rules: Vec<ResponseForm>,
+    /// Rules that let a request go on unchanged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pass_rules: Vec<PassForm>,
+    /// Rules that relay another protocol.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    opaque_rules: Vec<OpaqueForm>,
+}
+
+/// What holds where no list says anything; `{}` reads back as custom (POLICY §9), and so does whatever has lists.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ModeForm {
+    AllowAll,
+    DenyAll,
+    Custom,
+}
+
+/// A rule that sets headers: their names, never their values.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct InjectionForm {
+    domain: String,
+    header_names: Vec<String>,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that sends a request elsewhere.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct ForwardForm {
+    domain: String,
+    #[serde(rename = "forwardURL")]
+    url: String,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that answers a request here: its status, never its body.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ResponseForm {
+    domain: String,
+    status_code: u16,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that lets a request go on unchanged.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct PassForm {
+    domain: String,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that relays another protocol.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct OpaqueForm {
+    domain: String,
+    ports: Vec<u16>,
+}
+
+/// A `match` as it is written.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct MatchForm {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    method: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<TextForm>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    query_string: Vec<PairForm>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<PairForm>,
+}
+
+/// A name and a value, one of which at least is told.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct PairForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<TextForm>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<TextForm>,
+}
+
+/// What a text must be.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+enum TextForm {
+    Exact(String),
+    StartsWith(String),
+    Regex(String),
+    Glob(String),
+}
+
 impl Policy {
     /// The policy as the API gives it back.
     #[must_use]
-    pub fn response_form(&self) -> Value {
+    pub fn response_form(&self) -> PolicyForm {
         let Self {
             revision: _,
             base,
@@ -38,126 +175,119 @@ impl Policy {
             grants: _,
             placeholders,
         } = self;
-        let mut form = Form::default();
-        for (pattern, entry) in allow.iter() {
-            form.domains.push(pattern.to_string());
-            form.entry(pattern, entry);
-        }
-        let Form { domains, rules } = form;
-        let denied: Vec<String> = deny.iter().map(|(pattern, _)| pattern.to_string()).collect();
-        let secrets: BTreeMap<&str, &str> =
-            placeholders.iter().map(|(variable, name)| (variable.as_str(), name.as_str())).collect();
         let default_dns = if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names };
-        let mut object = Map::new();
-        object.insert("mode".into(), json!(self.mode_word()));
-        let mut add = |key: &str, used: bool, value: Value| {
-            if used {
-                object.insert(key.to_owned(), value);
-            }
+        let mut form = PolicyForm {
+            mode: ModeForm::of(base),
+            allowed_domains: allow.iter().map(|(pattern, _)| pattern.to_string()).collect(),
+            allowed_cidrs: ranges(subnets_allow),
+            denied_cidrs: ranges(subnets_deny),
+            deny: deny.iter().map(|(pattern, _)| pattern.to_string()).collect(),
+            strict: *strict,
+            observe: *observe,
+            denials: (*denials == Denials::Terse).then_some("terse"),
+            dns: (*dns != default_dns).then(|| dns.word()),
+            placeholders: placeholders
+                .iter()
+                .map(|(variable, name)| (variable.as_str().to_owned(), name.as_str().to_owned()))
+                .collect(),
+            injection_rules: Vec::new(),
+            forward_rules: Vec::new(),
+            response_rules: Vec::new(),
+            pass_rules: Vec::new(),
+            opaque_rules: Vec::new(),
         };
-        add("allowedDomains", !domains.is_empty(), json!(domains));
-        add("allowedCIDRs", !subnets_allow.is_empty(), ranges(subnets_allow));
-        add("deniedCIDRs", !subnets_deny.is_empty(), ranges(subnets_deny));
-        add("deny", !denied.is_empty(), json!(denied));
-        add("strict", *strict, json!(true));
-        add("observe", *observe, json!(true));
-        add("denials", *denials == Denials::Terse, json!("terse"));
-        add("dns", *dns != default_dns, json!(dns.word()));
-        add("placeholders", !secrets.is_empty(), json!(secrets));
-        for (key, list) in rules {
-            add(key, true, Value::Array(list));
+        for (pattern, entry) in allow.iter() {
+            form.add(pattern, entry);
         }
-        Value::Object(object)
+        form
     }
+}
 
-    /// `{}` reads back as custom (POLICY §9), and so does whatever has lists.
-    fn mode_word(&self) -> &'static str {
-        match &self.base {
-            Base::AllowAll(_) => "allow-all",
-            Base::DenyAll(Some(_)) => "deny-all",
-            Base::DenyAll(None) | Base::Lists => "custom",
+impl ModeForm {
+    fn of(base: &Base) -> Self {
+        match base {
+            Base::AllowAll(_) => Self::AllowAll,
+            Base::DenyAll(Some(_)) => Self::DenyAll,
+            Base::DenyAll(None) | Base::Lists => Self::Custom,
         }
     }
 }
 
-fn ranges(map: &CidrMap<RuleId>) -> Value {
+fn ranges(map: &CidrMap<RuleId>) -> Vec<String> {
     map.iter().map(|(range, _)| range.to_string()).collect()
 }
 
-/// The lists of domains and their rules.
-#[derive(Default)]
-struct Form {
-    domains: Vec<String>,
-    rules: BTreeMap<&'static str, Vec<Value>>,
-}
-
-impl Form {
-    fn entry(&mut self, pattern: DomainPattern<&str>, entry: &Entry) {
+impl PolicyForm {
+    /// Adds the rules of an entry.
+    fn add(&mut self, pattern: DomainPattern<&str>, entry: &Entry) {
         let Some(Handling { rules, reads_path: _, brokers: _, opaque }) = entry.handling.as_deref() else { return };
         for Rule { id: _, when, then } in rules {
-            let (list, mut told) = match then {
-                Then::Pass => ("passRules", json!({})),
+            let (domain, when) = (pattern.as_str().to_owned(), MatchForm::of(when));
+            match then {
+                Then::Pass => self.pass_rules.push(PassForm { domain, when }),
                 Then::Transform(injections) => {
-                    let names: Vec<&str> = injections.iter().map(|injection| &*injection.spelled).collect();
-                    ("injectionRules", json!({ "headerNames": names }))
+                    let header_names = injections.iter().map(|injection| injection.spelled.to_string()).collect();
+                    self.injection_rules.push(InjectionForm { domain, header_names, when });
                 }
-                Then::Divert(url) => ("forwardRules", json!({ "forwardURL": url.text })),
-                Then::Respond(answer) => ("responseRules", json!({ "statusCode": answer.status.as_u16() })),
-            };
-            if let Value::Object(told) = &mut told {
-                told.insert("domain".into(), json!(pattern.as_str()));
-                told.extend(request_match(when).map(|when| ("match".to_owned(), when)));
+                Then::Divert(url) => {
+                    self.forward_rules.push(ForwardForm { domain, url: url.text.to_string(), when });
+                }
+                Then::Respond(answer) => {
+                    self.response_rules.push(ResponseForm { domain, status_code: answer.status.as_u16(), when });
+                }
             }
-            self.rules.entry(list).or_default().push(told);
         }
         if !opaque.is_empty() {
-            let ports: Vec<u16> = opaque.iter().map(|(port, _)| *port).collect();
-            self.rules.entry("opaqueRules").or_default().push(json!({ "domain": pattern.as_str(), "ports": ports }));
+            let ports = opaque.iter().map(|(port, _)| *port).collect();
+            self.opaque_rules.push(OpaqueForm { domain: pattern.as_str().to_owned(), ports });
         }
     }
 }
 
-/// A `match` as it is written; none where every request matches.
-fn request_match(when: &RequestMatch) -> Option<Value> {
-    let RequestMatch { methods, path, query, headers } = when;
-    let mut object = Map::new();
-    if !methods.is_empty() {
-        object.insert("method".into(), json!(methods));
+impl MatchForm {
+    /// None where every request matches.
+    fn of(when: &RequestMatch) -> Option<Self> {
+        let RequestMatch { methods, path, query, headers } = when;
+        let form = Self {
+            method: methods.iter().map(ToString::to_string).collect(),
+            path: path.as_ref().map(TextForm::of),
+            query_string: query.iter().map(PairForm::of).collect(),
+            headers: headers.iter().map(PairForm::of).collect(),
+        };
+        let any =
+            !form.method.is_empty() || form.path.is_some() || !form.query_string.is_empty() || !form.headers.is_empty();
+        any.then_some(form)
     }
-    object.extend(path.as_ref().map(|path| ("path".to_owned(), text_match(path))));
-    for (key, pairs) in [("queryString", query), ("headers", headers)] {
-        if !pairs.is_empty() {
-            object.insert(key.into(), pairs.iter().map(pair_match).collect());
+}
+
+impl PairForm {
+    fn of(PairMatch { key, value }: &PairMatch) -> Self {
+        Self { key: key.as_ref().map(TextForm::of), value: value.as_ref().map(TextForm::of) }
+    }
+}
+
+impl TextForm {
+    fn of(matcher: &TextMatch) -> Self {
+        match matcher {
+            TextMatch::Exact(text) => Self::Exact(text.to_string()),
+            TextMatch::StartsWith(text) => Self::StartsWith(text.to_string()),
+            TextMatch::Regex(regex) => Self::Regex(regex.as_str().to_owned()),
+            TextMatch::Glob { text, regex: _ } => Self::Glob(text.to_string()),
         }
-    }
-    (!object.is_empty()).then_some(Value::Object(object))
-}
-
-fn pair_match(PairMatch { key, value }: &PairMatch) -> Value {
-    let mut object = Map::new();
-    object.extend(key.as_ref().map(|key| ("key".to_owned(), text_match(key))));
-    object.extend(value.as_ref().map(|value| ("value".to_owned(), text_match(value))));
-    Value::Object(object)
-}
-
-fn text_match(matcher: &TextMatch) -> Value {
-    match matcher {
-        TextMatch::Exact(text) => json!({ "exact": text }),
-        TextMatch::StartsWith(text) => json!({ "startsWith": text }),
-        TextMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
-        TextMatch::Glob { text, regex: _ } => json!({ "glob": text }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::policy::{Flags, Source, Terms};
 
     fn form(text: &str) -> Value {
         let source = Source { path: "p.yaml", text };
         let compiled = Policy::compile(Some(source), &Flags::default(), &Terms::default());
-        compiled.unwrap_or_else(|faults| panic!("{faults}")).policy.response_form()
+        json!(compiled.unwrap_or_else(|faults| panic!("{faults}")).policy.response_form())
     }
 
     /// POLICY §9.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -22,7 +23,7 @@ use crate::limits::bucket::{Bucket, Rate};
 
 /// The bounds of a sandbox, as its control plane, or the operator for all of them, says them. What is not said is not
 /// bounded further than `exeat` bounds every sandbox.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", try_from = "LimitsWire")]
 pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,14 +38,19 @@ pub struct Limits {
     dns_per_minute: Option<NonZeroU32>,
 }
 
-#[derive(Deserialize)]
+/// The bounds of a sandbox as they are said.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[derive(Default)]
 struct LimitsWire {
+    /// Open at once.
     flows: Option<u64>,
+    /// Requests a second.
     requests_per_second: Option<u64>,
+    /// Bytes a second out of the sandbox.
     egress_bytes_per_second: Option<u64>,
+    /// Bytes a second into the sandbox.
     ingress_bytes_per_second: Option<u64>,
+    /// Questions a minute that are not answered from what is known.
     dns_per_minute: Option<u64>,
 }
 

@@ -96,12 +96,8 @@ pub(super) fn flows(flows: &Value) -> String {
 
 /// Variables, as a shell sets them.
 pub(super) fn variables(trust: &Value) -> String {
-    let pairs = trust.get("variables").and_then(Value::as_array).into_iter().flatten();
-    let line = |pair: &Value| {
-        let (name, value) = (pair.get(0).and_then(Value::as_str)?, pair.get(1).and_then(Value::as_str)?);
-        Some(format!("{name}={value}\n"))
-    };
-    pairs.filter_map(line).collect()
+    let pairs = trust.get("variables").and_then(Value::as_object).into_iter().flatten();
+    pairs.filter_map(|(name, value)| Some(format!("{name}={}\n", value.as_str()?))).collect()
 }
 
 /// A judgement, question by question, as `exeat explain` shows it.

@@ -18,11 +18,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use serde_json::{Map, Value};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::timeout;
 
 use super::meter::{Meter, milliseconds};
-use super::registration::{Facts, Held, Kept, Registration, Turn};
+use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
 use super::shelf::{Document, NOTHING, Shelf};
 use super::{ServeError, report};
 use crate::attach::{self, AttachError, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Spec};
@@ -35,7 +36,7 @@ use crate::config::Config;
 use crate::confine::{BUNDLE, environment};
 use crate::control::action::{
     Act, Action, AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal,
-    SandboxView, SessionId, TrustView, Which,
+    SandboxView, SessionId, Status, TrustView, USUAL_TIMEOUT, Which,
 };
 use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Stop;
@@ -131,7 +132,7 @@ impl Daemon {
         let authority = Arc::new(Authority::restore(&id, key, made_at, SystemTime::now)?);
         let meter = Arc::new(Meter::new(Arc::clone(&self.0.record), kept.bytes));
         let facts = kept.facts(document, "it was not taken up again");
-        let registration = Registration::new(kept.number, id, kept.session.clone(), authority, meter, facts);
+        let registration = Registration::new(kept.number, id, authority, meter, facts);
         let registration = Arc::new(registration);
         self.enroll(&registration).map_err(|refusal| sentence(&refusal))?;
         if let Some((spec, id)) = kept.attachment {
@@ -238,6 +239,16 @@ impl Daemon {
         registration.view(**self.0.usual.load())
     }
 
+    /// As the API shows it to who asked by this name: a former session shows itself.
+    fn view_of(&self, registration: &Registration, which: &Which) -> SandboxView {
+        let view = self.view(registration);
+        let Which::Session(id) = which else { return view };
+        match view.former.iter().find(|former| former.id == *id).cloned() {
+            Some(session) => SandboxView { session, ..view },
+            None => view,
+        }
+    }
+
     fn known(&self, which: &Which) -> Result<Arc<Registration>, Refusal> {
         self.registration(which).ok_or(Refusal::Unknown)
     }
@@ -251,7 +262,9 @@ impl Daemon {
             return Err(Refusal::Limit(format!("a daemon has {} sandboxes at most", limits::SANDBOXES)));
         }
         roll.created = roll.created.max(registration.number);
-        roll.by_session.insert(registration.session.clone(), Arc::clone(registration));
+        for session in registration.facts().sessions() {
+            roll.by_session.insert(session.clone(), Arc::clone(registration));
+        }
         roll.by_name.insert(registration.name.clone(), Arc::clone(registration));
         Ok(())
     }
@@ -259,7 +272,9 @@ impl Daemon {
     fn strike(&self, registration: &Registration) {
         let mut roll = self.roll_mut();
         roll.by_name.remove(&registration.name);
-        roll.by_session.remove(&registration.session);
+        for session in registration.facts().sessions() {
+            roll.by_session.remove(session);
+        }
     }
 }
 
@@ -269,13 +284,18 @@ impl Daemon {
         match action {
             Action::Create(draft) => self.create(draft).await,
             Action::Fork(from, draft) => self.fork(&from, draft).await,
-            Action::Patch(name, draft) => self.patch(&Which::Name(name), draft).await,
-            Action::Replace(which, push) => self.patch(&which, Draft { policy: Some(push), ..Draft::default() }).await,
+            Action::Patch(name, draft) => self.patch(&Which::Name(name), draft, Wants::Any).await,
+            Action::Replace(which, push) => {
+                self.patch(&which, Draft { policy: Some(push), ..Draft::default() }, Wants::Running).await
+            }
+            Action::Extend(which, more) => self.extend(&which, more).await,
             Action::Attach(name, spec) => {
-                self.patch(&Which::Name(name), Draft { attachment: Some(spec), ..Draft::default() }).await
+                let draft = Draft { attachment: Some(spec), ..Draft::default() };
+                self.patch(&Which::Name(name), draft, Wants::Running).await
             }
             Action::Detach(name) => self.detach(&Which::Name(name)).await,
             Action::Stop(which) => self.stop(&which).await,
+            Action::Resume(name) => self.resume(&Which::Name(name)).await,
             Action::Delete(name) => self.delete(&Which::Name(name)).await,
         }
     }
@@ -283,10 +303,9 @@ impl Daemon {
     async fn fork(&self, from: &SandboxId, draft: Draft) -> Result<SandboxView, Refusal> {
         let Facts { document, limits, details, .. } = self.known(&Which::Name(from.clone()))?.facts().clone();
         let policy = draft.policy.unwrap_or_else(|| PolicyPush { text: document.text.to_string(), replaces: None });
-        let mut merged = details;
-        merged.extend(draft.details);
         let limits = draft.limits.or(Some(limits));
-        self.create(Draft { policy: Some(policy), limits, details: merged, ..draft }).await
+        let details = merged(details, draft.details);
+        self.create(Draft { policy: Some(policy), limits, details, ..draft }).await
     }
 
     async fn create(&self, draft: Draft) -> Result<SandboxView, Refusal> {
@@ -296,15 +315,16 @@ impl Daemon {
             Some(name) => name,
             None => SandboxId::new(&format!("sandbox-{}", letters(8)?)).ok_or_else(random_failed)?,
         };
-        let session = SessionId(format!("sbx_{}", letters(24)?));
         let authority = Authority::generate(&name, SystemTime::now);
         let authority = Arc::new(authority.map_err(|error| Refusal::Failed(chain(&error)))?);
         let meter = Arc::new(Meter::new(Arc::clone(&self.0.record), Bytes::default()));
         let now = milliseconds(SystemTime::now());
+        let details = merged(Map::new(), details);
         let facts = Facts {
             created_at: now,
             updated_at: now,
-            stopped_at: None,
+            session: Session::begin(session_id()?, now, timeout_of(&details), Bytes::default()),
+            former: Vec::new(),
             document,
             generation: 1,
             attachment: None,
@@ -312,7 +332,7 @@ impl Daemon {
             details,
         };
         let number = self.roll().created + 1;
-        let registration = Arc::new(Registration::new(number, name, session, authority, meter, facts));
+        let registration = Arc::new(Registration::new(number, name, authority, meter, facts));
         let mut turn = registration.turn.lock().await;
         self.enroll(&registration)?;
         let mut facts = registration.facts().clone();
@@ -332,7 +352,7 @@ impl Daemon {
         Ok(self.view(&registration))
     }
 
-    async fn patch(&self, which: &Which, draft: Draft) -> Result<SandboxView, Refusal> {
+    async fn patch(&self, which: &Which, draft: Draft, wants: Wants) -> Result<SandboxView, Refusal> {
         let Draft { name, policy, attachment, limits, details } = draft;
         let registration = self.known(which)?;
         if name.is_some_and(|name| name != registration.name) {
@@ -344,14 +364,16 @@ impl Daemon {
         };
         let mut turn = alive(&registration).await?;
         let mut facts = registration.facts().clone();
-        if facts.stopped_at.is_some() {
-            return Err(Refusal::Stopped);
+        if wants == Wants::Running || attachment.is_some() {
+            running(&registration, which)?;
         }
         let revision = facts.document.policy.revision().in_full();
-        if replaces.is_some_and(|replaces| replaces != revision) {
+        // Who repeats a push, for its answer was lost, is told that it is in force.
+        let repeated = document.as_ref().is_some_and(|document| Arc::ptr_eq(document, &facts.document));
+        if !repeated && replaces.is_some_and(|replaces| !replaces.contains(&revision)) {
             return Err(Refusal::Conflict(format!("the revision in force is {revision}")));
         }
-        facts.details.extend(details);
+        facts.details = merged(facts.details, details);
         facts.limits = limits.unwrap_or(facts.limits);
         facts.updated_at = milliseconds(SystemTime::now());
         if let Some(document) = &document {
@@ -399,14 +421,46 @@ impl Daemon {
         released.map(|()| self.view(&registration))
     }
 
+    async fn extend(&self, which: &Which, more: u64) -> Result<SandboxView, Refusal> {
+        let registration = self.known(which)?;
+        let _turn = alive(&registration).await?;
+        running(&registration, which)?;
+        let mut facts = touched(&registration);
+        facts.session.timeout = facts.session.timeout.saturating_add(more).min(limits::JSON_INTEGER);
+        self.keep(&registration, facts).await?;
+        Ok(self.view(&registration))
+    }
+
     async fn stop(&self, which: &Which) -> Result<SandboxView, Refusal> {
         let registration = self.known(which)?;
         let mut turn = alive(&registration).await?;
+        let view = self.view_of(&registration, which);
+        if view.session.status() == Status::Stopped {
+            return Ok(view);
+        }
         let released = self.release(&mut turn).await;
-        let facts = touched(&registration);
-        let stopped_at = facts.stopped_at.or(Some(facts.updated_at));
-        self.keep(&registration, Facts { attachment: None, stopped_at, ..facts }).await?;
+        let mut facts = touched(&registration);
+        (facts.attachment, facts.session.stopped_at) = (None, Some(facts.updated_at));
+        self.keep(&registration, facts).await?;
         released.map(|()| self.view(&registration))
+    }
+
+    async fn resume(&self, which: &Which) -> Result<SandboxView, Refusal> {
+        let registration = self.known(which)?;
+        let _turn = alive(&registration).await?;
+        let mut facts = touched(&registration);
+        if facts.session.stopped_at.is_none() {
+            return Ok(self.view(&registration));
+        }
+        let next =
+            Session::begin(session_id()?, facts.updated_at, timeout_of(&facts.details), registration.meter.bytes());
+        let id = next.id.clone();
+        let forgotten = facts.succeed(next, registration.meter.bytes());
+        self.keep(&registration, facts).await?;
+        let mut roll = self.roll_mut();
+        roll.by_session.insert(id, Arc::clone(&registration));
+        forgotten.map(|session| roll.by_session.remove(&session));
+        Ok(self.view(&registration))
     }
 
     async fn delete(&self, which: &Which) -> Result<SandboxView, Refusal> {
@@ -419,7 +473,8 @@ impl Daemon {
         self.strike(&registration);
         let now = milliseconds(SystemTime::now());
         let mut view = self.view(&registration);
-        (view.attachment, view.stopped_at) = (None, view.stopped_at.or(Some(now)));
+        view.session.stopped_at.get_or_insert(now);
+        (view.attachment, view.status) = (None, Status::Stopped);
         released.map(|()| view)
     }
 }
@@ -569,7 +624,7 @@ impl Act for Daemon {
     }
 
     fn find(&self, which: &Which) -> Option<SandboxView> {
-        self.registration(which).map(|registration| self.view(&registration))
+        self.registration(which).map(|registration| self.view_of(&registration, which))
     }
 
     fn list(&self) -> Vec<SandboxView> {
@@ -651,6 +706,38 @@ fn open_store(state: &Path) -> Result<Store, ServeError> {
 async fn alive(registration: &Registration) -> Result<tokio::sync::MutexGuard<'_, Turn>, Refusal> {
     let turn = registration.turn.lock().await;
     if turn.is_gone { Err(Refusal::Unknown) } else { Ok(turn) }
+}
+
+/// What a change wants of the sandbox.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// A session that runs: the one that is named.
+    Running,
+    /// Nothing.
+    Any,
+}
+
+/// Refuses a session that has ended, also a former one of a sandbox that runs.
+fn running(registration: &Registration, which: &Which) -> Result<(), Refusal> {
+    let Facts { session, .. } = &*registration.facts();
+    let is_former = matches!(which, Which::Session(id) if *id != session.id);
+    if is_former || session.stopped_at.is_some() { Err(Refusal::Stopped) } else { Ok(()) }
+}
+
+/// Details with others over them; `null` takes one away.
+fn merged(mut details: Map<String, Value>, said: Map<String, Value>) -> Map<String, Value> {
+    details.extend(said);
+    details.retain(|_, value| !value.is_null());
+    details
+}
+
+/// How long a session that begins now is to last, in milliseconds.
+fn timeout_of(details: &Map<String, Value>) -> u64 {
+    details.get("timeout").and_then(Value::as_u64).unwrap_or(USUAL_TIMEOUT)
+}
+
+fn session_id() -> Result<SessionId, Refusal> {
+    Ok(SessionId(format!("sbx_{}", letters(24)?)))
 }
 
 /// What is said of a sandbox, changed now.

@@ -13,8 +13,11 @@ use super::shelf::Document;
 use crate::attach::Attachment;
 use crate::ca::Authority;
 use crate::cli::data_path::Serving;
-use crate::control::action::{AttachmentSpec, AttachmentState, AttachmentView, Bytes, SandboxView, SessionId, Status};
+use crate::control::action::{
+    AttachmentSpec, AttachmentState, AttachmentView, Bytes, SandboxView, SessionId, SessionView,
+};
 use crate::flow::SandboxId;
+use crate::limits;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
 
@@ -23,7 +26,6 @@ pub(super) struct Registration {
     /// In order of creation.
     pub(super) number: u64,
     pub(super) name: SandboxId,
-    pub(super) session: SessionId,
     pub(super) authority: Arc<Authority>,
     pub(super) meter: Arc<Meter>,
     facts: Mutex<Facts>,
@@ -54,7 +56,9 @@ pub(super) struct Held {
 pub(super) struct Facts {
     pub(super) created_at: u64,
     pub(super) updated_at: u64,
-    pub(super) stopped_at: Option<u64>,
+    pub(super) session: Session,
+    /// Sessions before this one, oldest first.
+    pub(super) former: Vec<SessionView>,
     pub(super) document: Arc<Document>,
     pub(super) generation: u64,
     pub(super) attachment: Option<AttachmentView>,
@@ -63,16 +67,54 @@ pub(super) struct Facts {
     pub(super) details: Map<String, Value>,
 }
 
+/// A session, from its start.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) started_at: u64,
+    pub(super) stopped_at: Option<u64>,
+    /// Milliseconds.
+    pub(super) timeout: u64,
+    /// What the sandbox had moved when it began.
+    began_with: Bytes,
+}
+
+impl Session {
+    pub(super) fn begin(id: SessionId, started_at: u64, timeout: u64, began_with: Bytes) -> Self {
+        Self { id, started_at, stopped_at: None, timeout, began_with }
+    }
+
+    /// As the API shows it, where the sandbox has moved `total` bytes since it was created.
+    fn view(&self, total: Bytes) -> SessionView {
+        let Self { id, started_at, stopped_at, timeout, began_with } = self.clone();
+        SessionView { id, started_at, stopped_at, timeout, bytes: total.since(began_with) }
+    }
+}
+
+impl Facts {
+    /// Puts a session in place of the present one, which has ended. The one that is forgotten for it, if any.
+    pub(super) fn succeed(&mut self, next: Session, total: Bytes) -> Option<SessionId> {
+        let ended = std::mem::replace(&mut self.session, next);
+        self.former.push(ended.view(total));
+        (self.former.len() > limits::FORMER_SESSIONS).then(|| self.former.remove(0).id)
+    }
+
+    /// The names of all its sessions that are known.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.former.iter().map(|session| &session.id).chain([&self.session.id])
+    }
+}
+
 impl Registration {
     pub(super) fn new(
         number: u64,
         name: SandboxId,
-        session: SessionId,
         authority: Arc<Authority>,
         meter: Arc<Meter>,
         facts: Facts,
     ) -> Self {
-        Self { number, name, session, authority, meter, facts: Mutex::new(facts), turn: tokio::sync::Mutex::default() }
+        Self { number, name, authority, meter, facts: Mutex::new(facts), turn: tokio::sync::Mutex::default() }
     }
 
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -82,22 +124,22 @@ impl Registration {
     /// As the API shows it, with the limits of all sandboxes where it has none of its own.
     pub(super) fn view(&self, usual: Limits) -> SandboxView {
         let facts = self.facts().clone();
-        let bytes = self.meter.bytes();
+        let total_bytes = self.meter.bytes();
+        let session = facts.session.view(total_bytes);
         SandboxView {
             name: self.name.clone(),
-            session: self.session.clone(),
+            status: session.status(),
+            session,
+            former: facts.former,
             created_at: facts.created_at,
             updated_at: facts.updated_at,
-            stopped_at: facts.stopped_at,
-            status: if facts.stopped_at.is_some() { Status::Stopped } else { Status::Running },
-            policy: facts.document.policy.response_form(),
+            policy: Arc::clone(&facts.document.policy),
             revision: facts.document.policy.revision().in_full(),
             generation: facts.generation,
             attachment: facts.attachment,
             limits: facts.limits.or(usual),
             details: facts.details,
-            session_bytes: bytes,
-            total_bytes: bytes,
+            total_bytes,
         }
     }
 }
@@ -107,10 +149,10 @@ impl Registration {
 #[serde(deny_unknown_fields)]
 pub(super) struct Kept {
     pub(super) number: u64,
-    pub(super) session: SessionId,
+    pub(super) session: Session,
+    pub(super) former: Vec<SessionView>,
     pub(super) created_at: u64,
     pub(super) updated_at: u64,
-    pub(super) stopped_at: Option<u64>,
     pub(super) policy: String,
     pub(super) generation: u64,
     pub(super) attachment: Option<(AttachmentSpec, String)>,
@@ -125,14 +167,15 @@ pub(super) struct Kept {
 impl Kept {
     /// What is kept of a registration whose facts become these.
     pub(super) fn of(registration: &Registration, facts: &Facts) -> Self {
-        let Facts { created_at, updated_at, stopped_at, document, generation, attachment, limits, details } = facts;
+        let Facts { created_at, updated_at, session, former, document, generation, attachment, limits, details } =
+            facts;
         let (root, made_at) = registration.authority.root();
         Self {
             number: registration.number,
-            session: registration.session.clone(),
+            session: session.clone(),
+            former: former.clone(),
             created_at: *created_at,
             updated_at: *updated_at,
-            stopped_at: *stopped_at,
             policy: document.text.to_string(),
             generation: *generation,
             attachment: attachment.as_ref().map(|view| (view.spec.clone(), view.id.clone())),
@@ -159,7 +202,8 @@ impl Kept {
         Facts {
             created_at: self.created_at,
             updated_at: self.updated_at,
-            stopped_at: self.stopped_at,
+            session: self.session.clone(),
+            former: self.former.clone(),
             document,
             generation: self.generation,
             attachment,
