@@ -25,32 +25,33 @@ use crate::limits::bucket::{Bucket, Rate};
 /// bounded further than `exeat` bounds every sandbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", try_from = "LimitsWire")]
+#[schemars(!try_from, deny_unknown_fields)]
 pub struct Limits {
+    /// Flows that are open at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<NonZeroU32>,
+    /// Requests of terminated flows.
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_second: Option<NonZeroU32>,
+    /// Bytes out of the sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_bytes_per_second: Option<NonZeroU64>,
+    /// Bytes into the sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress_bytes_per_second: Option<NonZeroU64>,
+    /// DNS questions that are not answered from what is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     dns_per_minute: Option<NonZeroU32>,
 }
 
-/// The bounds of a sandbox as they are said.
-#[derive(Default, Deserialize, JsonSchema)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Default)]
 struct LimitsWire {
-    /// Open at once.
     flows: Option<u64>,
-    /// Requests a second.
     requests_per_second: Option<u64>,
-    /// Bytes a second out of the sandbox.
     egress_bytes_per_second: Option<u64>,
-    /// Bytes a second into the sandbox.
     ingress_bytes_per_second: Option<u64>,
-    /// Questions a minute that are not answered from what is known.
     dns_per_minute: Option<u64>,
 }
 

@@ -2,8 +2,8 @@
 //! that it does not tell of.
 //!
 //! The requests are made by schemathesis: the program that `EXEAT_SCHEMATHESIS` names, or the one on the PATH; without
-//! it that test says so and is skipped. With `EXEAT_EXAMPLES` it makes that many requests of each kind, and sequences of
-//! requests, too.
+//! it that test says so and is skipped. With `EXEAT_EXAMPLES` it makes that many requests of each kind, and sequences
+//! of requests, too.
 
 use std::net::TcpListener;
 use std::process::Command;
