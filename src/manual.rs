@@ -91,6 +91,11 @@ pub mod data_path {}
 /// what we resolved and vetted. This removes the whole family of "right name, wrong address" at the price of sometimes
 /// choosing another server of the same name than the client did.
 ///
+/// **No sandbox commands the daemon.** Over TCP its API takes TLS and a token or a certificate, and settings that would
+/// open its own address to sandboxes are refused. A Unix socket is a file, which a network namespace does not hide: so
+/// of each connection the kernel is asked in which namespace its other end was made, and the namespace of an attached
+/// sandbox is answered with a refusal, whoever it is. What this costs: a control plane cannot be run inside a sandbox.
+///
 /// **Terminate only where a rule needs it.** What needs no judgement of requests is relayed unread: fewer programs meet
 /// a certificate that they do not expect, and fewer secrets pass through us. The price is fronting on such flows, which
 /// `strict` refuses to pay.

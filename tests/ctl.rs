@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -250,18 +250,25 @@ fn events_are_followed_until_the_daemon_ends() {
         verb.ground.place.enter(move || command.spawn().expect("exeat"))
     };
     let (mut human, mut data) = (follow("events"), follow("events exd-b --denied --format json"));
-    let lines = |child: &mut std::process::Child| BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    let (mut human_lines, mut data_lines) = (lines(&mut human), lines(&mut data));
-    // Nobody says when a follower has begun to follow, so something happens until both have seen it.
-    let (seen, both) = std::sync::mpsc::channel();
-    let second = seen.clone();
-    std::thread::spawn(move || seen.send(human_lines.next().expect("a line").expect("text")));
-    std::thread::spawn(move || second.send(data_lines.next().expect("a line").expect("text")));
-    let mut told: Vec<String> = Vec::new();
-    while told.len() < 2 {
+    let happens = || {
         for sandbox in ["exd-a", "exd-b"] {
             assert_eq!(verb.ground.client(sandbox, &format!("tcp {OURS} 7")), ["ECONNRESET"]);
         }
+    };
+    let lines = |child: &mut Child| BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let (mut human_lines, mut data_lines) = (lines(&mut human), lines(&mut data));
+    let (seen, both) = std::sync::mpsc::channel();
+    let second = seen.clone();
+    // The one reads a line and goes away; the other reads to the end.
+    std::thread::spawn(move || seen.send(human_lines.next().expect("a line").expect("text")));
+    let rest = std::thread::spawn(move || {
+        second.send(data_lines.next().expect("a line").expect("text")).expect("it is waited for");
+        data_lines.count()
+    });
+    // Nobody says when a follower has begun to follow, so something happens until both have seen it.
+    let mut told: Vec<String> = Vec::new();
+    while told.len() < 2 {
+        happens();
         told.extend(both.try_iter());
     }
     told.sort();
@@ -269,12 +276,16 @@ fn events_are_followed_until_the_daemon_ends() {
     assert!(human_line.contains("  exd-a  deny   ") && human_line.contains(&format!("{OURS}:7")), "{human_line}");
     let record: Value = serde_json::from_str(&data_line).expect("JSON");
     assert_eq!((&record["sandbox"], &record["verdict"]), (&json!("exd-b"), &json!("deny")));
-    verb.end();
-    for child in [human, data] {
-        let told = Told::from(child.wait_with_output().expect("it ends"));
-        assert_eq!(told.code, 125, "{told:?}");
-        assert!(told.err.contains("the daemon has ended") || told.err.contains("broke off"), "{told:?}");
+    // Nobody reads: it ends, as a program in a pipe does.
+    while human.try_wait().expect("a child").is_none() {
+        happens();
     }
+    assert_eq!(human.wait().expect("a child").code(), Some(0));
+    verb.end();
+    let told = Told::from(data.wait_with_output().expect("it ends"));
+    assert_eq!(told.code, 125, "{told:?}");
+    assert!(told.err.contains("the daemon has ended") || told.err.contains("broke off"), "{told:?}");
+    rest.join().expect("no panic");
 }
 
 #[test]

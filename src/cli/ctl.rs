@@ -63,7 +63,7 @@ enum CtlVerb {
     Policy(PolicyVerb),
     /// List the flows of a sandbox that are open.
     Flows(Named),
-    /// Follow the audit record, until the daemon ends or you do.
+    /// Follow the audit record, until the daemon ends, or nobody reads it any more.
     Events(EventsArguments),
     /// End a sandbox: its flows are cut, and it is kept to be looked at.
     Stop(Named),
@@ -178,7 +178,7 @@ impl Desk {
                 let flows = member(answer.body, "flows");
                 self.answer(&flows, || view::flows(&flows))
             }
-            CtlVerb::Events(arguments) => Err(events::follow(self, arguments)),
+            CtlVerb::Events(arguments) => events::follow(self, arguments),
             CtlVerb::Stop(Named { name }) => self.end(Method::POST, name, "/stop", "stopped"),
             CtlVerb::Delete(Named { name }) => self.end(Method::DELETE, name, "", "deleted"),
             CtlVerb::TrustBundle(arguments) => self.trust(arguments),

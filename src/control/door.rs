@@ -35,28 +35,28 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::limits;
 
-/// What a token is compared by.
+/// What a token, or a file of issuers, is known by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token([u8; 32]);
+pub struct Digest([u8; 32]);
 
-impl Token {
-    /// The digest of a token.
+impl Digest {
+    /// The digest of these bytes.
     #[must_use]
-    pub fn of(token: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         let mut kept = [0; 32];
-        kept.copy_from_slice(digest(&SHA256, token).as_ref());
+        kept.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Self(kept)
     }
 
-    /// Whether this is the token. Digests are compared, byte by byte to the end, so that time tells nothing.
-    fn is(&self, token: &[u8]) -> bool {
-        verify_slices_are_equal(&self.0, &Self::of(token).0).is_ok()
+    /// Whether it is of these bytes. Digests are compared, byte by byte to the end, so that time tells nothing.
+    fn is_of(&self, bytes: &[u8]) -> bool {
+        verify_slices_are_equal(&self.0, &Self::of(bytes).0).is_ok()
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        f.write_str("Digest(…)")
     }
 }
 
@@ -66,9 +66,9 @@ pub struct Lock {
     /// TLS, where it is spoken. Certificates of clients are asked for by its own verifier.
     pub tls: Option<Arc<ServerConfig>>,
     /// Which issuers of clients' certificates count, where any do: connections under others are over.
-    pub issuers: Option<Token>,
+    pub issuers: Option<Digest>,
     /// What a request must bring.
-    pub token: Option<Token>,
+    pub token: Option<Digest>,
 }
 
 /// See the module's doc.
@@ -114,7 +114,7 @@ impl Door {
     }
 
     /// Answers request after request. `issuers` are those by which the client was let in.
-    async fn converse<Io>(self: Arc<Self>, io: Io, issuers: Option<Token>, router: Router)
+    async fn converse<Io>(self: Arc<Self>, io: Io, issuers: Option<Digest>, router: Router)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -130,7 +130,7 @@ impl Door {
     fn answer(
         &self,
         answers: &TowerToHyperService<Router>,
-        issuers: Option<Token>,
+        issuers: Option<Digest>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
         let refused = refusal(&self.lock.load(), issuers, request.headers());
@@ -145,12 +145,12 @@ impl Door {
 }
 
 /// Why a request is not answered, if it is not.
-fn refusal(lock: &Lock, issuers: Option<Token>, headers: &HeaderMap) -> Option<&'static str> {
+fn refusal(lock: &Lock, issuers: Option<Digest>, headers: &HeaderMap) -> Option<&'static str> {
     if lock.issuers.is_some() && lock.issuers != issuers {
         return Some("the issuers of clients' certificates have changed: connect again");
     }
     let token = lock.token.as_ref()?;
-    let bearer = |value: &HeaderValue| bearer(value.as_bytes()).is_some_and(|given| token.is(given));
+    let bearer = |value: &HeaderValue| bearer(value.as_bytes()).is_some_and(|given| token.is_of(given));
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     match (given.next(), given.next()) {
         (Some(one), None) if bearer(one) => None,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn locked(token: &str) -> Lock {
-        Lock { token: Some(Token::of(token.as_bytes())), ..Lock::default() }
+        Lock { token: Some(Digest::of(token.as_bytes())), ..Lock::default() }
     }
 
     #[tokio::test]
@@ -259,7 +259,7 @@ mod tests {
         let mut open = street.connect();
         assert!(ask(&mut open, "authorization: Bearer a-token-of-ours-2\r\n").await.ends_with("answered"));
         // Whoever was let in by the certificate of an issuer that counts no more.
-        door.change(Lock { issuers: Some(Token::of(b"others")), ..locked("a-token-of-ours-2") });
+        door.change(Lock { issuers: Some(Digest::of(b"others")), ..locked("a-token-of-ours-2") });
         let answer = ask(&mut open, "authorization: Bearer a-token-of-ours-2\r\n").await;
         assert!(answer.contains(" 401 ") && answer.contains("connect again"), "{answer}");
     }

@@ -9,6 +9,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,25 +122,30 @@ impl Client {
         })
     }
 
-    /// Asks, and calls `heed` with each piece of an answer that has no end.
+    /// Asks, and calls `heed` with each piece of an answer that has no end, until it has had enough.
     ///
     /// # Errors
     /// There is no answer, it is a refusal, or it has ended.
-    pub(super) fn follow(&self, ask: Ask<'_>, mut heed: impl FnMut(&[u8])) -> ClientError {
-        let followed = self.runtime.block_on(async {
+    pub(super) fn follow(
+        &self,
+        ask: Ask<'_>,
+        mut heed: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        self.runtime.block_on(async {
             let response = timeout(limits::CTL_TIME, self.send(ask)).await.unwrap_or(Err(ClientError::Late))?;
             let (parts, mut body) = response.into_parts();
             if parts.status != StatusCode::OK {
                 return answered(parts.status, &whole(body).await?);
             }
             while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame.map_err(ClientError::Broken)?.into_data() {
-                    heed(&data);
+                if let Ok(data) = frame.map_err(ClientError::Broken)?.into_data()
+                    && heed(&data).is_break()
+                {
+                    return Ok(());
                 }
             }
-            Err::<(), _>(ClientError::Ended)
-        });
-        followed.err().unwrap_or(ClientError::Ended)
+            Err(ClientError::Ended)
+        })
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<http::Response<Incoming>, ClientError> {

@@ -1,12 +1,16 @@
 //! `exeat ctl events`: the audit record as it is written (server-sent events, HTML Standard §9.2.6).
 
+use std::io::stdout;
+use std::ops::ControlFlow;
+
 use http::Method;
 use serde_json::Value;
 
 use super::client::Ask;
 use super::view::text;
-use super::{CtlError, Desk, Format, encoded};
-use crate::cli::{say, tell};
+use super::{Desk, Done, Format, encoded};
+use crate::cli::{Exit, tell, write_whole};
+use crate::limits;
 use crate::policy::diagnostic::harmless;
 
 /// Options of `exeat ctl events`.
@@ -19,8 +23,8 @@ pub(super) struct EventsArguments {
     denied: bool,
 }
 
-/// Prints each record as it comes. Why that came to its end is returned.
-pub(super) fn follow(desk: &Desk, arguments: &EventsArguments) -> CtlError {
+/// Prints each record as it comes, for as long as somebody reads it.
+pub(super) fn follow(desk: &Desk, arguments: &EventsArguments) -> Done {
     let EventsArguments { name, denied } = arguments;
     let filters =
         [name.as_ref().map(|name| format!("sandbox={}", encoded(name))), denied.then(|| "verdict=deny".to_owned())];
@@ -28,18 +32,21 @@ pub(super) fn follow(desk: &Desk, arguments: &EventsArguments) -> CtlError {
     let path = format!("/events?{}", filters.join("&"));
     let mut stream = Stream::default();
     let ask = Ask { method: Method::GET, path: &path, replaces: None, body: Vec::new() };
-    let ended = desk.client.follow(ask, |bytes| {
-        for Event { kind, data } in stream.take(bytes) {
-            match (kind.as_str(), desk.format) {
-                ("missed", _) => {
-                    tell(&format!("exeat: {data} records came faster than they were read, and are missing\n"))
-                }
-                (_, Format::Json) => say(&format!("{data}\n")),
-                (_, Format::Human) => say(&line(&serde_json::from_str(&data).unwrap_or_default())),
+    desk.client.follow(ask, |bytes| {
+        let print = |text: &str| match write_whole(stdout().lock(), text) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        stream.take(bytes).into_iter().try_for_each(|Event { kind, data }| match (kind.as_str(), desk.format) {
+            ("missed", _) => {
+                tell(&format!("exeat: {data} records came faster than they were read, and are missing\n"));
+                ControlFlow::Continue(())
             }
-        }
-    });
-    CtlError::Client(ended)
+            (_, Format::Json) => print(&format!("{data}\n")),
+            (_, Format::Human) => print(&line(&serde_json::from_str(&data).unwrap_or_default())),
+        })
+    })?;
+    Ok((String::new(), Exit::Success))
 }
 
 /// A record in one line.
@@ -95,6 +102,10 @@ impl Stream {
                 events.push(Event { kind: field("event"), data });
             }
         }
+        if self.0.len() > limits::CTL_BYTES {
+            // No daemon tells so much at once.
+            self.0.clear();
+        }
         events
     }
 }
@@ -115,6 +126,15 @@ mod tests {
             let found: Vec<Event> = text.chunks(length).flat_map(|bytes| stream.take(bytes)).collect();
             assert_eq!(found, expected, "{length} at once");
         }
+    }
+
+    #[test]
+    fn what_never_becomes_an_event_is_not_kept() {
+        let mut stream = Stream::default();
+        stream.take(&vec![b'x'; limits::CTL_BYTES]);
+        assert_eq!(stream.0.len(), limits::CTL_BYTES);
+        stream.take(b"x");
+        assert_eq!(stream.take(b"data: 1\n\n").len(), 1);
     }
 
     #[test]

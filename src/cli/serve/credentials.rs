@@ -20,7 +20,7 @@ use rustls::{RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
 use crate::config::{Callers, Cleartext, Tcp};
-use crate::control::door::{Lock, Token};
+use crate::control::door::{Digest, Lock};
 use crate::limits;
 
 /// The lock of a TCP address.
@@ -38,7 +38,7 @@ pub(super) fn of_tcp(tcp: &Tcp) -> Result<Lock, CredentialError> {
     let tls = server(certificate, key, issuers.as_ref().map(|(path, pem)| (path.as_path(), pem.as_slice())))?;
     Ok(Lock {
         tls: Some(Arc::new(tls)),
-        issuers: issuers.map(|(_, pem)| Token::of(&pem)),
+        issuers: issuers.map(|(_, pem)| Digest::of(&pem)),
         token: token.map(|path| self::token(path)).transpose()?,
     })
 }
@@ -51,14 +51,14 @@ pub(super) fn of_cleartext(cleartext: &Cleartext) -> Result<Lock, CredentialErro
     Ok(Lock { token: Some(token(&cleartext.token)?), ..Lock::default() })
 }
 
-fn token(path: &Path) -> Result<Token, CredentialError> {
+fn token(path: &Path) -> Result<Digest, CredentialError> {
     let text = read(path, Who::Owner)?;
     let token = text.trim_ascii_end();
     let line = token.iter().all(u8::is_ascii_graphic);
     if !line || token.len() < limits::TOKEN_LEAST {
         return Err(CredentialError::new(path, Fault::Token));
     }
-    Ok(Token::of(token))
+    Ok(Digest::of(token))
 }
 
 /// TLS with this certificate, for clients with a certificate from these issuers, if there are any.
@@ -214,7 +214,10 @@ mod tests {
             assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{name}: {told}");
             assert!(!told.contains(good));
         }
-        assert_eq!(token(&file(folder.path(), "a", 0o600, format!("{good}\r\n"))).unwrap(), Token::of(good.as_bytes()));
+        assert_eq!(
+            token(&file(folder.path(), "a", 0o600, format!("{good}\r\n"))).unwrap(),
+            Digest::of(good.as_bytes())
+        );
         let absent = token(&folder.path().join("absent")).unwrap_err();
         assert!(chain(&absent).contains("absent cannot be read: No such file"), "{}", chain(&absent));
     }

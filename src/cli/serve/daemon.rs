@@ -168,10 +168,10 @@ impl Daemon {
     }
 
     /// What of these settings can change while it runs counts from now on, also for what is open: it has been judged
-    /// again, and what is refused has ended, when this returns.
+    /// again, and what is refused has ended, when this returns; if some did not heed it in time, that is told.
     ///
     /// # Errors
-    /// The addresses of the host cannot be listed, and nothing has changed; or some flow did not heed it in time.
+    /// The addresses of the host cannot be listed. Nothing has changed.
     pub async fn change(&self, config: &Config) -> Result<(), ServeError> {
         let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers, secrets: _, limits } =
             config;
@@ -201,7 +201,10 @@ impl Daemon {
                 sandbox.settled(generation).await;
             }
         };
-        timeout(limits::SETTLE_TIME, all).await.map_err(ServeError::own("end every flow that is refused now, in time"))
+        if timeout(limits::SETTLE_TIME, all).await.is_err() {
+            tell("exeat: some flow that was open did not heed the settings in time: have them read again\n");
+        }
+        Ok(())
     }
 
     /// Takes no more flows and lets those that are open finish, and leaves every sandbox confined and registered as it
