@@ -45,6 +45,7 @@ use crate::policy::{Denials, Protected};
 use crate::sandbox::quota::Slot;
 use crate::sandbox::{Changes, Sandbox};
 use http::Conversation;
+use http::upstreams::Upstreams;
 use ledger::Ledger;
 use pace::Paced;
 use peek::Prefixed;
@@ -125,6 +126,9 @@ impl Shutdown {
 
 /// Takes every connection that arrives at `listener`, until `shutdown`; returns when the last one has ended.
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
+    let upstreams = Arc::<Upstreams>::default();
+    let (kept, sandbox) = (Arc::clone(&upstreams), Arc::clone(&ctx.sandbox));
+    let tending = tokio::spawn(async move { kept.tend(&sandbox, sandbox.changes()).await });
     let mut flows = JoinSet::new();
     loop {
         let arrival = tokio::select! {
@@ -133,7 +137,7 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
             Some(_) = flows.join_next() => continue,
             arrival = listener.accept() => arrival,
         };
-        let intercept = Intercept::new(&arrival, Arc::clone(&ctx), shutdown.clone());
+        let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(&upstreams), shutdown.clone());
         match ctx.sandbox.quota().flows.take() {
             Some(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
             None => intercept.turn_away(arrival.io),
@@ -142,18 +146,22 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
     // Who comes now is refused at once.
     drop(listener);
     while flows.join_next().await.is_some() {}
+    tending.abort();
+    // It was aborted: that is all there is to learn.
+    let _ = tending.await;
 }
 
 /// One flow on its way.
 struct Intercept {
     ctx: Arc<Context>,
+    upstreams: Arc<Upstreams>,
     flow: Flow,
     ledger: Arc<Ledger>,
     shutdown: Shutdown,
 }
 
 impl Intercept {
-    fn new<Io>(arrival: &Arrival<Io>, ctx: Arc<Context>, shutdown: Shutdown) -> Self {
+    fn new<Io>(arrival: &Arrival<Io>, ctx: Arc<Context>, upstreams: Arc<Upstreams>, shutdown: Shutdown) -> Self {
         let flow = Flow {
             id: ctx.sandbox.next_flow(),
             sandbox: ctx.sandbox.id().clone(),
@@ -163,7 +171,7 @@ impl Intercept {
             pinned: Vec::new(),
         };
         let ledger = Arc::new(Ledger::new(&flow, Arc::clone(&ctx.record)));
-        Self { ctx, flow, ledger, shutdown }
+        Self { ctx, upstreams, flow, ledger, shutdown }
     }
 
     /// Carries the flow to its end; the slot is free only then.
@@ -380,7 +388,8 @@ impl Intercept {
     }
 
     fn conversation(&self, version: HttpVersion, refusal: Option<Denial>) -> Conversation {
-        Conversation::new(Arc::clone(&self.ctx), self.flow.clone(), Arc::clone(&self.ledger), version, refusal)
+        let (ctx, upstreams, ledger) = (Arc::clone(&self.ctx), Arc::clone(&self.upstreams), Arc::clone(&self.ledger));
+        Conversation::new(ctx, upstreams, self.flow.clone(), ledger, version, refusal)
     }
 
     /// Our resolver answers, whichever was dialled (POLICY §5).

@@ -26,12 +26,23 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const STREAMS: u32 = 128;
 /// Idle time after which a keep-alive connection of the sandbox is closed.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(300);
-/// How long an upstream connection is kept for the next request of the same connection of the sandbox.
+/// How long an upstream connection is kept for the sandbox's next request to the same origin.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(15);
+/// Unused upstream connections that one sandbox keeps for one origin.
+pub const UPSTREAM_KEPT_EACH: usize = 64;
+/// Unused upstream connections that one sandbox keeps for all its origins together.
+pub const UPSTREAM_KEPT: usize = 256;
+/// Streams on one HTTP/2 connection to an upstream, before another connection is opened. Servers are asked to allow no
+/// fewer (RFC 9113 §6.5.2).
+pub const UPSTREAM_STREAMS: usize = 100;
 /// From first resolving a name to a connection, over all its addresses.
 pub const DIAL_TIME: Duration = Duration::from_secs(15);
 /// How long one address may be tried alone before the next starts (RFC 8305 §5).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// Sets of credentials for which one sandbox keeps TLS sessions of its upstreams, to be resumed.
+pub const TLS_IDENTITIES: usize = 16;
+/// Upstreams of one such set for which sessions are kept.
+pub const TLS_UPSTREAMS: usize = 64;
 /// From the upstream connection to the end of its TLS handshake.
 pub const UPSTREAM_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Silence of an upstream after which the kernel asks whether it is still there, and between asking again.

@@ -173,31 +173,41 @@ const UNJUDGED: u64 = 0;
 
 /// How many flows and requests were last judged by which generation.
 struct Standing {
-    counts: Mutex<BTreeMap<u64, usize>>,
-    /// The earliest of them; the greatest number where there is none.
+    counts: Mutex<Counts>,
+    /// The earliest of them; the greatest number where there is none. Changed under the lock of the counts.
     oldest: watch::Sender<u64>,
+}
+
+struct Counts {
+    by_generation: BTreeMap<u64, usize>,
+    /// The earliest that was told: to tell it again would cost every request more than to count it.
+    told: u64,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { counts: Mutex::default(), oldest: watch::Sender::new(u64::MAX) }
+        let counts = Mutex::new(Counts { by_generation: BTreeMap::new(), told: u64::MAX });
+        Self { counts, oldest: watch::Sender::new(u64::MAX) }
     }
 }
 
 impl Standing {
     fn step(&self, from: u64, to: u64) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counts { by_generation, told } = &mut *counts;
         if to != UNJUDGED {
-            *counts.entry(to).or_default() += 1;
+            *by_generation.entry(to).or_default() += 1;
         }
-        if let Some(count) = counts.get_mut(&from) {
+        if let Some(count) = by_generation.get_mut(&from) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&from);
+                by_generation.remove(&from);
             }
         }
-        let now = counts.keys().next().copied().unwrap_or(u64::MAX);
-        self.oldest.send_if_modified(|oldest| std::mem::replace(oldest, now) != now);
+        let now = by_generation.keys().next().copied().unwrap_or(u64::MAX);
+        if std::mem::replace(told, now) != now {
+            self.oldest.send_replace(now);
+        }
     }
 }
 
@@ -326,7 +336,7 @@ mod tests {
         assert_eq!(unjudged.catch_up().generation, 3, "what was not judged is not waited for");
         drop(kept);
         assert_eq!(settled(3), Some(()));
-        assert!(sandbox.standing.counts.lock().unwrap().values().eq(&[1]), "only what lives is counted");
+        assert!(sandbox.standing.counts.lock().unwrap().by_generation.values().eq(&[1]), "only what lives is counted");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod support;
 mod data_path {
     pub(crate) mod rig;
     mod scrubbing;
+    mod upstreams;
 }
 
 use std::process::Stdio;

@@ -20,7 +20,7 @@ mod refuse;
 mod scrub;
 mod serve;
 mod upgrade;
-mod upstreams;
+pub(super) mod upstreams;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,11 +41,11 @@ use crate::sandbox::quota::Spent;
 use crate::secret::inject::Injections;
 use authority::{Authority, Expected};
 use guard::{Fault, Watch};
-use live::Live;
-use payload::{Payload, PayloadError};
+use live::{Live, Waiter};
+use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
-use upstreams::{Lease, SendError, Upstreams, Wanted};
+use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
 
 pub(super) use serve::serve;
 
@@ -59,7 +59,7 @@ pub(super) struct Conversation {
     /// A refused flow: every request is told so, and nothing else happens.
     refusal: Option<Denial>,
     watch: Arc<Watch>,
-    upstreams: Upstreams,
+    upstreams: Arc<Upstreams>,
     live: live::Register,
     switched: Mutex<Option<Switched>>,
 }
@@ -70,6 +70,7 @@ struct Switched {
     up: OnUpgrade,
     live: Arc<Live>,
     scrub: Option<Scrub>,
+    lease: Lease,
 }
 
 /// A request's head, kept for as long as the request lives, so that it can be judged again.
@@ -94,6 +95,7 @@ impl Conversation {
     /// A conversation over a flow whose requests are judged or, with `refusal`, all refused.
     pub(super) fn new(
         ctx: Arc<Context>,
+        upstreams: Arc<Upstreams>,
         flow: Flow,
         ledger: Arc<Ledger>,
         version: HttpVersion,
@@ -108,7 +110,7 @@ impl Conversation {
             version,
             refusal,
             watch: Arc::default(),
-            upstreams: Upstreams::default(),
+            upstreams,
             live: live::Register::default(),
             switched: Mutex::default(),
         }
@@ -121,7 +123,7 @@ impl Conversation {
         }
         let busy = self.watch.answering();
         let response = self.respond(request).await?;
-        Ok(response.map(|body| payload::holding(body, busy)))
+        Ok(response.map(|body| body.keeping(busy)))
     }
 
     /// Every stage of a request, in order: whom it names, may it, with what values, over which connection — and all
@@ -172,17 +174,20 @@ impl Conversation {
                 return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
             };
             let due = self.ledger.due(asked.permitted(&permit, &injections));
-            let leased = tokio::select! {
-                biased;
-                () = changes.changed() => {
-                    due.withdraw();
-                    continue;
-                }
-                leased = Box::pin(self.lease(&permit, &snapshot)) => leased,
-            };
-            let lease = match leased {
-                Ok(lease) => lease,
-                Err(error) => return Ok(self.fail_dial(&error, due, &asked)),
+            let kept = self.upstreams.lease_now(&self.ctx, &permit, &snapshot, self.wanted());
+            let lease = match kept {
+                Some(lease) => lease,
+                None => tokio::select! {
+                    biased;
+                    () = changes.changed() => {
+                        due.withdraw();
+                        continue;
+                    }
+                    leased = Box::pin(self.lease(&permit, &snapshot)) => match leased {
+                        Ok(lease) => lease,
+                        Err(error) => return Ok(self.fail_dial(&error, due, &asked)),
+                    },
+                },
             };
             // A change from here on finds the request in the register; one that came before is seen here.
             let live = self.live.add(Arc::clone(&asked), permit.target().clone(), changes);
@@ -202,12 +207,16 @@ impl Conversation {
         Expected { scheme: self.scheme, port: self.flow.dst.port(), sni }
     }
 
-    async fn lease(&self, permit: &Permit, snapshot: &Snapshot) -> Result<Lease, DialError> {
+    fn wanted(&self) -> Wanted {
         let version = match self.version {
             HttpVersion::Http1 => Version::HTTP_11,
             HttpVersion::Http2 => Version::HTTP_2,
         };
-        self.upstreams.lease(&self.ctx, permit, snapshot, Wanted { scheme: self.scheme, version }).await
+        Wanted { scheme: self.scheme, version }
+    }
+
+    async fn lease(&self, permit: &Permit, snapshot: &Snapshot) -> Result<Lease, DialError> {
+        self.upstreams.lease(&self.ctx, permit, snapshot, self.wanted()).await
     }
 
     /// What reads the answers of this permit's origin, where they may hold what rules send.
@@ -229,16 +238,16 @@ impl Conversation {
         if scrub.is_some() {
             Scrub::prepare(request.headers_mut());
         }
-        let Some(request) = self.outbound(request, asked, injections, &lease, &live) else {
+        let Some((request, sent)) = self.outbound(request, asked, injections, &lease, &live) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
-        let mut cut = live.cut();
-        let sent = tokio::select! {
+        let mut cut = live.cut(Waiter::Handler);
+        let answered = tokio::select! {
             biased;
             () = &mut cut => return Err(PayloadError::Revoked),
-            sent = self.send(request, &mut lease, &permit, generation) => sent,
+            answered = self.send(request, &mut lease, &permit, generation) => answered,
         };
-        let mut response = match sent {
+        let mut response = match answered {
             Ok(response) => response,
             Err(sentence) => return Ok(self.broken(sentence, permit.basis())),
         };
@@ -250,14 +259,15 @@ impl Conversation {
             let up = hyper::upgrade::on(&mut response);
             headers::sanitise_response(response.headers_mut());
             scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
-            self.switch(Switched { down, up, live, scrub });
+            self.switch(Switched { down, up, live, scrub, lease });
             upgrade::restore(response.headers_mut());
             return Ok(response.map(|_| payload::whole(bytes::Bytes::new())));
         }
         let (mut head, body) = response.into_parts();
         headers::sanitise_response(&mut head.headers);
         head.extensions.clear();
-        let mut body = payload::passing(body, live.cut(), Vec::new(), (live, lease.driver()));
+        let held = Held::Returning(lease.returning(sent));
+        let mut body = payload::passing(body, live.cut(Waiter::Answered), Vec::new(), held);
         if let Some(scrub) = scrub {
             scrub.head(&mut head.headers);
             body = match scrub.body(&mut head.headers, body) {
@@ -265,7 +275,6 @@ impl Conversation {
                 Err(error) => return Ok(self.fail(&error.to_string(), StatusCode::BAD_GATEWAY)),
             };
         }
-        self.upstreams.give_back(lease, &permit, generation).await;
         Ok(Response::from_parts(head, body))
     }
 
@@ -277,7 +286,7 @@ impl Conversation {
         injections: Injections,
         lease: &Lease,
         live: &Arc<Live>,
-    ) -> Option<Request<Payload>> {
+    ) -> Option<(Request<Payload>, Sent)> {
         let (mut parts, body) = request.into_parts();
         match &asked.authority.host {
             Some(host) => parts.headers.insert(header::HOST, host.clone()),
@@ -289,8 +298,9 @@ impl Conversation {
         let injected = injections.apply(&mut parts.headers);
         parts.extensions.clear();
         authority::write(&mut parts, &asked.authority, self.scheme, lease.version())?;
-        let held = (Arc::clone(live), lease.driver());
-        Some(Request::from_parts(parts, payload::passing(body, live.cut(), injected, held)))
+        let (sending, sent) = lease.sending();
+        let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending));
+        Some((Request::from_parts(parts, body), sent))
     }
 
     /// Sends; once more over a new connection where the first was found closed before the request was on it.
@@ -307,9 +317,9 @@ impl Conversation {
             Err(SendError::Unsent(request)) => request,
         };
         const GONE: &str = "the upstream closed the connection before it answered";
-        self.upstreams.forget_shared().await;
+        lease.retire();
         let snapshot = self.ctx.sandbox.snapshot();
-        let again = self.lease(permit, &snapshot).await.map_err(|_| GONE)?;
+        let again = Box::pin(self.lease(permit, &snapshot)).await.map_err(|_| GONE)?;
         if snapshot.generation != generation || again.version() != lease.version() {
             return Err(GONE);
         }

@@ -2,13 +2,16 @@
 //! opens a connection for a flow.
 //!
 //! It never decides whom a sandbox may reach: a [`Permit`] says so, and [`crate::policy::Policy::vet`] turns an address
-//! into the [`DialAddr`] that alone can be dialled. It keeps no connection; pooling will stand in front of it.
+//! into the [`DialAddr`] that alone can be dialled. It keeps no connection (`http::upstreams` does); of TLS it keeps
+//! sessions, to be resumed.
 //!
 //! - `INVARIANT`: each address is vetted right before it is dialled, and the connection's peer is that address.
 //! - `INVARIANT`: TLS is verified for the very name in the permit; roots beyond the host's count only for names that
 //!   the operator gave an address.
-//! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two.
+//! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two; and a session is resumed
+//!   only under the generation of the policy and with the credentials that it was made with.
 
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +21,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -34,12 +37,12 @@ use crate::policy::Protected;
 use crate::policy::verdict::{Denial, DialAddr, Permit, Target, Verdict};
 use crate::resolve::{Resolve, ResolveError};
 use crate::sandbox::Snapshot;
+use sessions::{Roots, Sessions};
 
 /// Opens one sandbox's upstream connections.
 pub struct Upstream {
     resolve: Arc<dyn Resolve>,
-    system: Arc<ClientConfig>,
-    overridden: Arc<ClientConfig>,
+    sessions: Sessions,
 }
 
 impl Upstream {
@@ -51,8 +54,7 @@ impl Upstream {
         system: impl Into<Arc<RootCertStore>>,
         overridden: impl Into<Arc<RootCertStore>>,
     ) -> Self {
-        let [system, overridden] = [system.into(), overridden.into()].map(|roots| Arc::new(client_config(roots)));
-        Self { resolve, system, overridden }
+        Self { resolve, sessions: Sessions::new(system.into(), overridden.into()) }
     }
 
     /// A connection to the permit's target: to a vetted address of its name, or to its very address. All addresses are
@@ -95,22 +97,18 @@ impl Upstream {
         host: &Protected,
         alpn: &[Alpn],
     ) -> Result<TlsStream<TcpStream>, DialError> {
-        let (name, config) = match permit.target() {
-            Target::Name(name, _) => (server_name(name)?, self.config_for(name)),
-            Target::Address(addr) => (ServerName::from(addr.ip()), &self.system),
+        let (name, roots) = match permit.target() {
+            Target::Name(name, _) if self.resolve.overrides(name) => (server_name(name)?, Roots::Overridden),
+            Target::Name(name, _) => (server_name(name)?, Roots::System),
+            Target::Address(addr) => (ServerName::from(addr.ip()), Roots::System),
         };
         let stream = self.dial(permit, snapshot, host).await?;
-        let mut config = ClientConfig::clone(config);
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let config = self.sessions.config(snapshot.generation, &permit.credentials(), roots, alpn);
+        let handshake = TlsConnector::from(config).connect(name, stream);
         match timeout(limits::UPSTREAM_HANDSHAKE_TIME, handshake).await {
             Ok(done) => done.map_err(DialError::from_handshake),
             Err(_) => Err(DialError::HandshakeTimedOut),
         }
-    }
-
-    fn config_for(&self, name: &Domain) -> &Arc<ClientConfig> {
-        if self.resolve.overrides(name) { &self.overridden } else { &self.system }
     }
 }
 
@@ -204,15 +202,6 @@ impl Reset for TlsStream<TcpStream> {
     fn reset_on_drop(&mut self) {
         self.get_mut().0.reset_on_drop();
     }
-}
-
-fn client_config(roots: Arc<RootCertStore>) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
-    let versions = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
-    versions.with_root_certificates(roots).with_no_client_auth()
 }
 
 fn server_name(name: &Domain) -> Result<ServerName<'static>, DialError> {

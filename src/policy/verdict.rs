@@ -338,6 +338,12 @@ impl Permit {
         self.is_brokered
     }
 
+    /// The same, to be kept: requests with different ones share no upstream connection (POLICY §8).
+    #[must_use]
+    pub fn credentials(&self) -> Arc<[Injection]> {
+        Arc::clone(&self.injections)
+    }
+
     /// Under `observe`: the reason for which this would have been denied (POLICY §8).
     #[must_use]
     pub fn observed(&self) -> Option<DenyReason> {
@@ -369,7 +375,7 @@ impl DialAddr {
 }
 
 /// A header to set on a request (POLICY §3, `transform`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Injection {
     /// Its name, canonical.
     pub header: HeaderName,

@@ -49,6 +49,7 @@ pub(crate) struct Rig {
     pub(crate) listener: SocketAddr,
     sandbox: Arc<Sandbox>,
     names: Arc<Names>,
+    host: Arc<ArcSwap<Protected>>,
     log: Arc<Log>,
     root_pem: String,
     folder: tempfile::TempDir,
@@ -92,14 +93,14 @@ impl Rig {
             host: Arc::clone(&host),
             upstream: Upstream::new(Arc::clone(&resolve), RootCertStore::empty(), roots(ca.pem())),
             authority: Arc::new(authority),
-            dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, host, Arc::clone(&record))),
+            dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, Arc::clone(&host), Arc::clone(&record))),
             record,
             listener_port: listener.port(),
         };
         let (stop, end) = shutdown();
         let serving = tokio::spawn(serve(Claimed { socket, claimed }, Arc::new(ctx), end));
         let serving = Mutex::new(Some(serving));
-        Self { ca, listener, sandbox, names, log, root_pem, folder, claims, stop, serving }
+        Self { ca, listener, sandbox, names, host, log, root_pem, folder, claims, stop, serving }
     }
 
     /// An origin at loopback that owns `name`.
@@ -113,6 +114,11 @@ impl Rig {
     /// Says where `name` is.
     pub(crate) fn resolve(&self, name: &str, address: SocketAddr) {
         self.names.addresses.lock().expect("no panic").insert(name.to_owned(), address);
+    }
+
+    /// Makes loopback, where the origins are, protected as it is by default.
+    pub(crate) fn protect(&self) {
+        self.host.store(Arc::new(Protected::new([])));
     }
 
     /// Leaves no room for a flow.

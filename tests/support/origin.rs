@@ -140,6 +140,7 @@ struct Record {
     wire: Vec<u8>,
     inner: Vec<u8>,
     names: Vec<String>,
+    resumed: Vec<bool>,
     requests: Vec<Request>,
 }
 
@@ -182,6 +183,11 @@ impl Origin {
         self.record.lock().expect("no panic").names.clone()
     }
 
+    /// Of each TLS connection, whether it resumed an earlier session.
+    pub(crate) fn resumed(&self) -> Vec<bool> {
+        self.record.lock().expect("no panic").resumed.clone()
+    }
+
     /// The requests that arrived.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.record.lock().expect("no panic").requests.clone()
@@ -206,7 +212,12 @@ async fn converse(stream: TcpStream, speaks: Speaks, record: Arc<Mutex<Record>>)
             let (_, session) = stream.get_ref();
             let h2 = session.alpn_protocol() == Some(b"h2");
             let name = session.server_name().unwrap_or_default().to_owned();
-            record.lock().expect("no panic").names.push(name);
+            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            {
+                let mut record = record.lock().expect("no panic");
+                record.names.push(name);
+                record.resumed.push(resumed);
+            }
             answer(inside(stream, &record), h2, handler, record).await;
         }
     }

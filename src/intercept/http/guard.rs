@@ -10,15 +10,17 @@
 //! - `INVARIANT`: a fault between requests is answered here, after every earlier answer; a fault inside a body is
 //!   answered by whoever reads the body. Never both.
 //!
-//! It buffers one head at most ([`limits::HEAD_BYTES`]), and nothing while the connection is idle.
+//! It buffers one head at most ([`limits::HEAD_BYTES`]), and nothing while the connection is idle. So that the HTTP
+//! library does not either, it is [`Lent`] to a connection of the library's, which is dropped when all is answered.
 
 mod chunked;
 mod head;
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -124,11 +126,16 @@ pub(super) struct Guard<Io> {
     cleared: usize,
     expect: Expect,
     first: bool,
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// When the head that is waited for must have come.
+    deadline: Option<Instant>,
+    /// Set for some deadline, and set anew for the present one when it is ready: most heads come long before.
+    timer: Option<Pin<Box<Sleep>>>,
     last_words: Bytes,
     lingering: Option<Pin<Box<Sleep>>>,
-    /// Whether the sandbox has ended its side.
+    /// Whether the sandbox has ended its side, or has been silent for too long.
     ended: bool,
+    /// Whether all that was written has gone to the kernel.
+    flushed: bool,
 }
 
 /// What the next byte belongs to.
@@ -154,9 +161,11 @@ impl<Io> Guard<Io> {
             expect: Expect::Head,
             first: true,
             deadline: None,
+            timer: None,
             last_words: Bytes::new(),
             lingering: None,
             ended: false,
+            flushed: true,
         }
     }
 
@@ -250,8 +259,18 @@ impl<Io: AsyncRead + Unpin> Guard<Io> {
     /// The clock of a head: idle time before its first byte, [`limits::HEAD_TIME`] from it on.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<()> {
         let allowed = if begun { limits::HEAD_TIME } else { limits::KEEP_ALIVE };
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + allowed)));
-        deadline.as_mut().poll(cx)
+        let due = *self.deadline.get_or_insert_with(|| Instant::now() + allowed);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 
     /// Waits for a head. Ready when there is something to release, a fault, or no more to come.
@@ -353,7 +372,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
         let this = self.get_mut();
         this.watch.wait(cx);
         loop {
-            if buf.remaining() == 0 {
+            if buf.remaining() == 0 || this.ended {
                 return Poll::Ready(Ok(()));
             }
             if this.watch.fault().is_some() {
@@ -390,6 +409,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed = false;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -398,6 +418,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.flushed = false;
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
@@ -406,7 +427,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -420,6 +443,95 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
         }
         ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         this.poll_linger(cx).map(Ok)
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Guard<Io> {
+    /// Ready when there is something to be read: a head, the end, or a fault.
+    fn poll_stir(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch.wait(cx);
+        if self.cleared == 0 && matches!(self.expect, Expect::Head) && self.watch.fault().is_none() && !self.ended {
+            match ready!(self.poll_head(cx)) {
+                Ok(Progress::More | Progress::Filled) => {}
+                // What broke is at its end, too: there is nobody left to answer.
+                Ok(Progress::End) | Err(_) => self.ended = true,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<Io> Guard<Io> {
+    /// Whether every request is answered to its last byte, and nothing of another has come.
+    fn rests(&self) -> bool {
+        let between_requests = matches!(self.expect, Expect::Head) && self.held.is_empty();
+        let goes_on = !self.ended && self.watch.fault().is_none() && !self.watch.through.load(Ordering::Acquire);
+        between_requests && goes_on && self.flushed && !self.watch.is_busy()
+    }
+}
+
+/// A guard that is lent to one connection of the HTTP library after the other; they hold buffers, even while nothing
+/// comes.
+pub(super) struct Lent<Io>(Arc<Mutex<Guard<Io>>>);
+
+impl<Io> Lent<Io> {
+    /// The first loan.
+    pub(super) fn new(guard: Guard<Io>) -> Self {
+        Self(Arc::new(Mutex::new(guard)))
+    }
+
+    /// Another; the one before is no longer used by then.
+    pub(super) fn again(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    /// Whether the library's connection may be dropped: every request is answered to its last byte, and nothing of
+    /// another has come.
+    pub(super) fn rests(&self) -> bool {
+        self.guard().rests()
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Guard<Io>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Lent<Io> {
+    /// Ready when there is something for the library to read, the end included.
+    pub(super) async fn stirs(&self) {
+        poll_fn(|cx| self.guard().poll_stir(cx)).await;
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Lent<Io> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.guard()).poll_read(cx, buf)
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lent<Io> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.guard()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.guard()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.guard().io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.guard()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.guard()).poll_shutdown(cx)
     }
 }
 

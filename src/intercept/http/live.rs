@@ -2,16 +2,17 @@
 //!
 //! Each is kept by what it was judged by. It never judges; it holds what is judged again, and passes the word.
 
-use std::future::pending;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 
-use tokio::sync::watch;
+use futures_util::task::AtomicWaker;
 
 use crate::policy::verdict::Target;
 use crate::sandbox::Changes;
 
 use super::Asked;
-use super::payload::Cut;
 
 /// A request in flight: lives as long as its handler or one of its bodies.
 pub(super) struct Live {
@@ -21,24 +22,54 @@ pub(super) struct Live {
     pub(super) target: Target,
     /// Who pushes a policy waits until this request is over, or was judged by it.
     pub(super) changes: Changes,
-    cut: watch::Sender<bool>,
+    cut: AtomicBool,
+    /// Who waits for it, by [`Waiter`].
+    waiters: [AtomicWaker; 3],
+}
+
+/// Who may wait for the end of a request; one of each.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waiter {
+    /// Its handler, and what follows in its place.
+    Handler,
+    /// The body that goes upstream.
+    Sent,
+    /// The body that comes back.
+    Answered,
 }
 
 impl Live {
     /// Ends the request.
     pub(super) fn end(&self) {
-        self.cut.send_replace(true);
+        self.cut.store(true, Ordering::Release);
+        self.waiters.iter().for_each(AtomicWaker::wake);
     }
 
-    /// Ready once the request has been ended.
-    pub(super) fn cut(&self) -> Cut {
-        let mut cut = self.cut.subscribe();
-        Box::pin(async move {
-            if cut.wait_for(|cut| *cut).await.is_err() {
-                // Nobody is left who could end it.
-                pending::<()>().await;
-            }
-        })
+    /// Ready once the request has been ended. It keeps the request in flight.
+    pub(super) fn cut(self: &Arc<Self>, waiter: Waiter) -> Cut {
+        Cut { live: Arc::clone(self), waiter }
+    }
+}
+
+/// Whoever awaits this learns that the request is revoked.
+pub(super) struct Cut {
+    live: Arc<Live>,
+    waiter: Waiter,
+}
+
+impl Future for Cut {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Live { cut, waiters: [handler, sent, answered], .. } = &*self.live;
+        let waker = match self.waiter {
+            Waiter::Handler => handler,
+            Waiter::Sent => sent,
+            Waiter::Answered => answered,
+        };
+        waker.register(cx.waker());
+        // Looked at after registering: whoever ends it from here on wakes this.
+        if cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -49,7 +80,8 @@ pub(super) struct Register(Mutex<Vec<Weak<Live>>>);
 impl Register {
     /// Takes a request in.
     pub(super) fn add(&self, asked: Arc<Asked>, target: Target, changes: Changes) -> Arc<Live> {
-        let live = Arc::new(Live { asked, target, changes, cut: watch::Sender::new(false) });
+        let (cut, waiters) = (AtomicBool::new(false), Default::default());
+        let live = Arc::new(Live { asked, target, changes, cut, waiters });
         let mut register = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         register.retain(|other| other.strong_count() > 0);
         register.push(Arc::downgrade(&live));

@@ -16,10 +16,22 @@ use hyper::body::Incoming;
 
 use crate::secret::inject::is_alike;
 
-use super::guard::may_trail;
+use super::guard::{Busy, may_trail};
+use super::live::Cut;
+use super::upstreams::{Returning, Sending};
 
 /// A body of a request or a response, in either direction.
-pub(super) type Payload = UnsyncBoxBody<Bytes, PayloadError>;
+pub(super) struct Payload {
+    source: Source,
+    /// Kept until its end.
+    _busy: Option<Busy>,
+}
+
+enum Source {
+    Whole(Full<Bytes>),
+    Passing(Passing),
+    Read(UnsyncBoxBody<Bytes, PayloadError>),
+}
 
 /// Why a body ended early.
 #[derive(Debug)]
@@ -53,75 +65,94 @@ impl Error for PayloadError {
 
 /// A body that is there as a whole.
 pub(super) fn whole(bytes: Bytes) -> Payload {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+    Payload { source: Source::Whole(Full::new(bytes)), _busy: None }
 }
 
-/// Whoever awaits this learns that the request is revoked.
-pub(super) type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What a passing body keeps until its end, and what is told of it.
+pub(super) enum Held {
+    /// By the body that goes upstream.
+    Sending(Sending),
+    /// By the body that comes back.
+    Returning(Returning),
+}
 
 /// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end. What a rule
 /// `injected` into the head does not come a second time in the trailers, which some servers join to it.
-pub(super) fn passing<T>(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: T) -> Payload
-where
-    T: Send + Unpin + 'static,
-{
-    Passing { body, cut, injected, _held: held }.boxed_unsync()
+pub(super) fn passing(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: Held) -> Payload {
+    Payload { source: Source::Passing(Passing { body, cut, injected, over: false, held }), _busy: None }
 }
 
-/// A body that keeps `held` until its end.
-pub(super) fn holding<T: Send + Unpin + 'static>(body: Payload, held: T) -> Payload {
-    Holding { body, _held: held }.boxed_unsync()
+/// A body that is read, and changed, on its way.
+pub(super) fn read(body: impl Body<Data = Bytes, Error = PayloadError> + Send + 'static) -> Payload {
+    Payload { source: Source::Read(body.boxed_unsync()), _busy: None }
 }
 
-struct Holding<T> {
-    body: Payload,
-    _held: T,
+impl Payload {
+    /// The same, which keeps a request unfinished until its end.
+    pub(super) fn keeping(self, busy: Busy) -> Self {
+        Self { _busy: Some(busy), ..self }
+    }
 }
 
-impl<T: Unpin> Body for Holding<T> {
+impl Body for Payload {
     type Data = Bytes;
     type Error = PayloadError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        match &mut self.source {
+            Source::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Source::Passing(passing) => passing.poll_frame(cx),
+            Source::Read(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.source {
+            Source::Whole(whole) => whole.is_end_stream(),
+            Source::Passing(passing) => passing.body.is_end_stream(),
+            Source::Read(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.source {
+            Source::Whole(whole) => whole.size_hint(),
+            Source::Passing(passing) => passing.body.size_hint(),
+            Source::Read(body) => body.size_hint(),
+        }
     }
 }
 
-struct Passing<T> {
+struct Passing {
     body: Incoming,
     cut: Cut,
     injected: Vec<HeaderName>,
-    _held: T,
+    /// Whether the end was read, where no length told it before.
+    over: bool,
+    held: Held,
 }
 
-impl<T: Unpin> Body for Passing<T> {
-    type Data = Bytes;
-    type Error = PayloadError;
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let whole = self.over || self.body.is_end_stream();
+        match &mut self.held {
+            Held::Sending(sending) => sending.ended(whole),
+            Held::Returning(returning) => returning.ended(whole),
+        }
+    }
+}
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+impl Passing {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(PayloadError::Revoked)));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // Nothing comes after trailers.
+        self.over = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
         Poll::Ready(
             frame.map(|frame| frame.map(|frame| permitted(frame, &self.injected)).map_err(PayloadError::Broken)),
         )
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

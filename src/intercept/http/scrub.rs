@@ -15,7 +15,6 @@ use bytes::{Buf, Bytes};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, IF_RANGE, RANGE, SEC_WEBSOCKET_EXTENSIONS};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::attach::Reset;
@@ -24,7 +23,7 @@ use crate::limits;
 use crate::secret::scrub::{Passage, Scrubber};
 
 use super::coding::{CodingError, Decoder, restrict};
-use super::payload::{Payload, PayloadError};
+use super::payload::{Payload, PayloadError, read};
 
 /// Reads the answers to one request.
 pub(super) struct Scrub {
@@ -68,7 +67,7 @@ impl Scrub {
         }
         let passage = self.scrubber.passage();
         let (source, left) = (Source::Open(body), Bytes::new());
-        Ok(Scrubbed { scrub: self, source, decoder, left, is_full: false, passage }.boxed_unsync())
+        Ok(read(Scrubbed { scrub: self, source, decoder, left, is_full: false, passage }))
     }
 
     /// Strikes values out of fields; how many fields had one.

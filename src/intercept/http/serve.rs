@@ -1,15 +1,17 @@
 //! The life of one HTTP connection of the sandbox: the library behind the guard, idle time, changes of policy, and
 //! what follows a switch of protocols.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::attach::Reset;
 use crate::flow::HttpVersion;
@@ -20,7 +22,8 @@ use crate::limits;
 use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
 use crate::sandbox::Changes;
 
-use super::guard::Guard;
+use super::guard::{Guard, Lent};
+use super::live::Waiter;
 use super::{Conversation, Switched};
 
 /// What a sandbox may send on one HTTP/2 stream, and on one connection, before we read it.
@@ -46,7 +49,6 @@ where
     tokio::select! {
         biased;
         () = govern(&conversation, &mut changes) => {}
-        () = tend(&conversation) => {}
         () = served => {}
     }
 }
@@ -58,18 +60,27 @@ where
     let stopped = Arc::clone(conversation);
     let guard =
         Guard::new(io, Arc::clone(&conversation.watch), Box::new(move |fault| stopped.stop(fault).into_bytes()));
-    let answering = Arc::clone(conversation);
-    let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
+    let lent = Lent::new(guard);
     // Idle time and slow heads are the guard's; so is every bound on a head, which these only repeat.
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_headers(limits::HEAD_FIELDS)
-        .max_buf_size(2 * limits::HEAD_BYTES)
-        .serve_connection(TokioIo::new(guard), service)
-        .with_upgrades();
-    if connection.await.is_err() {
-        // The sandbox broke off, or a request was revoked: either way there is nobody to tell.
-        return;
+    let mut library = http1::Builder::new();
+    library.header_read_timeout(None).max_headers(limits::HEAD_FIELDS).max_buf_size(2 * limits::HEAD_BYTES);
+    loop {
+        lent.stirs().await;
+        let answering = Arc::clone(conversation);
+        let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
+        let connection = library.serve_connection(TokioIo::new(lent.again()), service).with_upgrades();
+        let mut connection = pin!(connection);
+        let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if lent.rests() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match served.await {
+            None => {}
+            Some(Ok(())) => break,
+            // The sandbox broke off, or a request was revoked: either way there is nobody to tell.
+            Some(Err(_)) => return,
+        }
     }
     let switched = conversation.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(switched) = switched {
@@ -80,15 +91,15 @@ where
 /// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is
 /// revoked.
 async fn relay_switched(switched: Switched, conversation: &Conversation) {
-    let Switched { down, up, live, scrub } = switched;
+    let Switched { down, up, live, scrub, lease: _held } = switched;
     let (Ok(down), Ok(up)) = (down.await, up.await) else {
         conversation.ledger.error("the connection broke while it switched protocols");
         return;
     };
     let (down, up) = (TokioIo::new(down), TokioIo::new(up));
     let relayed = match scrub {
-        None => Box::pin(splice::relay(down, up, live.cut())).await,
-        Some(scrub) => Box::pin(splice::relay(down, scrub.stream(up), live.cut())).await,
+        None => Box::pin(splice::relay(down, up, live.cut(Waiter::Handler))).await,
+        Some(scrub) => Box::pin(splice::relay(down, scrub.stream(up), live.cut(Waiter::Handler))).await,
     };
     if !matches!(relayed.end, splice::End::Closed) {
         conversation.ledger.end_with_reset();
@@ -136,20 +147,6 @@ where
 
 /// [`limits::HEAD_BYTES`] in the library's type.
 const HEAD_LIST: u32 = limits::HEAD_BYTES as u32;
-
-/// Closes upstream connections that nobody has used for [`limits::UPSTREAM_IDLE`] or a little more: they cost more than
-/// the sandbox's own. Never ready.
-async fn tend(conversation: &Conversation) {
-    let mut seen = 0;
-    loop {
-        sleep(limits::UPSTREAM_IDLE).await;
-        let begun = conversation.watch.begun();
-        if begun == seen && !conversation.watch.is_busy() {
-            conversation.upstreams.close().await;
-        }
-        seen = begun;
-    }
-}
 
 /// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
 /// the flow has to end.

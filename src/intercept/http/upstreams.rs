@@ -1,83 +1,101 @@
-//! The upstream connections of one connection of the sandbox: opened under a permit, used again while it is the same
-//! origin under the same generation of the policy.
+//! The upstream connections of one sandbox: opened under a permit, kept for a while, and used again by whichever of the
+//! sandbox's connections next has a request for the same origin.
 //!
-//! Nothing is shared between two connections of a sandbox, let alone between two sandboxes (ATTACKS G71); only
-//! `intercept::upstream` dials. It never judges.
+//! It owns which request may use which connection, and how long one is kept; only `intercept::upstream` dials. It never
+//! judges: whether an address may still be used it asks the policy, as dialling does.
 //!
-//! - `INVARIANT`: a connection is used again only for the target and the generation that it was opened for.
-//! - `INVARIANT`: dropping the last user of a connection closes it.
+//! - `INVARIANT`: a pool is one sandbox's; no connection, and no state of one, reaches another (ATTACKS G71).
+//! - `INVARIANT`: a connection is used again only under the [`Key`] that it was opened under: generation, scheme and
+//!   version, target and credentials (POLICY §8).
+//! - `INVARIANT`: before each use its address is vetted by the policy and the protected ranges of that moment.
+//! - `INVARIANT`: an HTTP/1 connection is kept only after a whole exchange: the request's last byte has gone, the
+//!   answer's last byte has come, and nothing beyond it. What comes unasked ends it, so no answer is taken for another
+//!   request's.
+//! - `INVARIANT`: of connections that nobody uses, at most [`limits::UPSTREAM_KEPT_EACH`] are kept for a key and
+//!   [`limits::UPSTREAM_KEPT`] in all, each for [`limits::UPSTREAM_IDLE`] or a little more.
+//! - `INVARIANT`: when a push of a policy is settled, no unused connection of an earlier generation is left.
 
-use std::io;
-use std::sync::Arc;
+mod lease;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use http::Version;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::flow::{Alpn, Scheme};
+use crate::flow::Scheme;
 use crate::intercept::Context;
 use crate::intercept::upstream::DialError;
 use crate::limits;
-use crate::policy::verdict::{Permit, Target};
-use crate::sandbox::Snapshot;
+use crate::policy::verdict::{Injection, Permit, Target, Verdict};
+use crate::sandbox::{Changes, Sandbox, Snapshot};
 
-use super::payload::Payload;
+use lease::{Exclusive, Link, Shared};
+pub(super) use lease::{Returning, SendError, Sending, Sent};
 
-/// How long the connection of the last exchange may take to be free again before another is opened.
+/// How long a connection whose exchange is over may take to notice, before another is opened.
 const TURN: Duration = Duration::from_millis(250);
-/// What an HTTP/2 upstream may send unasked on one stream, and on one connection.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// How often unused connections are looked at.
+const SWEEP: Duration = Duration::from_secs(limits::UPSTREAM_IDLE.as_secs() / 5);
 
-/// The connections that are open.
+/// The pool.
 #[derive(Default)]
-pub(super) struct Upstreams {
-    open: Mutex<Open>,
+pub(in crate::intercept) struct Upstreams {
+    stock: Mutex<Stock>,
+    /// Told when something is kept.
+    stocked: Notify,
 }
 
-#[derive(Default)]
-struct Open {
-    key: Option<Key>,
-    /// Whether the origin chose HTTP/1.1 where HTTP/2 was offered: then each stream needs its own connection.
-    single: bool,
-    shared: Option<Lease>,
-    idle: Vec<Lease>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
+/// What a connection is for; it is used for nothing else.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    target: Target,
     generation: u64,
+    wanted: Wanted,
+    target: Target,
+    credentials: Arc<[Injection]>,
 }
 
-/// A connection that a request may use.
-pub(super) struct Lease {
-    sender: Sender,
-    driver: Arc<Driver>,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<Payload>),
-    Http2(http2::SendRequest<Payload>),
-}
-
-/// The task that moves a connection's bytes; ends with its last user.
-pub(super) struct Driver(JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Key {
+    fn new(permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Self {
+        let (target, credentials) = (permit.target().clone(), permit.credentials());
+        Self { generation: snapshot.generation, wanted, target, credentials }
     }
 }
 
+#[derive(Default)]
+struct Stock {
+    /// The latest generation that is known; nothing of an earlier one is kept.
+    generation: u64,
+    shelves: HashMap<Key, Shelf>,
+    /// How many unused HTTP/1 connections there are on all of them.
+    kept: usize,
+}
+
+/// The connections of one key.
+#[derive(Default)]
+struct Shelf {
+    /// HTTP/1, unused; the last used last.
+    kept: Vec<Kept>,
+    /// HTTP/2, in use or not.
+    shared: Vec<Arc<Shared>>,
+    /// Whether the origin chose HTTP/1.1 where HTTP/2 was offered: then each stream needs its own connection.
+    single: bool,
+    /// Held by whoever dials, where one connection may do for all.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Kept {
+    connection: Exclusive,
+    since: Instant,
+}
+
 /// What kind of connection is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Wanted {
     /// As the sandbox speaks: over TLS or in clear.
     pub(super) scheme: Scheme,
@@ -85,192 +103,229 @@ pub(super) struct Wanted {
     pub(super) version: Version,
 }
 
-/// Why a request was not answered by its origin.
-pub(super) enum SendError {
-    /// The connection was gone before the request was on it; the request comes back.
-    Unsent(Box<Request<Payload>>),
-    /// It broke.
-    Broken(hyper::Error),
+/// A connection that one request may use.
+pub(super) struct Lease {
+    link: Link,
+    pool: Arc<Upstreams>,
+    key: Key,
 }
 
 impl Upstreams {
-    /// A connection to the permit's target: one that is free, or a new one.
+    /// A connection to the permit's target: one that is kept, or a new one.
     ///
     /// # Errors
     /// As dialling.
     pub(super) async fn lease(
-        &self,
+        self: &Arc<Self>,
         ctx: &Context,
         permit: &Permit,
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Result<Lease, DialError> {
-        let key = Key { target: permit.target().clone(), generation: snapshot.generation };
-        let mut open = self.open.lock().await;
-        if open.key.as_ref() != Some(&key) {
-            *open = Open { key: Some(key.clone()), ..Open::default() };
+        let key = Key::new(permit, snapshot, wanted);
+        let link = match self.kept(&key, ctx, permit, snapshot).await {
+            Some(link) => link,
+            None if wanted.version == Version::HTTP_2 => self.open_for_all(&key, ctx, permit, snapshot).await?,
+            None => Link::open(ctx, permit, snapshot, wanted).await?,
+        };
+        Ok(Lease { link, pool: Arc::clone(self), key })
+    }
+
+    /// The same, where that takes no waiting.
+    pub(super) fn lease_now(
+        self: &Arc<Self>,
+        ctx: &Context,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        wanted: Wanted,
+    ) -> Option<Lease> {
+        let key = Key::new(permit, snapshot, wanted);
+        let host = ctx.host.load();
+        let vetted = |peer| matches!(snapshot.policy.vet(peer, permit, &host), Verdict::Allow(_));
+        let mut stock = self.stock();
+        let link = stock.share(&key, vetted).or_else(|| stock.take_ready(&key, vetted).map(Link::Exclusive))?;
+        drop(stock);
+        Some(Lease { link, pool: Arc::clone(self), key })
+    }
+
+    /// A connection that is there, may still be used, and is free, or soon will be.
+    async fn kept(&self, key: &Key, ctx: &Context, permit: &Permit, snapshot: &Snapshot) -> Option<Link> {
+        let host = ctx.host.load_full();
+        let vetted = |peer| matches!(snapshot.policy.vet(peer, permit, &host), Verdict::Allow(_));
+        if let Some(stream) = self.stock().share(key, vetted) {
+            return Some(stream);
         }
-        if let Some(lease) = open.take(wanted.version == Version::HTTP_2).await {
-            return Ok(lease);
+        if let Some(connection) = self.stock().take_ready(key, vetted) {
+            return Some(Link::Exclusive(connection));
         }
-        // Streams that arrive together wait for the first dial: it may bring a connection for them all.
-        let turn: Option<MutexGuard<'_, Open>> = if open.single { None } else { Some(open) };
-        let lease = Lease::open(ctx, permit, snapshot, wanted).await?;
-        if let Some(mut open) = turn {
-            match &lease.sender {
-                Sender::Http1(_) => open.single = true,
-                Sender::Http2(_) => open.shared = lease.share(),
+        loop {
+            let mut connection = self.stock().take(key)?;
+            if vetted(connection.peer()) && timeout(TURN, connection.ready()).await.is_ok_and(|ready| ready) {
+                return Some(Link::Exclusive(connection));
             }
         }
-        Ok(lease)
     }
 
-    /// Closes every connection that no request is using.
-    pub(super) async fn close(&self) {
-        *self.open.lock().await = Open::default();
-    }
-
-    /// Uses a shared connection no more: it takes no new streams.
-    pub(super) async fn forget_shared(&self) {
-        self.open.lock().await.shared = None;
-    }
-
-    /// Gives a connection back for the next request, which may use it once its exchange is complete. One that is shared
-    /// was never taken away.
-    pub(super) async fn give_back(&self, lease: Lease, permit: &Permit, generation: u64) {
-        if lease.version() == Version::HTTP_2 {
-            return;
+    /// Opens a connection for HTTP/2 streams. Those that arrive together wait for the first dial: it may bring one for
+    /// them all.
+    async fn open_for_all(
+        &self,
+        key: &Key,
+        ctx: &Context,
+        permit: &Permit,
+        snapshot: &Snapshot,
+    ) -> Result<Link, DialError> {
+        let Some(turn) = self.stock().turn(key) else {
+            return Link::open(ctx, permit, snapshot, key.wanted).await;
+        };
+        let turn = turn.lock_owned().await;
+        if let Some(link) = self.kept(key, ctx, permit, snapshot).await {
+            return Ok(link);
         }
-        let mut open = self.open.lock().await;
-        if open.key.as_ref().is_some_and(|key| key.target == *permit.target() && key.generation == generation) {
-            open.idle.push(lease);
+        let link = Link::open(ctx, permit, snapshot, key.wanted).await?;
+        self.stock().note(key, &link);
+        self.stocked.notify_one();
+        drop(turn);
+        Ok(link)
+    }
+
+    /// Takes an HTTP/1 connection back, after a whole exchange.
+    fn keep(&self, key: Key, connection: Exclusive) {
+        if self.stock().keep(key, connection) {
+            self.stocked.notify_one();
         }
+    }
+
+    /// Closes what nobody has used for long, and at every push what is of an earlier generation; `changes` are of the
+    /// pool's sandbox, whose pushes wait for it. Never ready.
+    pub(in crate::intercept) async fn tend(&self, sandbox: &Sandbox, mut changes: Changes) {
+        self.stock().retire(changes.catch_up().generation);
+        loop {
+            let rest = async {
+                if self.stock().shelves.is_empty() {
+                    self.stocked.notified().await;
+                }
+                sleep(SWEEP).await;
+            };
+            tokio::select! {
+                () = changes.changed() => {
+                    let snapshot = sandbox.snapshot();
+                    self.stock().retire(snapshot.generation);
+                    changes.settle(&snapshot);
+                }
+                () = rest => self.stock().sweep(Instant::now()),
+            }
+        }
+    }
+
+    fn stock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
-    async fn take(&mut self, multiplexed: bool) -> Option<Lease> {
-        if let Some(lease) = self.shared.as_ref().and_then(Lease::share) {
-            return Some(lease);
+impl Stock {
+    /// A stream of an HTTP/2 connection that takes one more.
+    fn share(&mut self, key: &Key, vetted: impl Fn(SocketAddr) -> bool) -> Option<Link> {
+        let shelf = self.shelves.get_mut(key)?;
+        shelf.shared.retain(|shared| !shared.is_closed() && vetted(shared.peer()));
+        shelf.shared.iter().find_map(Shared::stream).map(Link::Stream)
+    }
+
+    /// The HTTP/1 connection that was used last, of those that are free.
+    fn take_ready(&mut self, key: &Key, vetted: impl Fn(SocketAddr) -> bool) -> Option<Exclusive> {
+        let shelf = self.shelves.get_mut(key)?;
+        loop {
+            let at = shelf.kept.iter().rposition(|kept| kept.connection.is_ready())?;
+            let connection = shelf.kept.remove(at).connection;
+            self.kept -= 1;
+            if vetted(connection.peer()) {
+                return Some(connection);
+            }
         }
-        self.shared = None;
-        self.idle.retain(|lease| !lease.is_closed());
-        if let Some(at) = self.idle.iter().position(Lease::is_ready) {
-            return Some(self.idle.swap_remove(at));
+    }
+
+    /// The HTTP/1 connection that was used last, free or not yet.
+    fn take(&mut self, key: &Key) -> Option<Exclusive> {
+        let taken = self.shelves.get_mut(key)?.kept.pop()?;
+        self.kept -= 1;
+        Some(taken.connection)
+    }
+
+    /// Whose turn it is to dial; `None` where everybody may.
+    fn turn(&mut self, key: &Key) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let shelf = self.shelves.entry(key.clone()).or_default();
+        (!shelf.single).then(|| Arc::clone(&shelf.turn))
+    }
+
+    /// Notes what an origin chose that was offered HTTP/2.
+    fn note(&mut self, key: &Key, link: &Link) {
+        if key.generation < self.generation {
+            return;
         }
-        if multiplexed {
-            return None;
+        let shelf = self.shelves.entry(key.clone()).or_default();
+        match link {
+            Link::Exclusive(_) => shelf.single = true,
+            Link::Stream(stream) => shelf.shared.push(stream.connection()),
         }
-        // An HTTP/1 client waits for one answer before its next request counts: the exchange is over, and only the
-        // connection's task has yet to notice.
-        let mut lease = self.idle.pop()?;
-        timeout(TURN, lease.ready()).await.is_ok_and(|ready| ready).then_some(lease)
+    }
+
+    /// Whether it is kept.
+    fn keep(&mut self, key: Key, connection: Exclusive) -> bool {
+        if key.generation < self.generation || connection.is_closed() {
+            return false;
+        }
+        if self.kept >= limits::UPSTREAM_KEPT {
+            self.drop_oldest();
+        }
+        let shelf = self.shelves.entry(key).or_default();
+        if shelf.kept.len() >= limits::UPSTREAM_KEPT_EACH {
+            shelf.kept.remove(0);
+            self.kept -= 1;
+        }
+        shelf.kept.push(Kept { connection, since: Instant::now() });
+        self.kept += 1;
+        true
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.shelves.values_mut().filter(|shelf| !shelf.kept.is_empty());
+        if let Some(shelf) = oldest.min_by_key(|shelf| shelf.kept.first().map(|kept| kept.since)) {
+            shelf.kept.remove(0);
+            self.kept -= 1;
+        }
+    }
+
+    /// Closes what is of an earlier generation and not in use.
+    fn retire(&mut self, generation: u64) {
+        self.generation = generation;
+        self.shelves.retain(|key, _| key.generation >= generation);
+        self.count();
+    }
+
+    /// Closes what has not been used for [`limits::UPSTREAM_IDLE`], and forgets origins of which nothing is left.
+    fn sweep(&mut self, now: Instant) {
+        let is_old = |since: Instant| now.duration_since(since) >= limits::UPSTREAM_IDLE;
+        for shelf in self.shelves.values_mut() {
+            shelf.kept.retain(|kept| !is_old(kept.since) && !kept.connection.is_closed());
+            shelf.shared.retain(|shared| !shared.is_closed() && !shared.unused_since().is_some_and(is_old));
+        }
+        // A turn that somebody else holds is a dial on its way.
+        self.shelves.retain(|_, shelf| {
+            !shelf.kept.is_empty() || !shelf.shared.is_empty() || Arc::strong_count(&shelf.turn) > 1
+        });
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.kept = self.shelves.values().map(|shelf| shelf.kept.len()).sum();
     }
 }
 
 impl Lease {
-    async fn open(ctx: &Context, permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Result<Self, DialError> {
-        let host = ctx.host.load_full();
-        let multiplexed = wanted.version == Version::HTTP_2;
-        match wanted.scheme {
-            Scheme::Http => {
-                let io = ctx.upstream.dial(permit, snapshot, &host).await?;
-                Self::handshake(io, multiplexed).await
-            }
-            Scheme::Https => {
-                let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
-                let io = Box::new(ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?);
-                let chosen = io.get_ref().1.alpn_protocol() == Some(b"h2");
-                Self::handshake(io, multiplexed && chosen).await
-            }
-        }
-    }
-
-    async fn handshake<Io>(io: Io, http2: bool) -> Result<Self, DialError>
-    where
-        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let io = TokioIo::new(io);
-        let broken = |error: hyper::Error| DialError::Io(io::Error::other(error));
-        if http2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_header_list_size(limits::HEAD_BYTES as u32)
-                .handshake(io)
-                .await
-                .map_err(broken)?;
-            let driver = tokio::spawn(async { drop(connection.await) });
-            return Ok(Self { sender: Sender::Http2(sender), driver: Arc::new(Driver(driver)) });
-        }
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(limits::HEAD_FIELDS)
-            .max_buf_size(2 * limits::HEAD_BYTES)
-            .handshake(io)
-            .await
-            .map_err(broken)?;
-        let connection = connection.with_upgrades();
-        let driver = tokio::spawn(async { drop(connection.await) });
-        Ok(Self { sender: Sender::Http1(sender), driver: Arc::new(Driver(driver)) })
-    }
-
-    /// What this connection speaks.
-    pub(super) fn version(&self) -> Version {
-        match self.sender {
-            Sender::Http1(_) => Version::HTTP_11,
-            Sender::Http2(_) => Version::HTTP_2,
-        }
-    }
-
-    /// Keeps the connection alive for as long as it is held.
-    pub(super) fn driver(&self) -> Arc<Driver> {
-        Arc::clone(&self.driver)
-    }
-
-    /// Sends one request.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    pub(super) async fn send(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error: TrySendError<_>| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
-            None => SendError::Broken(error.into_error()),
-        })
-    }
-
-    /// Another user of an HTTP/2 connection.
-    fn share(&self) -> Option<Self> {
-        match &self.sender {
-            Sender::Http2(sender) if !sender.is_closed() => {
-                Some(Self { sender: Sender::Http2(sender.clone()), driver: Arc::clone(&self.driver) })
-            }
-            _ => None,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
-        }
-    }
-
-    async fn ready(&mut self) -> bool {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.ready().await.is_ok(),
-            Sender::Http2(sender) => sender.ready().await.is_ok(),
+    /// Gives the connection back, after a whole exchange. A stream's is shared, and was never taken away.
+    fn give_back(self) {
+        if let Link::Exclusive(connection) = self.link {
+            self.pool.keep(self.key, connection);
         }
     }
 }

@@ -1,0 +1,297 @@
+//! One upstream connection, as one request uses it: opening, sending, and telling when the exchange is whole.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::flow::{Alpn, Scheme};
+use crate::intercept::Context;
+use crate::intercept::upstream::DialError;
+use crate::limits;
+use crate::policy::verdict::Permit;
+use crate::sandbox::Snapshot;
+
+use super::super::payload::Payload;
+use super::{Lease, Wanted};
+
+/// What an HTTP/2 upstream may send unasked on one stream, and on one connection.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// How a request reaches its upstream.
+pub(super) enum Link {
+    /// Over HTTP/1, which it has to itself.
+    Exclusive(Exclusive),
+    /// As one stream of HTTP/2.
+    Stream(Arc<Stream>),
+}
+
+/// An HTTP/1 connection.
+pub(super) struct Exclusive {
+    sender: http1::SendRequest<Payload>,
+    driver: Arc<Driver>,
+    peer: SocketAddr,
+}
+
+/// An HTTP/2 connection.
+pub(super) struct Shared {
+    sender: http2::SendRequest<Payload>,
+    _driver: Driver,
+    peer: SocketAddr,
+    streams: Mutex<Streams>,
+}
+
+/// The streams of an HTTP/2 connection.
+struct Streams {
+    open: usize,
+    /// When the last one ended.
+    since: Instant,
+    /// It takes no more.
+    retired: bool,
+}
+
+/// One stream's share of an HTTP/2 connection.
+pub(super) struct Stream(Arc<Shared>);
+
+/// The task that moves a connection's bytes; ends with its last user.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why a request was not answered by its origin.
+pub(in crate::intercept::http) enum SendError {
+    /// The connection was gone before the request was on it; the request comes back.
+    Unsent(Box<Request<Payload>>),
+    /// It broke.
+    Broken(hyper::Error),
+}
+
+impl Link {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// As dialling.
+    pub(super) async fn open(
+        ctx: &Context,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        wanted: Wanted,
+    ) -> Result<Self, DialError> {
+        let host = ctx.host.load_full();
+        let multiplexed = wanted.version == Version::HTTP_2;
+        match wanted.scheme {
+            Scheme::Http => {
+                let io = ctx.upstream.dial(permit, snapshot, &host).await?;
+                let peer = io.peer_addr().map_err(DialError::Io)?;
+                Self::handshake(io, peer, multiplexed).await
+            }
+            Scheme::Https => {
+                let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
+                let io = Box::new(ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?);
+                let peer = io.get_ref().0.peer_addr().map_err(DialError::Io)?;
+                let chosen = io.get_ref().1.alpn_protocol() == Some(b"h2");
+                Self::handshake(io, peer, multiplexed && chosen).await
+            }
+        }
+    }
+
+    pub(super) async fn handshake<Io>(io: Io, peer: SocketAddr, http2: bool) -> Result<Self, DialError>
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let io = TokioIo::new(io);
+        let broken = |error: hyper::Error| DialError::Io(io::Error::other(error));
+        if http2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(limits::HEAD_BYTES as u32)
+                .handshake(io)
+                .await
+                .map_err(broken)?;
+            let driver = Driver(tokio::spawn(async { drop(connection.await) }));
+            let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
+            let shared = Shared { sender, _driver: driver, peer, streams };
+            return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
+        }
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits::HEAD_FIELDS)
+            .max_buf_size(2 * limits::HEAD_BYTES)
+            .handshake(io)
+            .await
+            .map_err(broken)?;
+        let connection = connection.with_upgrades();
+        let driver = Arc::new(Driver(tokio::spawn(async { drop(connection.await) })));
+        Ok(Self::Exclusive(Exclusive { sender, driver, peer }))
+    }
+}
+
+impl Lease {
+    /// What this connection speaks.
+    pub(in crate::intercept::http) fn version(&self) -> Version {
+        match self.link {
+            Link::Exclusive(_) => Version::HTTP_11,
+            Link::Stream(_) => Version::HTTP_2,
+        }
+    }
+
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub(in crate::intercept::http) async fn send(
+        &mut self,
+        request: Request<Payload>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let sent = match &mut self.link {
+            Link::Exclusive(connection) => connection.sender.try_send_request(request).await,
+            Link::Stream(stream) => stream.0.sender.clone().try_send_request(request).await,
+        };
+        sent.map_err(|mut error: TrySendError<_>| match error.take_message() {
+            Some(request) => SendError::Unsent(Box::new(request)),
+            None => SendError::Broken(error.into_error()),
+        })
+    }
+
+    /// No further request uses this connection.
+    pub(in crate::intercept::http) fn retire(&self) {
+        if let Link::Stream(stream) = &self.link {
+            stream.0.streams().retired = true;
+        }
+    }
+
+    /// What the request's body holds, so that its connection lives until all of it has been sent.
+    pub(in crate::intercept::http) fn sending(&self) -> (Sending, Sent) {
+        let user = match &self.link {
+            Link::Exclusive(connection) => User::Exclusive(Arc::clone(&connection.driver)),
+            Link::Stream(stream) => User::Stream(Arc::clone(stream)),
+        };
+        let sent = Sent::default();
+        (Sending { sent: sent.clone(), _user: user }, sent)
+    }
+
+    /// What the answer's body holds; with its last byte the connection goes back to the pool.
+    pub(in crate::intercept::http) fn returning(self, sent: Sent) -> Returning {
+        Returning { lease: Some(self), sent }
+    }
+}
+
+/// Whether a request has gone to its last byte.
+#[derive(Clone, Default)]
+pub(in crate::intercept::http) struct Sent(Arc<AtomicBool>);
+
+/// Held by a request's body.
+pub(in crate::intercept::http) struct Sending {
+    sent: Sent,
+    _user: User,
+}
+
+/// Keeps a connection open.
+#[expect(dead_code, reason = "what they keep open is what they are for")]
+enum User {
+    Exclusive(Arc<Driver>),
+    Stream(Arc<Stream>),
+}
+
+impl Sending {
+    /// No more of the request is read; `whole` if all of it was.
+    pub(in crate::intercept::http) fn ended(&self, whole: bool) {
+        self.sent.0.store(whole, Ordering::Release);
+    }
+}
+
+/// Held by an answer's body.
+pub(in crate::intercept::http) struct Returning {
+    lease: Option<Lease>,
+    sent: Sent,
+}
+
+impl Returning {
+    /// No more of the answer is read; `whole` if all of it was.
+    pub(in crate::intercept::http) fn ended(&mut self, whole: bool) {
+        if let Some(lease) = self.lease.take()
+            && whole
+            && self.sent.0.load(Ordering::Acquire)
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Exclusive {
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Ready when the last exchange is over, also for the connection's task; `false` if that ended it.
+    pub(super) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+}
+
+impl Shared {
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether it takes no further stream.
+    pub(super) fn is_closed(&self) -> bool {
+        self.streams().retired || self.sender.is_closed()
+    }
+
+    /// Since when no stream is open.
+    pub(super) fn unused_since(&self) -> Option<Instant> {
+        let streams = self.streams();
+        (streams.open == 0).then_some(streams.since)
+    }
+
+    /// One more stream, if it takes one.
+    pub(super) fn stream(self: &Arc<Self>) -> Option<Arc<Stream>> {
+        let mut streams = self.streams();
+        let takes = streams.open < limits::UPSTREAM_STREAMS && !streams.retired;
+        takes.then(|| {
+            streams.open += 1;
+            Arc::new(Stream(Arc::clone(self)))
+        })
+    }
+
+    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    pub(super) fn connection(&self) -> Arc<Shared> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut streams = self.0.streams();
+        streams.open -= 1;
+        streams.since = Instant::now();
+    }
+}
