@@ -1,0 +1,258 @@
+//! The work, the clients that ask for it, and what is measured while they do.
+
+use std::fmt;
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::proxies::Started;
+use crate::stand::{BULK, NAME, ORIGIN, Place, succeed};
+
+/// Times that the large file is fetched: 1 GiB in all.
+const FETCHES: u64 = 4;
+/// New connections a second.
+const RATE: u64 = 250;
+/// New connections one after the other.
+const ONE_BY_ONE: usize = 100;
+/// Names that were never seen: fewer than one sandbox may have certificates made for at once.
+const NAMES: usize = 100;
+/// Connections that wait.
+const IDLE: u64 = 1000;
+
+/// A kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    BulkUnread,
+    ConnectUnread,
+    Http1,
+    Http2,
+    Connect,
+    Bulk,
+    Idle,
+    NewNames,
+}
+
+impl Work {
+    pub(crate) const ALL: [Self; 8] = [
+        // Memory first, of a proxy that has done nothing yet.
+        Self::Idle,
+        Self::BulkUnread,
+        Self::ConnectUnread,
+        Self::Http1,
+        Self::Http2,
+        Self::Connect,
+        Self::Bulk,
+        Self::NewNames,
+    ];
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BulkUnread => "W1",
+            Self::ConnectUnread => "W2",
+            Self::Http1 => "W3h1",
+            Self::Http2 => "W3h2",
+            Self::Connect => "W4",
+            Self::Bulk => "W5",
+            Self::Idle => "W6",
+            Self::NewNames => "W7",
+        }
+    }
+
+    /// What is counted, with its unit.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::BulkUnread | Self::Bulk => "CPU s/GiB",
+            Self::ConnectUnread | Self::Connect => "CPU µs/conn",
+            Self::Http1 | Self::Http2 => "CPU µs/req",
+            Self::Idle => "KiB/conn",
+            Self::NewNames => "CPU µs/name",
+        }
+    }
+
+    /// Whether it is for proxies that intercept, or for those that do not; `None` for both.
+    pub(crate) fn intercepted(self) -> Option<bool> {
+        match self {
+            Self::BulkUnread | Self::ConnectUnread => Some(false),
+            Self::Http1 | Self::Http2 | Self::Connect | Self::Bulk | Self::NewNames => Some(true),
+            Self::Idle => None,
+        }
+    }
+
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|work| work.name() == text).ok_or_else(|| format!("{text}: no such work"))
+    }
+
+    /// Does it once.
+    pub(crate) fn run(self, proxy: &Started<'_>, seconds: u64) -> Sample {
+        let meter = Meter::start();
+        match self {
+            Self::BulkUnread | Self::Bulk => {
+                let url = format!("https://{NAME}/bulk?[1-{FETCHES}]");
+                succeed(proxy.curl().args(["--max-time", "120", "--fail", "-o", "/dev/null", &url]));
+                meter.sample((FETCHES * BULK) as f64 / f64::from(1 << 30))
+            }
+            Self::ConnectUnread | Self::Connect => {
+                let count = RATE * seconds;
+                let [all, rate] = [count, RATE].map(|number| number.to_string());
+                let done = h2load(&["--h1", "-c", &all, "-n", &all, "-r", &rate]);
+                assert!(done * 100 >= count * 99, "only {done} of {count} connections had an answer");
+                let sample = meter.sample(done as f64 / 1e6);
+                Sample { median_ms: Some(one_by_one(proxy)), ..sample }
+            }
+            Self::Http1 => meter.sample(requests(&["--h1", "-c32"], seconds)),
+            Self::Http2 => meter.sample(requests(&["-c4", "-m16"], seconds)),
+            Self::Idle => idle(),
+            Self::NewNames => {
+                let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+                let url = format!("https://n{}-[1-{NAMES}].new.bench/1k", unique.as_micros());
+                let told = succeed(proxy.curl().args(["--max-time", "60", "--fail", "-o", "/dev/null", &url]));
+                assert_eq!(told, "");
+                meter.sample(NAMES as f64 / 1e6)
+            }
+        }
+    }
+}
+
+/// Requests for some seconds, in millions.
+fn requests(how: &[&str], seconds: u64) -> f64 {
+    let seconds = seconds.to_string();
+    h2load(&[how, &["-D", &seconds]].concat()) as f64 / 1e6
+}
+
+/// h2load in the sandbox; how many requests had a good answer.
+fn h2load(options: &[&str]) -> u64 {
+    let told = succeed(&mut h2load_command(options));
+    let line = told.lines().find(|line| line.starts_with("requests: ")).unwrap_or_else(|| panic!("{told}"));
+    let succeeded = line.split(", ").find_map(|part| part.strip_suffix(" succeeded")).expect("a count");
+    succeeded.parse().expect("a number")
+}
+
+fn h2load_command(options: &[&str]) -> std::process::Command {
+    let mut command = Place::Sandbox.command("timeout");
+    let to = format!("--connect-to={ORIGIN}:443");
+    command.args(["90", "h2load", "-t1", &to]).args(options).arg(format!("https://{NAME}/1k"));
+    command
+}
+
+/// New connections one after the other: the median time from beginning to last byte, in milliseconds.
+fn one_by_one(proxy: &Started<'_>) -> f64 {
+    let url = format!("https://{NAME}/1k?[1-{ONE_BY_ONE}]");
+    let mut curl = proxy.curl();
+    curl.args(["--max-time", "60", "--fail", "--no-sessionid", "-H", "connection: close", "-o", "/dev/null"]);
+    let told = succeed(curl.args(["-w", "%{time_total}\n", &url]));
+    let mut times: Vec<f64> = told.lines().map(|time| time.parse::<f64>().expect("a time") * 1000.0).collect();
+    median(&mut times).expect("a time")
+}
+
+/// Connections that had one answer and wait: by how much the proxy's memory grew.
+fn idle() -> Sample {
+    let before = memory();
+    let all = IDLE.to_string();
+    // One request of each connection at once, and the next after this is over.
+    let client: Child = h2load_command(&["--h1", "-c", &all, "--rps", "0.05", "-D", "16"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("h2load");
+    std::thread::sleep(Duration::from_secs(12));
+    let grown = memory().saturating_sub(before);
+    let done = client.wait_with_output().expect("h2load");
+    let told = String::from_utf8_lossy(&done.stdout);
+    let line = told.lines().find(|line| line.starts_with("requests: ")).unwrap_or_else(|| panic!("{told}"));
+    assert!(line.contains(&format!(" {IDLE} succeeded")), "not one answer for each: {line}");
+    Sample { figure: grown as f64 / IDLE as f64, median_ms: None, others: 0.0 }
+}
+
+/// What one run gave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// In the work's unit.
+    pub(crate) figure: f64,
+    /// Of connections one after the other.
+    pub(crate) median_ms: Option<f64>,
+    /// How many cores strangers used meanwhile.
+    pub(crate) others: f64,
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:10.2}", self.figure)?;
+        if let Some(median) = self.median_ms {
+            write!(f, ", {median:.2} ms one at a time")?;
+        }
+        write!(f, " (strangers: {:.2} cores)", self.others)
+    }
+}
+
+pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// Measures CPU time.
+struct Meter {
+    start: Instant,
+    proxy: f64,
+    stand: f64,
+    machine: f64,
+}
+
+impl Meter {
+    fn start() -> Self {
+        Self { start: Instant::now(), proxy: cpu(Place::Gateway), stand: children() + cpu(Place::Wan), machine: busy() }
+    }
+
+    /// The proxy's CPU time since the start, for each of so many units.
+    fn sample(&self, units: f64) -> Sample {
+        let proxy = cpu(Place::Gateway) - self.proxy;
+        let ours = proxy + children() + cpu(Place::Wan) - self.stand;
+        let others = (busy() - self.machine - ours).max(0.0) / self.start.elapsed().as_secs_f64();
+        Sample { figure: proxy / units, median_ms: None, others }
+    }
+}
+
+/// Clock ticks a second, as the kernel counts CPU time for everybody.
+const TICKS: f64 = 100.0;
+
+/// Fields of a process's `stat`, summed, in seconds.
+fn ticks(path: &str, fields: std::ops::Range<usize>) -> f64 {
+    let stat = fs::read_to_string(path).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    // The field after the name is the third.
+    let fields = after_name.split_whitespace().skip(fields.start - 3).take(fields.len());
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// CPU time of whoever runs there now, with the children that they have waited for.
+fn cpu(place: Place) -> f64 {
+    place.processes().iter().map(|pid| ticks(&format!("/proc/{pid}/stat"), 14..18)).sum()
+}
+
+/// CPU time of the children that this process has waited for.
+fn children() -> f64 {
+    ticks("/proc/self/stat", 16..18)
+}
+
+/// CPU time of the whole machine that was not idle.
+fn busy() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").expect("proc");
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    [0, 1, 2, 5, 6].iter().filter_map(|at| fields.get(*at)).sum::<f64>() / TICKS
+}
+
+/// Resident memory in the gateway, in KiB.
+fn memory() -> u64 {
+    let resident = |pid: &u32| {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?.trim().trim_end_matches(" kB").parse();
+        line.ok()
+    };
+    Place::Gateway.processes().iter().filter_map(resident).sum::<u64>()
+}

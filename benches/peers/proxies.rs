@@ -1,0 +1,246 @@
+//! The proxies, each as one would set it up for this work: two workers, origin verified, idle connections kept.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::load::Work;
+use crate::stand::{GATEWAY, NAME, ORIGIN, Place, SANDBOX, Stand, listens, succeed, wait_until};
+
+/// Where a proxy listens that is not exeat.
+const PORT: u16 = 8443;
+/// What an intercepting proxy adds to every request, and the origin tells.
+const KEY: &str = "canary";
+
+/// A proxy that can be started.
+pub(crate) struct Proxy {
+    pub(crate) name: String,
+    kind: Kind,
+    intercepts: bool,
+}
+
+enum Kind {
+    Nothing,
+    Relay,
+    Haproxy,
+    Nginx,
+    Exeat(PathBuf),
+}
+
+/// One that has been.
+pub(crate) struct Started<'s> {
+    pub(crate) stand: &'s Stand<'s>,
+    /// Whom its clients trust.
+    pub(crate) trust: PathBuf,
+    intercepts: bool,
+}
+
+impl Proxy {
+    /// All of them; with another build of exeat, if there is one.
+    pub(crate) fn all(before: Option<PathBuf>) -> Vec<Self> {
+        let new = |name: &str, kind, intercepts| Self { name: name.to_owned(), kind, intercepts };
+        let exeat = || Kind::Exeat(env!("CARGO_BIN_EXE_exeat").into());
+        let mut all = vec![
+            new("none", Kind::Nothing, false),
+            new("relay", Kind::Relay, false),
+            new("haproxy-sni", Kind::Haproxy, false),
+            new("nginx-sni", Kind::Nginx, false),
+            new("exeat-sni", exeat(), false),
+            new("haproxy-mitm", Kind::Haproxy, true),
+            new("nginx-mitm", Kind::Nginx, true),
+            new("exeat-mitm", exeat(), true),
+        ];
+        if let Some(path) = before {
+            all.push(new("before-sni", Kind::Exeat(path.clone()), false));
+            all.push(new("before-mitm", Kind::Exeat(path), true));
+        }
+        all
+    }
+
+    /// Whether it can do this work. Plain routing says how long a connection takes; a bare relay has no memory that would
+    /// mean anything; nginx makes no certificates.
+    pub(crate) fn does(&self, work: Work) -> bool {
+        match (&self.kind, work) {
+            (Kind::Nothing, work) => work == Work::ConnectUnread,
+            (Kind::Relay, Work::Idle) | (Kind::Nginx, Work::NewNames) => false,
+            _ => work.intercepted().is_none_or(|needs| needs == self.intercepts),
+        }
+    }
+
+    /// Starts it in the gateway, and sends the sandbox's connections its way.
+    pub(crate) fn start<'s>(&self, stand: &'s Stand<'s>) -> Started<'s> {
+        let mut trust = if self.intercepts { &stand.keys.proxy_root } else { &stand.keys.origin_root }.clone();
+        match &self.kind {
+            Kind::Nothing => {}
+            Kind::Relay => {
+                let this = std::env::current_exe().expect("this program");
+                for _ in 0..2 {
+                    stand.spawn(Place::Gateway.command(&this.to_string_lossy()).args(["relay", &PORT.to_string()]));
+                }
+            }
+            Kind::Haproxy => {
+                drop(stand.spawn(Place::Gateway.command("haproxy").args(["-db", "-f"]).arg(self.haproxy(stand))))
+            }
+            Kind::Nginx => {
+                let mut nginx = Place::Gateway.command("nginx");
+                stand.spawn(nginx.args(["-e", "stderr", "-c"]).arg(self.nginx(stand)));
+            }
+            Kind::Exeat(path) => {
+                let root = self.exeat(stand, path);
+                if self.intercepts {
+                    trust = root;
+                }
+            }
+        }
+        if matches!(self.kind, Kind::Relay | Kind::Haproxy | Kind::Nginx) {
+            wait_until(&self.name, || listens(Place::Gateway, PORT));
+            redirect();
+        }
+        Started { stand, trust, intercepts: self.intercepts }
+    }
+
+    fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {
+        let [leaf, root, origin] =
+            [&stand.keys.proxy_leaf, &stand.keys.proxy_root, &stand.keys.origin_root].map(|path| path.display());
+        let rest = if self.intercepts {
+            format!(
+                "  mode http
+frontend sandbox
+  bind :{PORT} ssl crt {leaf} generate-certificates ca-sign-file {root} alpn h2,http/1.1
+  http-request set-header x-key {KEY}
+  default_backend origin
+backend origin
+  http-reuse always
+  server origin {ORIGIN}:443 ssl verify required ca-file {origin} sni ssl_fc_sni
+"
+            )
+        } else {
+            format!(
+                "  mode tcp
+  option splice-auto
+frontend sandbox
+  bind :{PORT}
+  tcp-request inspect-delay 5s
+  tcp-request content accept if {{ req.ssl_hello_type 1 }} {{ req.ssl_sni -m found }}
+  tcp-request content reject
+  default_backend origin
+backend origin
+  server origin {ORIGIN}:443
+"
+            )
+        };
+        let times = "timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  timeout http-keep-alive 300s";
+        self.file(stand, "cfg", &format!("global\n  nbthread 2\n  maxconn 8000\ndefaults\n  {times}\n{rest}"))
+    }
+
+    fn nginx(&self, stand: &Stand<'_>) -> PathBuf {
+        let (leaf, origin) = (stand.keys.proxy_leaf.display(), stand.keys.origin_root.display());
+        let folder = stand.folder.display();
+        let rest = if self.intercepts {
+            format!(
+                "http {{
+  access_log off; keepalive_timeout 300s; keepalive_requests 100000000;
+  upstream origin {{ server {ORIGIN}:443; keepalive 64; keepalive_requests 100000000; keepalive_timeout 300s; }}
+  server {{
+    listen {PORT} ssl http2 reuseport backlog=4096;
+    ssl_certificate {leaf}; ssl_certificate_key {leaf}; ssl_protocols TLSv1.2 TLSv1.3;
+    location / {{
+      proxy_pass https://origin; proxy_http_version 1.1; proxy_max_temp_file_size 0;
+      proxy_set_header connection \"\"; proxy_set_header host $host; proxy_set_header x-key {KEY};
+      proxy_ssl_server_name on; proxy_ssl_name $host; proxy_ssl_protocols TLSv1.2 TLSv1.3;
+      proxy_ssl_verify on; proxy_ssl_trusted_certificate {origin};
+    }}
+  }}
+}}
+"
+            )
+        } else {
+            format!(
+                "stream {{
+  resolver {ORIGIN} ipv6=off valid=300s;
+  server {{
+    listen {PORT} reuseport backlog=4096;
+    ssl_preread on; proxy_timeout 300s; proxy_pass $ssl_preread_server_name:443;
+  }}
+}}
+"
+            )
+        };
+        let main = format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+user root; worker_processes 2; daemon off; pid {folder}/proxy.pid; error_log stderr;
+events {{ worker_connections 8192; }}
+"
+        );
+        self.file(stand, "conf", &(main + &rest))
+    }
+
+    fn file(&self, stand: &Stand<'_>, ending: &str, text: &str) -> PathBuf {
+        let path = stand.folder.join(format!("{}.{ending}", self.name));
+        fs::write(&path, text).expect("a file in the stand's folder");
+        path
+    }
+
+    /// The daemon, with one sandbox behind the device. Its root is in the file.
+    fn exeat(&self, stand: &Stand<'_>, path: &std::path::Path) -> PathBuf {
+        let state = tempfile::tempdir_in(&stand.folder).expect("a folder").keep();
+        let socket = state.join("control.sock");
+        let settings = format!(
+            "state: {}\ncontrol: {{ socket: {} }}\nallowProtected: [10.211.2.0/24]\nresolvers: [{ORIGIN}]\n",
+            state.display(),
+            socket.display()
+        );
+        let settings = self.file(stand, "yaml", &settings);
+        // A device is attached before anything can come by it.
+        succeed(Place::Gateway.command("ip").args(["link", "set", "box0", "down"]));
+        let mut daemon = Place::Gateway.command(&path.to_string_lossy());
+        stand.spawn(daemon.args(["serve", "--config"]).arg(settings).env("SSL_CERT_FILE", &stand.keys.origin_root));
+        wait_until("the daemon", || socket.exists());
+        let rules = if self.intercepts {
+            format!(r#"[{{"transform": [{{"headers": {{"x-key": "{KEY}"}}}}]}}]"#)
+        } else {
+            "[]".to_owned()
+        };
+        let sandbox = format!(
+            r#"{{"name": "bench", "networkPolicy": {{"allow": {{"{NAME}": {rules}, "*.new.bench": {rules}}}}},
+                "attachment": {{"interface": {{"name": "box0", "addresses": ["{SANDBOX}"]}}}}}}"#
+        );
+        let ask = |path: &str, body: Option<&str>| {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--fail-with-body", "--max-time", "10", "--unix-socket"]).arg(&socket);
+            let body = body.map(|body| ["--data-binary", body]);
+            succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost/v2/sandboxes{path}")))
+        };
+        ask("", Some(&sandbox));
+        let trust: serde_json::Value = serde_json::from_str(&ask("/bench/trust-bundle", None)).expect("JSON");
+        let root = trust.get("certificate").and_then(serde_json::Value::as_str).expect("a certificate").to_owned();
+        // The sandbox finds its neighbour again, now that it answers.
+        succeed(Place::Gateway.command("ip").args(["addr", "replace", &format!("{GATEWAY}/24"), "dev", "box0"]));
+        self.file(stand, "pem", &root)
+    }
+}
+
+impl Started<'_> {
+    /// That the proxy is in the way, and does what is asked of it.
+    pub(crate) fn check(&self) {
+        let told = succeed(self.curl().args(["--max-time", "15", "--retry", "2", &format!("https://{NAME}/key")]));
+        let expected = if self.intercepts { KEY } else { "" };
+        assert_eq!(told, expected, "the header that is to be added");
+    }
+
+    /// curl in the sandbox, which finds every name at the origin and trusts whom it is to trust.
+    pub(crate) fn curl(&self) -> Command {
+        let mut curl = Place::Sandbox.command("curl");
+        curl.args(["-sS", "--http1.1", "--resolve", &format!("*:443:{ORIGIN}"), "--cacert"]).arg(&self.trust);
+        curl
+    }
+}
+
+/// Sends the sandbox's TLS connections to [`PORT`].
+fn redirect() {
+    let rules = format!(
+        "table ip bench {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
+         iifname \"box0\" tcp dport 443 redirect to :{PORT}; }}; }}"
+    );
+    succeed(Place::Gateway.command("nft").arg(rules));
+}
