@@ -331,17 +331,17 @@ impl Permit {
         self.injections.as_deref().unwrap_or_default()
     }
 
+    /// The same, to be kept: requests with different ones share no upstream connection (POLICY §8).
+    #[must_use]
+    pub fn credentials(&self) -> Arc<[Injection]> {
+        self.injections.clone().unwrap_or_default()
+    }
+
     /// Whether the origin is one that rules send headers to: what it answers may hold them, whether or not this very
     /// request was sent any.
     #[must_use]
     pub fn is_brokered(&self) -> bool {
         self.is_brokered
-    }
-
-    /// The same, to be kept: requests with different ones share no upstream connection (POLICY §8).
-    #[must_use]
-    pub fn credentials(&self) -> Arc<[Injection]> {
-        Arc::clone(&self.injections)
     }
 
     /// Under `observe`: the reason for which this would have been denied (POLICY §8).
