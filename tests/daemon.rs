@@ -369,7 +369,7 @@ fn after_a_crash_what_is_the_same_has_its_last_policy_and_what_is_another_nothin
     rig.start();
     assert_eq!(rig.asks("exd-a", [ALLOWED, OTHER]), ["hello", "ECONNRESET"]);
     let view = rig.view("exd-a");
-    assert_eq!((view.revision, view.generation, view.session), (pushed.revision, 2, pushed.session));
+    assert_eq!((view.revision, view.generation, view.session.id), (pushed.revision, 2, pushed.session.id));
     assert!(matches!(rig.state("exd-b"), AttachmentState::Detached(_)), "{:?}", rig.state("exd-b"));
     assert_eq!(rig.asks("exd-b", [ALLOWED]), ["ENETUNREACH"]);
     assert_eq!(rig.view("exd-c").status, Status::Stopped);
