@@ -16,7 +16,7 @@ mod serve {
 }
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -112,6 +112,7 @@ fn what_answers_without_end_is_no_daemon() {
     let listener = UnixListener::bind(&socket).expect("a socket");
     std::thread::spawn(move || {
         let (mut io, _) = listener.accept().expect("a client");
+        assert!(io.read(&mut [0; 4096]).expect("a request") > 0);
         io.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("it reads");
         // Until it has had enough.
         while io.write_all(&[b' '; 1 << 20]).is_ok() {}
@@ -168,6 +169,11 @@ fn a_sandbox_from_create_to_delete() {
     assert_eq!(flow.get(1..4), Some(["-", OURS, "7"].as_slice()), "{flows}");
     drop(client);
 
+    assert_eq!(verb.ctl("limit demo").well(), "demo: -\n");
+    assert_eq!(verb.ctl("limit demo flows=7 dnsPerMinute=60").well(), "demo: dnsPerMinute=60 flows=7\n");
+    assert!(verb.ctl("show demo").well().contains("\nlimits          dnsPerMinute=60 flows=7\n"));
+    assert_eq!(verb.ctl("limit demo --none --format json").json(), json!({}));
+
     let certificate = verb.ctl("trust-bundle demo --print certificate").well();
     assert!(verb.ctl("trust-bundle demo").well().contains(&certificate) && certificate.starts_with("-----BEGIN"));
     assert!(verb.ctl("trust-bundle demo --print variables").well().contains("SSL_CERT_FILE=/"));
@@ -189,6 +195,8 @@ fn what_the_daemon_refuses_is_told_in_its_words() {
     verb.ctl("show dmo").ill(1, &["there is no sandbox `dmo`; did you mean `demo`?"]);
     verb.ctl("flows other").ill(1, &["there is no sandbox `other`\n"]);
     verb.ctl("show ../../metrics").ill(1, &["there is no sandbox `../../metrics`"]);
+    verb.ctl("limit demo flos=7").ill(1, &["flos"]);
+    verb.ctl("limit demo flows").ill(2, &["KEY=NUMBER"]);
     verb.ctl("attach demo --netns none").ill(1, &["/run/netns/none"]);
     // Faults stand where they stand in the file, also after tests, which are not sent.
     verb.file(

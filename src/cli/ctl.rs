@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::client::{Answer, Ask, Client, ClientError};
 use self::events::EventsArguments;
@@ -58,6 +58,8 @@ enum CtlVerb {
     Attach(AttachArguments),
     /// Take a sandbox's attachment away: it reaches nothing, and nothing of it is left on the host.
     Detach(Named),
+    /// Say what a sandbox may use, in place of what was said before; or print it.
+    Limit(LimitArguments),
     /// Set, get or explain the policy of a sandbox.
     #[command(subcommand)]
     Policy(PolicyVerb),
@@ -111,6 +113,25 @@ struct AttachmentArguments {
     /// An address that the sandbox behind the device uses; may be repeated.
     #[arg(long = "sandbox-address", value_name = "ADDRESS", requires = "interface")]
     sandbox_addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+struct LimitArguments {
+    /// The sandbox's name.
+    name: String,
+    /// A bound, such as flows=500: flows, requestsPerSecond, egressBytesPerSecond, ingressBytesPerSecond or
+    /// dnsPerMinute.
+    #[arg(value_name = "KEY=NUMBER", value_parser = bound)]
+    bounds: Vec<(String, u64)>,
+    /// Take every bound of its own away.
+    #[arg(long, conflicts_with = "bounds")]
+    none: bool,
+}
+
+fn bound(text: &str) -> Result<(String, u64), String> {
+    let (key, number) = text.split_once('=').ok_or("write it as KEY=NUMBER")?;
+    let number = number.parse().map_err(|_| "behind `=` is a whole number due")?;
+    Ok((key.to_owned(), number))
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,6 +193,7 @@ impl Desk {
                 self.answer(&sandbox, || format!("{name}: {}\n", view::attachment(&sandbox)))
             }
             CtlVerb::Detach(Named { name }) => self.end(Method::POST, name, "/detach", "detached"),
+            CtlVerb::Limit(arguments) => self.limit(arguments),
             CtlVerb::Policy(verb) => policy::carry_out(self, verb),
             CtlVerb::Flows(Named { name }) => {
                 let answer = self.of(name, self.ask(Method::GET, &format!("{}/flows", sandbox_path(name)), ""))?;
@@ -268,6 +290,18 @@ impl Desk {
     fn attach(&self, name: &str, spec: Value) -> Result<Value, CtlError> {
         let answer = self.ask(Method::POST, &format!("{}/attach", sandbox_path(name)), spec.to_string());
         Ok(member(self.of(name, answer)?.body, "sandbox"))
+    }
+
+    fn limit(&self, arguments: &LimitArguments) -> Done {
+        let LimitArguments { name, bounds, none } = arguments;
+        let sandbox = if bounds.is_empty() && !none {
+            self.sandbox(name)?
+        } else {
+            let limits: Map<String, Value> = bounds.iter().map(|(key, most)| (key.clone(), json!(most))).collect();
+            let said = json!({ "limits": limits }).to_string();
+            member(self.of(name, self.ask(Method::PATCH, &sandbox_path(name), said))?.body, "sandbox")
+        };
+        self.answer(&member(sandbox.clone(), "limits"), || format!("{name}: {}\n", view::limits(&sandbox)))
     }
 
     fn end(&self, method: Method, name: &str, step: &str, done: &str) -> Done {

@@ -27,8 +27,8 @@ pub(super) enum PolicyVerb {
 pub(super) struct SetArguments {
     /// The sandbox's name.
     name: String,
-    /// The policy: a file, or preset:NAME. It is sent as it is written, without its `tests`. The daemon reads no files
-    /// and no variables, so `extends`, and sources under `secrets`, are faults.
+    /// The policy: a file, or preset:NAME. It is sent as it is written, without its `tests`; `extends`, and sources
+    /// under `secrets`, are for policies that are read from files, and are faults here.
     file: PathBuf,
     /// The revision that it replaces; if another is in force, nothing changes.
     #[arg(long, value_name = "REVISION")]

@@ -43,6 +43,7 @@ pub(super) fn sandbox(sandbox: &Value) -> String {
         ("allowed names", list("allowedDomains")),
         ("allowed ranges", list("allowedCIDRs")),
         ("denied ranges", list("deniedCIDRs")),
+        ("limits", limits(sandbox)),
         ("bytes", format!("{in_} in, {out} out")),
     ];
     let known = rows.into_iter().filter(|(_, value)| !value.is_empty() && value != "-");
@@ -61,6 +62,13 @@ pub(super) fn attachment(sandbox: &Value) -> String {
         Some(reason) => format!("{spec} ({state}: {reason})"),
         None => format!("{spec} ({state})"),
     }
+}
+
+/// What a sandbox may use, as `ctl limit` takes it.
+pub(super) fn limits(sandbox: &Value) -> String {
+    let limits = sandbox.get("limits").and_then(Value::as_object).into_iter().flatten();
+    let limits: Vec<String> = limits.map(|(key, most)| format!("{key}={most}")).collect();
+    if limits.is_empty() { "-".to_owned() } else { limits.join(" ") }
 }
 
 /// A policy in a few words.
