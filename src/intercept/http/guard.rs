@@ -136,6 +136,8 @@ pub(super) struct Guard<Io> {
     ended: bool,
     /// Whether all that was written has gone to the kernel.
     flushed: bool,
+    /// Whether our side ends, or has ended.
+    closing: bool,
 }
 
 /// What the next byte belongs to.
@@ -166,6 +168,7 @@ impl<Io> Guard<Io> {
             lingering: None,
             ended: false,
             flushed: true,
+            closing: false,
         }
     }
 
@@ -434,6 +437,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.closing = true;
         while !this.last_words.is_empty() {
             let count = ready!(Pin::new(&mut this.io).poll_write(cx, &this.last_words))?;
             if count == 0 {
@@ -465,7 +469,8 @@ impl<Io> Guard<Io> {
     /// Whether every request is answered to its last byte, and nothing of another has come.
     fn rests(&self) -> bool {
         let between_requests = matches!(self.expect, Expect::Head) && self.held.is_empty();
-        let goes_on = !self.ended && self.watch.fault().is_none() && !self.watch.through.load(Ordering::Acquire);
+        let goes_on =
+            !self.ended && !self.closing && self.watch.fault().is_none() && !self.watch.through.load(Ordering::Acquire);
         between_requests && goes_on && self.flushed && !self.watch.is_busy()
     }
 }

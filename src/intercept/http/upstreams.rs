@@ -47,7 +47,7 @@ const SWEEP: Duration = Duration::from_secs(limits::UPSTREAM_IDLE.as_secs() / 5)
 #[derive(Default)]
 pub(in crate::intercept) struct Upstreams {
     stock: Mutex<Stock>,
-    /// Told when something is kept.
+    /// Told when there is something to look after.
     stocked: Notify,
 }
 
@@ -178,13 +178,14 @@ impl Upstreams {
         let Some(turn) = self.stock().turn(key) else {
             return Link::open(ctx, permit, snapshot, key.wanted).await;
         };
+        // Its shelf is swept, even if nothing ever comes of it.
+        self.stocked.notify_one();
         let turn = turn.lock_owned().await;
         if let Some(link) = self.kept(key, ctx, permit, snapshot).await {
             return Ok(link);
         }
         let link = Link::open(ctx, permit, snapshot, key.wanted).await?;
         self.stock().note(key, &link);
-        self.stocked.notify_one();
         drop(turn);
         Ok(link)
     }
