@@ -21,6 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::OptionFuture;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -70,15 +71,21 @@ impl Upstream {
                 }
                 Target::Address(addr) => vec![*addr],
             };
+            let is_alone = addrs.len() == 1;
             let mut denied = None;
-            let vetted = by_turns(addrs).into_iter().filter_map(|addr| match snapshot.policy.vet(addr, permit, host) {
-                Verdict::Allow(to) => Some(connect(to)),
-                Verdict::Deny(denial) => {
-                    denied.get_or_insert(denial);
-                    None
-                }
-            });
-            let outcome = race(vetted).await;
+            let mut vetted =
+                by_turns(addrs).into_iter().filter_map(|addr| match snapshot.policy.vet(addr, permit, host) {
+                    Verdict::Allow(to) => Some(connect(to)),
+                    Verdict::Deny(denial) => {
+                        denied.get_or_insert(denial);
+                        None
+                    }
+                });
+            // Most names have one address, and one attempt needs no task of its own.
+            let outcome = match is_alone {
+                true => OptionFuture::from(vetted.next()).await,
+                false => race(vetted).await,
+            };
             // What became of the addresses that could be dialled says more than those that could not.
             outcome
                 .unwrap_or_else(|| Err(denied.map_or(DialError::Unresolved(ResolveError::NotFound), DialError::Denied)))
