@@ -4,8 +4,8 @@
 //! and their origin. Each connection does a TLS handshake and one GET, and is then left alone. Printed is by how much
 //! the data path's resident memory grew, for each connection: its task, its TLS, its heap, what the allocator keeps;
 //! right after the answer, and at rest, when the upstream side of an intercepted connection has been closed for want of
-//! use. The kernel's own sockets (two for each connection, one at rest) are in no process's resident memory, and not in
-//! the figures.
+//! use. The kernel's own sockets (two for each spliced connection, one for an intercepted one) are in no process's
+//! resident memory, and not in the figures.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a measurement that fails says so")]
 
@@ -120,7 +120,9 @@ async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &st
         }
     }
     let answered = path.settled().await;
-    assert_eq!(path.sockets(), sockets + 2 * count, "not every connection is still open on both sides");
+    // Those that are intercepted share what they have upstream.
+    let least = if is_spliced { 2 * count } else { count };
+    assert!(path.sockets() >= sockets + least, "not every connection is still open");
     // The first one's upstream side is closed, too.
     let at_rest = if is_spliced { sockets + 2 * count } else { sockets + count - 1 };
     let settling = tokio::time::timeout(8 * limits::UPSTREAM_IDLE, async {

@@ -111,6 +111,31 @@ pub mod data_path {}
 /// namespace leaves open, and breaks nothing else; it is not the wall between the program and the kernel.
 pub mod decisions {}
 
+/// What a byte, a request and a connection cost, where the time goes, and what was tried.
+///
+/// `cargo bench --bench peers` measures it beside other proxies, `cargo bench --bench idle` what an idle connection
+/// holds. CPU time is compared within one run only: a machine that others use, too, doubles it for everybody.
+///
+/// - *A new connection* costs its TLS handshakes before all else: a client's has two signatures to verify, a server's one
+///   to make. So upstream connections are shared by all flows of a sandbox ([`crate::intercept`], `http::upstreams`): an
+///   intercepted connection then costs the sandbox's handshake alone, and what the origin saves comes on top. Where a
+///   new one is needed, its TLS session is resumed; configurations are ready-made, on both sides.
+/// - *A kept connection* may carry state: so what is shared is bounded by sandbox, generation of the policy, scheme,
+///   version, target and credentials, its address is vetted again before each use, and only a whole exchange gives it
+///   back. A push closes the idle ones of older generations before it returns.
+/// - *A request* in a kept connection makes four system calls, two for each side, and no more can go; half of its time is
+///   the kernel's and the TLS library's. The rest is many small things. What helped: a body is one type and no boxes in
+///   boxes; one atomic tells of revocation and no channel; the future that dials is not made where a connection is
+///   ready; who waits for a push is told of the oldest generation only when it changes; the timer of a head is set
+///   anew only when it is ready, not for every head. Another allocator (mimalloc, jemalloc, no fast bins) made no
+///   difference that could be told from noise.
+/// - *An idle connection* holds what the HTTP library holds, 8 KiB to read into and 8 KiB to write from. So that one of
+///   HTTP/1 holds neither, the library's connection is dropped when every request is answered, and made again when the
+///   next head is there: the guard below it keeps the socket (`http::guard`). That is also why an idle one has no timer
+///   of the library's.
+/// - *Bulk* that is spliced is bound by wake-ups for each TLS record, not by copies.
+pub mod costs {}
+
 /// The policy page, clause by clause: what `flow`, `matcher` and `policy` own of it, and the test that holds it.
 ///
 /// The other clauses (what is read from a wire, answered, dialled or recorded) are held by the tests of the
@@ -224,6 +249,7 @@ pub mod clauses {}
 /// | C30 an allowed name that resolves to a private address | `c30_an_allowed_name_resolves_to_a_private_address` |
 /// | C31 a mixed answer | `c31_a_mixed_answer` |
 /// | C32 rebinding | `c32_rebinding` |
+/// | C33 a kept connection whose address has become protected | `c33_a_kept_connection_is_not_used_once_its_address_is_protected`, `c33_an_http2_connection_gets_no_stream_once_its_address_is_protected` |
 /// | C34 an ambient proxy of our own process | `c34_an_ambient_proxy_is_ignored` |
 /// | C36 IPv6 unfiltered | `c36_the_same_over_ipv6` |
 /// | D37 DNS tunnelling | `d37_tunnelling_in_refused_names`, `d37_tunnelling_in_allowed_names_is_bounded` |
@@ -246,7 +272,9 @@ pub mod clauses {}
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
-/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others` |
+/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept` |
+/// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |
+/// | G71 poisoning the answers of a kept connection | `g71_an_answer_that_nobody_asked_for_reaches_nobody`, `g71_what_is_not_a_whole_exchange_leaves_no_connection_behind` |
 /// | G73 a change in the middle of a dial | `g73_a_change_while_dialling_is_judged_before_the_first_byte` |
 /// | H80 ignoring conventions | `h80_ignoring_conventions` |
 /// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
