@@ -251,8 +251,8 @@ fn busy() -> f64 {
 fn memory() -> u64 {
     let resident = |pid: &u32| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?.trim().trim_end_matches(" kB").parse();
-        line.ok()
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
     Place::Gateway.processes().iter().filter_map(resident).sum::<u64>()
 }

@@ -30,7 +30,7 @@ mod stand;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use load::{Sample, Work};
+use load::Work;
 use proxies::Proxy;
 use report::Report;
 use stand::Stand;
