@@ -633,7 +633,7 @@ impl Act for Daemon {
     fn list(&self) -> Vec<SandboxView> {
         let mut all: Vec<_> = self.roll().by_name.values().cloned().collect();
         all.sort_by_key(|registration| registration.number);
-        all.iter().map(|registration| self.view(&registration)).collect()
+        all.iter().map(|registration| self.view(registration)).collect()
     }
 
     fn explain(&self, which: &Which, question: &Question) -> Option<Explanation> {

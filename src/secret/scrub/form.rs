@@ -118,9 +118,9 @@ impl Form {
         let rest = |place: usize| text.get(place..).unwrap_or_default();
         let mut place = place;
         let mut here = readings(rest(place));
-        while may_break && self.is_wrapped {
-            let line_break = here.found.iter().flatten().find(|reading| matches!(reading.byte, b'\r' | b'\n'));
-            let Some(Reading { length, .. }) = line_break else { break };
+        let may_break = may_break && self.is_wrapped;
+        let is_break = |reading: &&Reading| may_break && matches!(reading.byte, b'\r' | b'\n');
+        while let Some(Reading { length, .. }) = here.found.iter().flatten().find(is_break) {
             place += length;
             here = readings(rest(place));
         }
