@@ -35,7 +35,7 @@ pub use device::Device;
 pub use error::{AttachError, AttachStep, Refusal};
 pub use host::Host;
 pub use identity::{AttachmentId, NotAnId};
-pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
+pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Served, Sockets};
 
 /// What is to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,14 @@ impl Attachment {
         match self {
             Self::Netns(netns) => netns.id(),
             Self::Interface(interface) => interface.id(),
+        }
+    }
+
+    /// Leaves it to another process, which has taken it up: nothing of it is changed, watched or mended any more.
+    pub fn leave(self) {
+        match self {
+            Self::Netns(_) => {}
+            Self::Interface(interface) => interface.leave(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Verbs, shared options, exit codes.
 
+mod channel;
 mod completion;
 pub mod ctl;
 mod data_path;

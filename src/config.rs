@@ -31,6 +31,8 @@ pub const SAMPLE: &str = include_str!("config/sample.yaml");
 pub struct Config {
     /// Where what survives a restart is kept.
     pub state: PathBuf,
+    /// The key that seals it, if the service manager hands one over; else it lies beside what it seals.
+    pub key: Option<PathBuf>,
     /// Where the control API listens.
     pub control: Control,
     /// Where the audit record goes.
@@ -187,6 +189,7 @@ impl Config {
         };
         Self {
             state,
+            key: None,
             control: Control {
                 socket: runtime.join("control.sock"),
                 mode: 0o600,

@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -55,7 +55,14 @@ pub struct Dns {
     resolve: Arc<dyn Resolve>,
     host: Arc<ArcSwap<Protected>>,
     record: Arc<dyn Record>,
-    stand_ins: Mutex<HashMap<Domain, u8>>,
+    stand_ins: Mutex<StandIns>,
+}
+
+/// Names by the number of what stands for them.
+#[derive(Default)]
+struct StandIns {
+    numbers: HashMap<Domain, u8>,
+    closed: bool,
 }
 
 impl Dns {
@@ -208,14 +215,17 @@ impl Dns {
     }
 
     /// What stands for the host's loopback inside the sandbox, whose own loopback is its own: one address of
-    /// 198.51.100.0/24 and one of 2001:db8:e::/64 for each name. `None` when [`limits::STAND_INS`] names have one.
+    /// 198.51.100.0/24 and one of 2001:db8:e::/64 for each name. `None` when [`limits::STAND_INS`] names have one, or
+    /// another process gives them out.
     fn stand_in(&self, name: &Domain, kind: RecordType) -> Option<IpAddr> {
-        let mut stand_ins = self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = match stand_ins.get(name) {
+        let mut stand_ins = self.stand_ins();
+        let number = match stand_ins.numbers.get(name) {
             Some(number) => *number,
+            None if stand_ins.closed => return None,
             None => {
-                let number = u8::try_from(stand_ins.len() + 1).ok().filter(|number| *number <= limits::STAND_INS)?;
-                stand_ins.insert(name.clone(), number);
+                let next = u8::try_from(stand_ins.numbers.len() + 1).ok();
+                let number = next.filter(|number| *number <= limits::STAND_INS)?;
+                stand_ins.numbers.insert(name.clone(), number);
                 number
             }
         };
@@ -223,6 +233,22 @@ impl Dns {
             RecordType::AAAA => Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, number.into()).into(),
             _ => Ipv4Addr::new(198, 51, 100, number).into(),
         })
+    }
+
+    /// Which names have a stand-in, by its number. No name gets one here any more: another process gives them out.
+    pub fn give_up_stand_ins(&self) -> HashMap<Domain, u8> {
+        let mut stand_ins = self.stand_ins();
+        stand_ins.closed = true;
+        stand_ins.numbers.clone()
+    }
+
+    /// Names that had a stand-in in another process keep it; from here on, names get one.
+    pub fn take_stand_ins(&self, numbers: HashMap<Domain, u8>) {
+        *self.stand_ins() = StandIns { numbers, closed: false };
+    }
+
+    fn stand_ins(&self) -> MutexGuard<'_, StandIns> {
+        self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self, name: Option<&Domain>, denial: &Denial) {

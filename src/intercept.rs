@@ -32,7 +32,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::attach::{Arrival, Listener, Reset};
@@ -74,11 +74,25 @@ pub struct Context {
 
 /// Says when to stop: every flow is ended and its close recorded before [`serve`] returns.
 #[derive(Debug, Clone)]
-pub struct Shutdown(watch::Receiver<Phase>);
+pub struct Shutdown {
+    wish: watch::Receiver<Wish>,
+    taking: Arc<RwLock<()>>,
+}
 
 /// Begins the end. Dropping it does, too.
 #[derive(Debug)]
-pub struct Stop(watch::Sender<Phase>);
+pub struct Stop {
+    wish: watch::Sender<Wish>,
+    /// Read by each loop that takes arrivals, for as long as it takes them.
+    taking: Arc<RwLock<()>>,
+}
+
+/// What is asked of the loops that take arrivals.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    phase: Phase,
+    rest: bool,
+}
 
 /// How far the end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,19 +108,55 @@ enum Phase {
 /// Both ends of a shutdown.
 #[must_use]
 pub fn shutdown() -> (Stop, Shutdown) {
-    let (sender, receiver) = watch::channel(Phase::Open);
-    (Stop(sender), Shutdown(receiver))
+    let (sender, receiver) = watch::channel(Wish { phase: Phase::Open, rest: false });
+    let taking = Arc::new(RwLock::new(()));
+    (Stop { wish: sender, taking: Arc::clone(&taking) }, Shutdown { wish: receiver, taking })
 }
 
 impl Stop {
     /// Takes no more flows, and lets those that are there finish.
     pub fn drain(&self) {
-        self.0.send_modify(|phase| *phase = (*phase).max(Phase::Draining));
+        self.wish.send_modify(|wish| wish.phase = wish.phase.max(Phase::Draining));
     }
 
     /// Begins the end.
     pub fn stop(&self) {
-        self.0.send_replace(Phase::Ending);
+        self.wish.send_modify(|wish| wish.phase = Phase::Ending);
+    }
+
+    /// Ready once the end has begun.
+    pub async fn is_begun(&self) {
+        // The sender is held here.
+        let _ = self.wish.subscribe().wait_for(|wish| wish.phase == Phase::Ending).await;
+    }
+
+    /// Ready when nothing is being taken, which stays so while the rest is held: who comes meanwhile waits in the
+    /// sockets. What was taken before goes on.
+    pub async fn rest(self: Arc<Self>) -> Rest {
+        self.wish.send_modify(|wish| wish.rest = true);
+        let nobody = Arc::clone(&self.taking).write_owned().await;
+        Rest { stop: self, _nobody: nobody }
+    }
+
+    /// The same from the beginning; `None` once something is being taken.
+    #[must_use]
+    pub fn at_rest(self: Arc<Self>) -> Option<Rest> {
+        let nobody = Arc::clone(&self.taking).try_write_owned().ok()?;
+        self.wish.send_modify(|wish| wish.rest = true);
+        Some(Rest { stop: self, _nobody: nobody })
+    }
+}
+
+/// While it is held, nothing is taken. One at a time.
+#[derive(Debug)]
+pub struct Rest {
+    stop: Arc<Stop>,
+    _nobody: OwnedRwLockWriteGuard<()>,
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.stop.wish.send_modify(|wish| wish.rest = false);
     }
 }
 
@@ -114,13 +164,29 @@ impl Shutdown {
     /// Ready once the end has begun.
     pub async fn begun(&mut self) {
         // An error means that the other side was dropped.
-        let _ = self.0.wait_for(|phase| *phase == Phase::Ending).await;
+        let _ = self.wish.wait_for(|wish| wish.phase == Phase::Ending).await;
     }
 
-    /// Ready once no more flows are to be taken.
+    /// Ready once nothing more is to be taken.
     async fn closing(&mut self) {
         // As above.
-        let _ = self.0.wait_for(|phase| *phase >= Phase::Draining).await;
+        let _ = self.wish.wait_for(|wish| wish.phase >= Phase::Draining).await;
+    }
+
+    /// Waits for a turn at taking arrivals; there is none any more once nothing more is to be taken.
+    async fn turn(&mut self) -> Option<OwnedRwLockReadGuard<()>> {
+        let taking = Arc::clone(&self.taking).read_owned();
+        tokio::select! {
+            biased;
+            () = self.closing() => None,
+            turn = taking => Some(turn),
+        }
+    }
+
+    /// Ready when the turn is to end.
+    async fn turn_is_over(&mut self) {
+        // As above.
+        let _ = self.wish.wait_for(|wish| wish.rest || wish.phase >= Phase::Draining).await;
     }
 }
 
@@ -130,17 +196,19 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
     let (kept, sandbox) = (Arc::clone(&upstreams), Arc::clone(&ctx.sandbox));
     let tending = tokio::spawn(async move { kept.tend(&sandbox, sandbox.changes()).await });
     let mut flows = JoinSet::new();
-    loop {
-        let arrival = tokio::select! {
-            biased;
-            () = shutdown.closing() => break,
-            Some(_) = flows.join_next() => continue,
-            arrival = listener.accept() => arrival,
-        };
-        let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(&upstreams), shutdown.clone());
-        match ctx.sandbox.quota().flows.take() {
-            Some(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
-            None => intercept.turn_away(arrival.io),
+    while let Some(_turn) = shutdown.turn().await {
+        loop {
+            let arrival = tokio::select! {
+                biased;
+                () = shutdown.turn_is_over() => break,
+                Some(_) = flows.join_next() => continue,
+                arrival = listener.accept() => arrival,
+            };
+            let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(&upstreams), shutdown.clone());
+            match ctx.sandbox.quota().flows.take() {
+                Some(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
+                None => intercept.turn_away(arrival.io),
+            }
         }
     }
     // Who comes now is refused at once.

@@ -196,3 +196,18 @@ pub const DIFF_CHANGES: usize = 200;
 /// What comparing two policies may cost beyond one look at each pattern, range and rule: pairs of patterns that have
 /// names in common, and rules that a request is tried on.
 pub const DIFF_STEPS: usize = 20_000_000;
+/// Bytes of one message between two processes of exeat's: a policy, as JSON; or an environment and a list of paths.
+pub const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+/// Messages of another process that wait to be heeded, before its next is read.
+pub const TAKE_OVER_QUEUE: usize = 256;
+/// How long the running daemon waits for what its successor says next, while they are handing over: it takes up all
+/// attachments meanwhile.
+pub const TAKE_OVER_TIME: Duration = Duration::from_secs(120);
+/// The same while nobody takes flows.
+pub const TAKE_OVER_REST: Duration = Duration::from_secs(10);
+/// How long a daemon that starts waits for another's last descriptors to be closed.
+pub const LEFT_OPEN_TIME: Duration = Duration::from_secs(5);
+/// How long it rests before it looks again.
+pub const LEFT_OPEN_REST: Duration = Duration::from_millis(20);
+/// How long flows go on in a daemon that has handed over.
+pub const OUTLIVING_TIME: Duration = Duration::from_secs(24 * 3600);

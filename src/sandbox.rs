@@ -9,7 +9,7 @@ pub mod quota;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
@@ -139,6 +139,17 @@ impl Sandbox {
         FlowId(self.next_flow.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The number that the next flow gets.
+    #[must_use]
+    pub fn flows_begun(&self) -> FlowId {
+        FlowId(self.next_flow.load(Ordering::Relaxed))
+    }
+
+    /// Flows are numbered from here on: the numbers before are those of another process.
+    pub fn begin_flows_at(&self, next: FlowId) {
+        self.next_flow.fetch_max(next.0, Ordering::Relaxed);
+    }
+
     /// Calls `act` whenever flows have begun since it last did, and none for [`limits::QUIET`]. Never ends.
     pub async fn when_quiet(&self, act: impl Fn()) {
         let (mut before, mut acted) = (1, 1);
@@ -260,28 +271,49 @@ impl Drop for Changes {
 }
 
 /// Which names an address was answered for, in one sandbox (POLICY §5).
-#[derive(Debug, Default)]
-pub struct Pins(Mutex<HashMap<IpAddr, Vec<Domain>>>);
+#[derive(Default)]
+pub struct Pins(Mutex<Pinned>);
+
+#[derive(Default)]
+struct Pinned {
+    names: HashMap<IpAddr, Vec<Domain>>,
+    follower: Option<Follower>,
+}
+
+type Follower = Box<dyn Fn(IpAddr, &Domain) + Send>;
 
 impl Pins {
     /// Notes that `name` was answered with `address`. When [`limits::PINS`] are held, nothing more is noted: a
     /// pin only ever allows, so a full table fails closed.
     pub fn pin(&self, address: IpAddr, name: &Domain) {
-        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pins.len() >= limits::PINS && !pins.contains_key(&address) {
+        let mut pinned = self.pinned();
+        let Pinned { names, follower } = &mut *pinned;
+        if names.len() >= limits::PINS && !names.contains_key(&address) {
             return;
         }
-        let names = pins.entry(address).or_default();
+        let names = names.entry(address).or_default();
         if !names.contains(name) && names.len() < limits::PINS {
             names.push(name.clone());
+            follower.iter().for_each(|follower| follower(address, name));
         }
     }
 
     /// The names that `address` was answered for.
     #[must_use]
     pub fn names(&self, address: IpAddr) -> Vec<Domain> {
-        let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.get(&address).cloned().unwrap_or_default()
+        self.pinned().names.get(&address).cloned().unwrap_or_default()
+    }
+
+    /// Tells of every pin there is, and then of each that is made, in place of whoever was told before. What is called
+    /// must not wait.
+    pub fn follow(&self, tell: impl Fn(IpAddr, &Domain) + Send + 'static) {
+        let mut pinned = self.pinned();
+        pinned.names.iter().for_each(|(address, names)| names.iter().for_each(|name| tell(*address, name)));
+        pinned.follower = Some(Box::new(tell));
+    }
+
+    fn pinned(&self) -> MutexGuard<'_, Pinned> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -337,6 +369,28 @@ mod tests {
         drop(kept);
         assert_eq!(settled(3), Some(()));
         assert!(sandbox.standing.counts.lock().unwrap().by_generation.values().eq(&[1]), "only what lives is counted");
+    }
+
+    #[test]
+    fn who_follows_pins_is_told_each_once() {
+        let pins = Pins::default();
+        let [a, b] = ["a.test", "b.test"].map(|name| Domain::parse(name).unwrap());
+        let address: IpAddr = "192.0.2.7".parse().unwrap();
+        pins.pin(address, &a);
+        let (tell, told) = std::sync::mpsc::channel();
+        pins.follow(move |address, name| drop(tell.send((address, name.clone()))));
+        pins.pin(address, &a);
+        pins.pin(address, &b);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [(address, a), (address, b)]);
+    }
+
+    #[test]
+    fn flows_are_numbered_after_those_of_another_process() {
+        let sandbox = Sandbox::new(SandboxId::new("run-1").unwrap(), Policy::deny_all(), Secrets::default());
+        sandbox.begin_flows_at(FlowId(7));
+        assert_eq!(sandbox.next_flow(), FlowId(7));
+        sandbox.begin_flows_at(FlowId(7));
+        assert_eq!(sandbox.flows_begun(), FlowId(8));
     }
 
     #[tokio::test]

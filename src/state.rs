@@ -10,8 +10,9 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,42 @@ const VERSION_ENTRY: &str = "version";
 const PROOF_ENTRY: &str = "proof";
 /// Names of records never look like this.
 const PROOF_NAME: &str = "\u{0}proof";
+
+/// What its holder alone serves a state directory by. It is one open file, which can be in the hands of two processes
+/// while the one hands over to the other: it is free when the last of them has closed it, however it ended.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes the lock whose file is at this path, and makes the file where there is none.
+    ///
+    /// # Errors
+    /// Another process has it, or the file cannot be opened.
+    pub fn take(path: &Path) -> Result<Self, StateError> {
+        let failed = |error| StateError::new(path, Fault::Lock(error));
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = opened.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(StateError::new(path, Fault::Taken)),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// A lock that another process has handed over.
+    #[must_use]
+    pub fn handed_over(file: OwnedFd) -> Self {
+        Self(file.into())
+    }
+
+    /// The same lock once more, for another process.
+    ///
+    /// # Errors
+    /// No more descriptors are to be had.
+    pub fn again(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(OwnedFd::from)
+    }
+}
 
 /// The key that seals a store: 32 bytes.
 pub struct Key(RandomizedNonceKey);
@@ -267,12 +304,14 @@ pub struct StateError {
 
 #[derive(Debug)]
 enum Fault {
+    Lock(io::Error),
     Key(io::Error),
     KeyIsOpen(u32),
     NoKey,
     OtherKey,
     Seal,
     Taken,
+    HandedOver,
     Foreign,
     Version,
     Record(String),
@@ -293,12 +332,25 @@ impl StateError {
     fn new(path: &Path, fault: Fault) -> Self {
         Self { path: path.to_owned(), fault }
     }
+
+    /// A store that this process has let another have.
+    #[must_use]
+    pub fn handed_over(path: &Path) -> Self {
+        Self::new(path, Fault::HandedOver)
+    }
+
+    /// Whether another process has it now, which may end.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        matches!(self.fault, Fault::Taken)
+    }
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.fault {
+            Fault::Lock(_) => write!(f, "the lock {path} cannot be opened"),
             Fault::Key(_) => write!(f, "the key {path} cannot be read or made"),
             Fault::KeyIsOpen(mode) => {
                 write!(f, "the key {path} can be read by others (mode {mode:o}); `chmod 600` it, or replace it")
@@ -306,7 +358,8 @@ impl fmt::Display for StateError {
             Fault::NoKey => write!(f, "{path} is no key: a key has {KEY_BYTES} bytes"),
             Fault::OtherKey => write!(f, "the store {path} was sealed with another key; it is left as it is"),
             Fault::Seal => write!(f, "a record for {path} cannot be sealed"),
-            Fault::Taken => write!(f, "the store {path} is in use by another process"),
+            Fault::Taken => write!(f, "{path} is in use by another process"),
+            Fault::HandedOver => write!(f, "another process has taken {path} over; ask that one"),
             Fault::Foreign => write!(f, "{path} is no store of exeat's; it is left as it is"),
             Fault::Version => write!(f, "the store {path} is of another version of exeat; it is left as it is"),
             Fault::Record(name) => {
@@ -320,7 +373,7 @@ impl fmt::Display for StateError {
 impl Error for StateError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.fault {
-            Fault::Key(error) => Some(error),
+            Fault::Lock(error) | Fault::Key(error) => Some(error),
             Fault::Database(error) => Some(error),
             _ => None,
         }

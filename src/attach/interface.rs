@@ -382,6 +382,11 @@ impl Interface {
         &self.id
     }
 
+    /// Nobody here is told of it any more, and its rules are not made again.
+    pub(super) fn leave(&self) {
+        self.all.forget(self.index);
+    }
+
     /// Puts the interface down, if it is there, and takes away what attaching made; it waits for the kernel.
     pub(super) fn detach(&self) -> Result<(), AttachError> {
         let kernel = self.all.kernel();

@@ -5,7 +5,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -100,9 +101,41 @@ fn transparent(addr: SocketAddr, kind: Type, protocol: Protocol, device: Option<
 
 /// The TCP side of an attachment.
 #[derive(Debug)]
-pub struct SandboxListener {
-    ipv4: TcpListener,
-    ipv6: TcpListener,
+pub struct SandboxListener(Arc<Pair<TcpListener>>);
+
+/// One socket of each family.
+#[derive(Debug)]
+struct Pair<S> {
+    ipv4: S,
+    ipv6: S,
+}
+
+/// The sockets of an attachment for as long as somebody serves them.
+#[derive(Debug)]
+pub struct Served {
+    tcp: Weak<Pair<TcpListener>>,
+    udp: Weak<SandboxDatagrams>,
+}
+
+impl Served {
+    /// Of these two.
+    #[must_use]
+    pub fn of(listener: &SandboxListener, datagrams: &Arc<SandboxDatagrams>) -> Self {
+        Self { tcp: Arc::downgrade(&listener.0), udp: Arc::downgrade(datagrams) }
+    }
+
+    /// The same sockets once more, for another process to serve; `None` where nobody serves them any more.
+    ///
+    /// # Errors
+    /// No more descriptors are to be had.
+    pub fn again(&self) -> io::Result<Option<Sockets>> {
+        let (Some(tcp), Some(udp)) = (self.tcp.upgrade(), self.udp.upgrade()) else { return Ok(None) };
+        let again = |socket: BorrowedFd<'_>| socket.try_clone_to_owned();
+        Ok(Some(Sockets {
+            tcp: [again(tcp.ipv4.as_fd())?, again(tcp.ipv6.as_fd())?],
+            udp: [again(udp.ipv4.as_fd())?, again(udp.ipv6.as_fd())?],
+        }))
+    }
 }
 
 impl SandboxListener {
@@ -112,7 +145,7 @@ impl SandboxListener {
     /// The runtime's, when it cannot watch them.
     pub fn new(tcp: [OwnedFd; 2]) -> io::Result<Self> {
         let [ipv4, ipv6] = tcp.map(|fd| TcpListener::from_std(std::net::TcpListener::from(fd)));
-        Ok(Self { ipv4: ipv4?, ipv6: ipv6? })
+        Ok(Self(Arc::new(Pair { ipv4: ipv4?, ipv6: ipv6? })))
     }
 }
 
@@ -122,8 +155,8 @@ impl Listener for SandboxListener {
     async fn accept(&mut self) -> Arrival<TcpStream> {
         loop {
             let accepted = tokio::select! {
-                accepted = self.ipv4.accept() => accepted,
-                accepted = self.ipv6.accept() => accepted,
+                accepted = self.0.ipv4.accept() => accepted,
+                accepted = self.0.ipv6.accept() => accepted,
             };
             let arrival = accepted.and_then(|(io, client)| {
                 let dst = io.local_addr()?;

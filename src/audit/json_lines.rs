@@ -50,6 +50,14 @@ impl JsonLines {
     }
 }
 
+impl JsonLines {
+    /// Writes whole lines that another process has made.
+    pub fn write(&self, lines: String) {
+        // It fails only after `close`.
+        let _ = self.queue.send(Message::Lines(lines));
+    }
+}
+
 impl Record for JsonLines {
     fn record(&self, event: &Event) {
         // It fails only after `close`.
@@ -59,6 +67,7 @@ impl Record for JsonLines {
 
 enum Message {
     Event(Box<Event>),
+    Lines(String),
     Close,
 }
 
@@ -87,6 +96,7 @@ fn write_all(events: &Receiver<Message>, mut out: impl Write) -> io::Result<()> 
         match message {
             // Memory takes everything.
             Some(Message::Event(event)) => drop(write_line(&mut lines, &event)),
+            Some(Message::Lines(text)) => lines.extend_from_slice(text.as_bytes()),
             Some(Message::Close) | None => break,
         }
         if lines.len() >= BATCH {

@@ -13,14 +13,14 @@ use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::host::{self, Guard};
-use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Sockets};
+use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Served, Sockets};
 use crate::audit::Record;
 use crate::ca::Authority;
 use crate::dns::Dns;
-use crate::intercept::{self, Context, upstream};
+use crate::intercept::{self, Context, Rest, Stop, upstream};
 use crate::policy::Protected;
 use crate::resolve::{HostResolver, Overrides};
 use crate::sandbox::Sandbox;
@@ -100,8 +100,23 @@ impl Outside {
         record: Arc<dyn Record>,
         sockets: Sockets,
     ) -> io::Result<Serving> {
+        self.serve_after_rest(sandbox, authority, record, sockets).map(|(serving, _)| serving)
+    }
+
+    /// The same, but nothing is taken as long as the rest is held that comes with it.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the sockets.
+    pub(super) fn serve_after_rest(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        authority: Arc<Authority>,
+        record: Arc<dyn Record>,
+        sockets: Sockets,
+    ) -> io::Result<(Serving, Option<Rest>)> {
         let listener = SandboxListener::new(sockets.tcp)?;
         let datagrams = Arc::new(SandboxDatagrams::new(sockets.udp)?);
+        let served = Served::of(&listener, &datagrams);
         let resolve = Arc::new(self.resolver.for_sandbox(Arc::clone(&sandbox.quota().questions)));
         let protected = self.guard.protected();
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
@@ -117,39 +132,57 @@ impl Outside {
             listener_port: LISTENER_PORT,
         };
         let (stop, shutdown) = intercept::shutdown();
-        let mut asked = shutdown.clone();
-        let questions = tokio::spawn(async move {
-            intercept::dns::serve_datagrams(datagrams, dns, asked.begun()).await;
-        });
+        let stop = Arc::new(stop);
+        let rest = Arc::clone(&stop).at_rest();
+        let asked = intercept::dns::serve_datagrams(datagrams, Arc::clone(&dns), shutdown.clone());
+        let questions = tokio::spawn(asked);
         let flows = tokio::spawn(intercept::serve(listener, Arc::new(context), shutdown));
-        Ok(Serving { stop: Arc::new(stop), tasks: [flows, questions] })
+        Ok((Serving { stop, tasks: [flows, questions], served, dns }, rest))
     }
 }
 
 /// The tasks that serve one sandbox.
 pub(super) struct Serving {
-    stop: Arc<intercept::Stop>,
+    stop: Arc<Stop>,
     /// Its flows, and its questions.
     tasks: [JoinHandle<()>; 2],
+    served: Served,
+    dns: Arc<Dns>,
 }
 
 impl Serving {
     /// Stops it from elsewhere.
-    pub(super) fn stop(&self) -> Arc<intercept::Stop> {
+    pub(super) fn stop(&self) -> Arc<Stop> {
         Arc::clone(&self.stop)
     }
 
-    /// Takes no more, and lets what is open finish; what takes longer is ended.
+    /// Its sockets once more, for another process to serve.
+    ///
+    /// # Errors
+    /// No more descriptors are to be had.
+    pub(super) fn sockets(&self) -> io::Result<Option<Sockets>> {
+        self.served.again()
+    }
+
+    /// What answers its questions.
+    pub(super) fn dns(&self) -> &Arc<Dns> {
+        &self.dns
+    }
+
+    /// Takes no more, and lets what is open finish; what takes longer, or is open when it is stopped, is ended.
     pub(super) async fn drain(mut self, within: Duration) {
         self.stop.drain();
-        let [flows, _] = &mut self.tasks;
-        if timeout(within, flows).await.is_err() {
-            return self.end(LAST_FLOWS).await;
+        let [flows, questions] = &mut self.tasks;
+        let finished = async {
+            // They end by themselves, and a panic of theirs has been told.
+            let _ = flows.await;
+            let _ = questions.await;
+        };
+        tokio::select! {
+            () = finished => {}
+            () = self.stop.is_begun() => self.end(LAST_FLOWS).await,
+            () = sleep(within) => self.end(LAST_FLOWS).await,
         }
-        self.stop.stop();
-        let [_, questions] = self.tasks;
-        // It ends by itself, and a panic of its own has been told.
-        let _ = questions.await;
     }
 
     /// Takes no more, and waits until what is open has been closed and recorded; what takes longer is cut. Afterwards
@@ -157,7 +190,7 @@ impl Serving {
     pub(super) async fn end(self, within: Duration) {
         self.stop.stop();
         for mut task in self.tasks {
-            if timeout(within, &mut task).await.is_err() {
+            if !task.is_finished() && timeout(within, &mut task).await.is_err() {
                 task.abort();
                 // It was aborted: that is all there is to learn.
                 let _ = task.await;

@@ -2,7 +2,8 @@
 //!
 //! The life of one, in order: settings become a [`Config`]; the store is opened, which no second daemon can; what it
 //! holds is taken up again; only then the service manager is told that the daemon is ready. `SIGTERM` drains,
-//! and leaves every sandbox confined, so that the next daemon takes it up again.
+//! and leaves every sandbox confined, so that the next daemon takes it up again; `SIGUSR2` starts a successor, which
+//! takes over without a gap (see `take_over`).
 
 mod audit_log;
 mod credentials;
@@ -15,18 +16,26 @@ mod reload;
 mod report;
 mod shelf;
 mod socket;
+mod take_over;
+mod upgrade;
+mod vault;
 
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
+use std::future::pending;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use self::audit_log::{AuditLog, Sink};
 pub use self::credentials::CredentialError;
@@ -34,6 +43,10 @@ pub use self::daemon::Daemon;
 use self::listeners::{Listeners, Locks};
 use self::notify::Manager;
 use self::reload::Running;
+use self::take_over::handing::{HandedOver, hand_over};
+use self::take_over::receiving::{self, Estate};
+use self::take_over::wire::Place;
+use self::upgrade::{Program, Successor};
 use super::{Exit, chain, run, say, tell};
 use crate::attach::AttachError;
 use crate::config::{Audit, Config, ConfigError, Flags, Home, SAMPLE, resolver};
@@ -68,6 +81,10 @@ pub struct ServeArguments {
     /// Ask this resolver, in place of those of the settings and of the host; may be repeated.
     #[arg(long = "resolver", value_name = "ADDRESS", value_parser = resolver)]
     resolvers: Vec<SocketAddr>,
+    /// Take over from the daemon that has the state directory now, without a gap; it goes on until its flows are
+    /// finished. Where there is none, start.
+    #[arg(long)]
+    take_over: bool,
     /// Say whether the settings can be used, and end.
     #[arg(long)]
     check_config: bool,
@@ -162,34 +179,149 @@ fn run_daemon(arguments: &ServeArguments, config: Config, locks: Locks) -> Resul
     let audit = Arc::new(AuditLog::new(sink));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(ServeError::own("start the runtime"))?;
-    let served = runtime.block_on(async {
-        let signals = Signals::catch().map_err(ServeError::own("catch signals"))?;
-        let daemon = Daemon::open(&config, Arc::clone(&audit) as _).await?;
-        // Nobody else serves this state directory by now, so what stands at the socket's path is nobody's.
-        let listeners = Listeners::open(&config, locks).await?;
-        let (doors, mut api) = listeners.serve(&control::router(Arc::new(daemon.clone())), &daemon);
-        let running = Running { arguments, started: config, daemon, doors, audit: &audit };
-        let manager = Manager::of_environment();
-        manager.tell("READY=1");
-        attend(&running, signals, &manager).await;
-        manager.tell("STOPPING=1");
-        api.abort_all();
-        running.daemon.drain(DRAIN).await;
-        Ok(())
-    });
+    let served = runtime.block_on(live(arguments, config, locks, &audit));
     runtime.shutdown_timeout(DRAIN);
     served.and(audit.close().map_err(ServeError::own("write the audit record")))
 }
 
-/// Heeds signals and the service manager until the daemon is to end.
-async fn attend(running: &Running<'_>, mut signals: Signals, manager: &Manager) {
+/// From its first look at the state directory to its last flow.
+async fn live(
+    arguments: &ServeArguments,
+    config: Config,
+    locks: Locks,
+    audit: &Arc<AuditLog>,
+) -> Result<(), ServeError> {
+    let mut signals = Signals::catch().map_err(ServeError::own("catch signals"))?;
+    let program = Program::of_this_process().map_err(ServeError::own("find its own program"))?;
+    let mut estate = match arguments.take_over {
+        true => receiving::ask(&config.state).await?,
+        false => Estate::default(),
+    };
+    let daemon = Daemon::open_after(&config, Arc::clone(audit) as _, &mut estate).await?;
+    // Nobody else serves this state directory by now, or it has left us its listeners: what else stands at the
+    // socket's path is nobody's.
+    let (mut listeners, doors) = Listeners::open(&config, locks, &daemon, &mut estate.control).await?;
+    let stale: Vec<_> = estate.control.drain().map(|(place, _)| place).collect();
+    let charge = estate.take_charge(&daemon, audit).await?;
+    listeners.serve();
+    charge.undivided(&daemon).await;
+    let successors = settle(&config, &stale);
+    let manager = Manager::of_environment();
+    manager.tell("READY=1");
+    let running = Running { arguments, started: config, daemon: daemon.clone(), doors, audit };
+    let handed_over = async {
+        match successors {
+            Some(successors) => hand_over(successors, &daemon, &mut listeners).await,
+            None => pending().await,
+        }
+    };
+    match attend(&running, &mut signals, &manager, &program, handed_over).await {
+        None => {
+            manager.tell("STOPPING=1");
+            listeners.close();
+            daemon.drain(DRAIN).await;
+        }
+        Some(handed_over) => {
+            // Only whom it knows for the main process may say that it is ready.
+            manager.tell(&format!("MAINPID={}", handed_over.successor()));
+            outlive(handed_over, signals, &daemon, audit).await;
+        }
+    }
+    Ok(())
+}
+
+/// Makes what stands in the file system this daemon's own, once it alone is in charge. Gives the socket at which a
+/// successor asks; without one the daemon serves all the same.
+fn settle(config: &Config, stale: &[Place]) -> Option<UnixListener> {
+    let tell_of = |what: &str, error: &io::Error| tell(&format!("exeat: {what}: {error}\n"));
+    if let Err(error) = socket::own(&config.control) {
+        tell_of("the control socket is not as the settings say", &error);
+    }
+    for place in stale {
+        let Place::Unix(path) = place else { continue };
+        if let Err(error) = std::fs::remove_file(path) {
+            tell_of("the control socket of the daemon before is left", &error);
+        }
+    }
+    let listener = socket::listen_at(&take_over::socket(&config.state), 0o600, None);
+    listener.and_then(UnixListener::from_std).inspect_err(|error| tell_of("no successor can take over", error)).ok()
+}
+
+/// Heeds signals, the service manager and successors until the daemon is to end, or has handed over.
+async fn attend(
+    running: &Running<'_>,
+    signals: &mut Signals,
+    manager: &Manager,
+    program: &Program,
+    handed_over: impl Future<Output = HandedOver>,
+) -> Option<HandedOver> {
+    let mut handed_over = pin!(handed_over);
+    let mut successor: Option<Successor> = None;
+    // Beside the rest, for it waits for a successor that is taking over.
+    let mut reloading: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
     loop {
         tokio::select! {
-            _ = signals.end.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.reload.recv() => running.reload().await,
+            handed_over = &mut handed_over => return Some(handed_over),
+            _ = signals.end.recv() => return None,
+            _ = signals.interrupt.recv() => return None,
+            _ = signals.reload.recv(), if reloading.is_none() => reloading = Some(Box::pin(running.reload())),
+            () = done(&mut reloading) => reloading = None,
+            _ = signals.succeed.recv(), if successor.is_none() => successor = start(manager, program),
+            status = ended(&mut successor) => {
+                let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                tell(&format!("exeat: the successor has ended ({status}); this daemon goes on\n"));
+                manager.tell("READY=1");
+                successor = None;
+            }
             () = manager.watchdog() => manager.tell("WATCHDOG=1"),
         }
+    }
+}
+
+fn start(manager: &Manager, program: &Program) -> Option<Successor> {
+    manager.tell(&notify::reloading());
+    let started = program.start();
+    started
+        .inspect_err(|error| {
+            tell(&format!("exeat: no successor can be started: {error}\n"));
+            manager.tell("READY=1");
+        })
+        .ok()
+}
+
+/// Ready when it is done; never, where there is nothing to do.
+async fn done(work: &mut Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>>) {
+    match work {
+        Some(work) => work.await,
+        None => pending().await,
+    }
+}
+
+/// Ready when the successor has ended; never, where there is none.
+async fn ended(successor: &mut Option<Successor>) -> io::Result<ExitStatus> {
+    match successor {
+        Some(successor) => successor.ended().await,
+        None => pending().await,
+    }
+}
+
+/// Lets the flows finish that a successor does not have.
+async fn outlive(handed_over: HandedOver, mut signals: Signals, daemon: &Daemon, audit: &AuditLog) {
+    let (hurry, hurried) = mpsc::channel(1);
+    let heeded = async {
+        loop {
+            tokio::select! {
+                _ = signals.end.recv() => drop(hurry.try_send(DRAIN)),
+                _ = signals.interrupt.recv() => drop(hurry.try_send(DRAIN)),
+                // The settings, and whoever comes next, are its successor's business.
+                _ = signals.reload.recv() => {}
+                _ = signals.succeed.recv() => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = handed_over.outlive(daemon, audit, hurried) => {}
+        () = heeded => {}
     }
 }
 
@@ -198,6 +330,7 @@ struct Signals {
     end: Signal,
     interrupt: Signal,
     reload: Signal,
+    succeed: Signal,
 }
 
 impl Signals {
@@ -206,6 +339,7 @@ impl Signals {
             end: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
+            succeed: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -228,6 +362,10 @@ pub enum ServeError {
     Credential(CredentialError),
     /// The control API cannot listen at this address.
     Address(SocketAddr, io::Error),
+    /// The running daemon does not hand over, for this reason.
+    Refused(String),
+    /// Some flow did not heed a change in time.
+    Unheeded,
     /// Nothing can be attached on this host.
     Host(AttachError),
     /// Something of exeat's own failed.
@@ -252,6 +390,8 @@ impl fmt::Display for ServeError {
             Self::Record(name, _) => write!(f, "the sandbox `{name}` cannot be taken up from the store"),
             Self::Credential(error) => error.fmt(f),
             Self::Address(address, _) => write!(f, "cannot listen at {address}"),
+            Self::Refused(why) => write!(f, "nothing is taken over: {why}"),
+            Self::Unheeded => f.write_str("cannot end every flow that is refused now, in time"),
             Self::Own(what, _) => write!(f, "cannot {what}"),
         }
     }
@@ -261,6 +401,7 @@ impl Error for ServeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unreadable(_, error) | Self::Unwritable(_, error) | Self::Address(_, error) => Some(error),
+            Self::Refused(_) | Self::Unheeded => None,
             Self::Config(error) => error.source(),
             Self::Credential(error) => error.source(),
             Self::Store(error) => error.source(),

@@ -157,6 +157,7 @@ impl ConfigWire {
         let named: Vec<SocketAddr> = resolvers.iter().map(named).collect::<Result<_, _>>()?;
         let mut config = Config {
             state: state.map_or(Ok(usual.state), |state| absolute("state", state))?,
+            key: usual.key,
             control: control.into_control(usual.control)?,
             audit: audit.map_or(Ok(usual.audit), AuditWire::into_audit)?,
             allow_protected,

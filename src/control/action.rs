@@ -250,7 +250,7 @@ pub enum AttachmentState {
 }
 
 /// An open flow.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct FlowView {
     /// Its number.
     pub flow: u64,
@@ -259,7 +259,7 @@ pub struct FlowView {
     /// At which port.
     pub port: u16,
     /// By which name, if one is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Milliseconds since 1970.
     pub since: u64,

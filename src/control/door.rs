@@ -11,6 +11,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -29,7 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -71,6 +72,24 @@ pub struct Lock {
     pub token: Option<Digest>,
 }
 
+/// Tells doors when to rest.
+#[derive(Debug, Clone)]
+pub struct Rest(watch::Receiver<bool>);
+
+/// Both ends: what is sent `true`, or dropped, has them rest.
+#[must_use]
+pub fn rest() -> (watch::Sender<bool>, Rest) {
+    let (sender, receiver) = watch::channel(false);
+    (sender, Rest(receiver))
+}
+
+impl Rest {
+    async fn begun(&mut self) {
+        // An error means that the other side was dropped.
+        let _ = self.0.wait_for(|rest| *rest).await;
+    }
+}
+
 /// See the module's doc.
 #[derive(Default)]
 pub struct Door {
@@ -89,32 +108,49 @@ impl Door {
         self.lock.store(Arc::new(lock));
     }
 
-    /// Serves what comes to a listener, for ever.
-    pub async fn serve<L: Listener>(self: Arc<Self>, mut listener: L, router: Router) {
+    /// Serves what comes to a listener until it is to rest; ready when all that was asked before is answered. Who comes
+    /// later waits in the listener, if somebody else has it.
+    pub async fn serve<L: Listener>(self: Arc<Self>, mut listener: L, router: Router, mut rest: Rest) {
         let slots = Arc::new(Semaphore::new(limits::CONTROL_CONNECTIONS));
-        // Slots are never closed, so there is always one to wait for.
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            let (io, _) = listener.accept().await;
-            let connection = Arc::clone(&self).connection(io, router.clone());
+        loop {
+            let arrival = async {
+                // Slots are never closed, so there is always one to wait for.
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                (listener.accept().await.0, slot)
+            };
+            let (io, slot) = tokio::select! {
+                biased;
+                () = rest.begun() => break,
+                arrival = arrival => arrival,
+            };
+            let connection = Arc::clone(&self).connection(io, router.clone(), rest.clone());
             tokio::spawn(async move {
                 connection.await;
                 drop(slot);
             });
         }
+        drop(listener);
+        // As above.
+        let _ = slots.acquire_many(u32::try_from(limits::CONTROL_CONNECTIONS).unwrap_or(u32::MAX)).await;
     }
 
-    async fn connection(self: Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    async fn connection(
+        self: Arc<Self>,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        router: Router,
+        rest: Rest,
+    ) {
         let Lock { tls, issuers, token: _ } = Lock::clone(&self.lock.load());
-        let Some(config) = tls else { return self.converse(io, issuers, router).await };
+        let Some(config) = tls else { return self.converse(io, issuers, router, rest).await };
         let handshake = TlsAcceptor::from(config).accept(io);
         // A client that fails has been told by an alert.
         if let Ok(Ok(io)) = timeout(limits::CONTROL_HANDSHAKE_TIME, handshake).await {
-            self.converse(io, issuers, router).await;
+            self.converse(io, issuers, router, rest).await;
         }
     }
 
     /// Answers request after request. `issuers` are those by which the client was let in.
-    async fn converse<Io>(self: Arc<Self>, io: Io, issuers: Option<Digest>, router: Router)
+    async fn converse<Io>(self: Arc<Self>, io: Io, issuers: Option<Digest>, router: Router, mut rest: Rest)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -123,8 +159,13 @@ impl Door {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(limits::CONTROL_HEAD_TIME);
         server.max_header_size(limits::CONTROL_HEAD_BYTES);
+        let mut connection = pin!(server.serve_connection(TokioIo::new(io), service));
         // It ends when the client goes away, or says what cannot be understood, which it has been told.
-        let _ = server.serve_connection(TokioIo::new(io), service).await;
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = rest.begun() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
     }
 
     fn answer(
@@ -199,19 +240,24 @@ mod tests {
         }
     }
 
-    struct Street(mpsc::UnboundedSender<DuplexStream>);
+    struct Street {
+        connect: mpsc::UnboundedSender<DuplexStream>,
+        /// Dropped, it has the door rest.
+        _open: watch::Sender<bool>,
+    }
 
     impl Street {
         fn of(door: &Arc<Door>) -> Self {
             let (send, receive) = mpsc::unbounded_channel();
             let router = Router::new().route("/", axum::routing::get(|| async { "answered" }));
-            tokio::spawn(Arc::clone(door).serve(Doorstep(receive), router));
-            Self(send)
+            let (stop, rest) = super::rest();
+            tokio::spawn(Arc::clone(door).serve(Doorstep(receive), router, rest));
+            Self { connect: send, _open: stop }
         }
 
         fn connect(&self) -> DuplexStream {
             let (ours, theirs) = duplex(64 * 1024);
-            self.0.send(theirs).unwrap();
+            self.connect.send(theirs).unwrap();
             ours
         }
     }
@@ -294,5 +340,35 @@ mod tests {
         let begun = tokio::time::Instant::now();
         assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(begun.elapsed(), limits::CONTROL_HANDSHAKE_TIME);
+    }
+
+    #[tokio::test]
+    async fn at_rest_what_was_asked_is_answered_and_nobody_is_let_in() {
+        let (send, receive) = mpsc::unbounded_channel();
+        let (asked, answer) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+        let (is_asked, may_answer) = (Arc::clone(&asked), Arc::clone(&answer));
+        let slow = axum::routing::get(|| async move {
+            is_asked.notify_one();
+            may_answer.notified().await;
+            "answered"
+        });
+        let (stop, rest) = super::rest();
+        let door =
+            tokio::spawn(Arc::new(Door::default()).serve(Doorstep(receive), Router::new().route("/", slow), rest));
+        let connect = || {
+            let (ours, theirs) = duplex(64 * 1024);
+            // It fails once nobody takes it any more.
+            let _ = send.send(theirs);
+            ours
+        };
+        let (mut open, mut idle) = (connect(), connect());
+        let request = tokio::spawn(async move { ask(&mut open, "").await });
+        asked.notified().await;
+        stop.send_replace(true);
+        assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "a connection that asks nothing is closed");
+        answer.notify_one();
+        assert!(request.await.unwrap().ends_with("answered"));
+        door.await.unwrap();
+        assert_eq!(connect().read(&mut [0; 9]).await.unwrap(), 0);
     }
 }

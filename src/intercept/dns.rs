@@ -4,29 +4,32 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::Shutdown;
 use crate::attach::Datagrams;
 use crate::dns::{Dns, Transport};
 use crate::limits;
 
-/// Answers datagrams until `shutdown`. At most [`limits::DNS_INFLIGHT`] are in work; more wait in the socket, which
-/// drops what does not fit, as UDP may.
-pub async fn serve_datagrams<D: Datagrams>(socket: Arc<D>, dns: Arc<Dns>, shutdown: impl Future<Output = ()>) {
-    let mut shutdown = pin!(shutdown);
-    let mut at_work = JoinSet::new();
-    let mut buffer = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => return,
-            Some(_) = at_work.join_next() => {}
-            envelope = socket.receive(&mut buffer), if at_work.len() < limits::DNS_INFLIGHT => {
+/// Answers datagrams until `shutdown`: what is in work when no more is to be taken is still answered. At most
+/// [`limits::DNS_INFLIGHT`] are in work; more wait in the socket, which drops what does not fit, as UDP may.
+pub async fn serve_datagrams<D: Datagrams>(socket: Arc<D>, dns: Arc<Dns>, mut shutdown: Shutdown) {
+    let mut ended = shutdown.clone();
+    let answered = async move {
+        let mut at_work = JoinSet::new();
+        let mut buffer = Vec::new();
+        while let Some(_turn) = shutdown.turn().await {
+            loop {
+                let envelope = tokio::select! {
+                    biased;
+                    () = shutdown.turn_is_over() => break,
+                    Some(_) = at_work.join_next() => continue,
+                    envelope = socket.receive(&mut buffer), if at_work.len() < limits::DNS_INFLIGHT => envelope,
+                };
                 let (socket, dns, message) = (Arc::clone(&socket), Arc::clone(&dns), std::mem::take(&mut buffer));
                 at_work.spawn(async move {
                     if let Some(answer) = dns.answer(&message, Transport::Datagram).await {
@@ -35,6 +38,12 @@ pub async fn serve_datagrams<D: Datagrams>(socket: Arc<D>, dns: Arc<Dns>, shutdo
                 });
             }
         }
+        drop(socket);
+        while at_work.join_next().await.is_some() {}
+    };
+    tokio::select! {
+        () = ended.begun() => {}
+        () = answered => {}
     }
 }
 
@@ -80,8 +89,9 @@ mod tests {
     use hickory_proto::op::{Message, MessageType, OpCode, Query};
     use hickory_proto::rr::{Name, RecordType};
     use tokio::io::{DuplexStream, duplex};
-    use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+    use tokio::sync::{Mutex, Notify, mpsc};
 
+    use super::super::shutdown;
     use super::*;
     use crate::attach::Envelope;
     use crate::audit::Fanout;
@@ -213,8 +223,8 @@ mod tests {
     #[tokio::test]
     async fn datagrams_are_answered_until_shutdown() {
         let (ask, mut answered, socket) = wire(8);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let loops = tokio::spawn(serve_datagrams(socket, denying(), async { drop(stopped.await) }));
+        let (stop, ended) = shutdown();
+        let loops = tokio::spawn(serve_datagrams(socket, denying(), ended));
         ask.send(b"no question".to_vec()).await.unwrap();
         ask.send(question(7)).await.unwrap();
         let answer = Message::from_vec(&answered.recv().await.unwrap()).unwrap();
@@ -233,7 +243,8 @@ mod tests {
         for _ in 0..limits::DNS_INFLIGHT + 1 {
             ask.send(question(1)).await.unwrap();
         }
-        let loops = tokio::spawn(serve_datagrams(socket, dns, std::future::pending()));
+        let (_stop, ended) = shutdown();
+        let loops = tokio::spawn(serve_datagrams(socket, dns, ended));
         // Time is paused: it passes only when nothing else can happen.
         tokio::time::sleep(limits::DNS_TIME).await;
         assert_eq!(resolve.asked.load(Ordering::Relaxed), limits::DNS_INFLIGHT);
@@ -243,5 +254,33 @@ mod tests {
         tokio::time::sleep(limits::DNS_TIME).await;
         assert_eq!(resolve.asked.load(Ordering::Relaxed), limits::DNS_INFLIGHT + 1);
         loops.abort();
+    }
+
+    #[tokio::test]
+    async fn at_rest_no_question_is_taken_and_what_was_taken_is_answered() {
+        let flags = Flags { mode: Some("allow-all".into()), ..Flags::default() };
+        let resolve = Arc::new(Slow::default());
+        let dns = dns(Policy::compile(None, &flags, &Terms::default()).unwrap().policy, resolve.clone());
+        let (ask, mut answered, socket) = wire(8);
+        let (stop, ended) = shutdown();
+        let stop = Arc::new(stop);
+        let rest = Arc::clone(&stop).at_rest().unwrap();
+        let loops = tokio::spawn(serve_datagrams(socket, dns, ended));
+        let id = |answer: Vec<u8>| Message::from_vec(&answer).unwrap().id;
+        ask.send(question(1)).await.unwrap();
+        drop(rest);
+        while resolve.asked.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let rest = Arc::clone(&stop).rest().await;
+        ask.send(question(2)).await.unwrap();
+        resolve.leave.notify_one();
+        assert_eq!(id(answered.recv().await.unwrap()), 1);
+        assert_eq!(ask.capacity(), ask.max_capacity() - 1, "the second waits in the socket");
+        // Whoever has it now is somebody else: what is to be taken no more is never taken.
+        stop.drain();
+        drop(rest);
+        loops.await.unwrap();
+        assert_eq!(resolve.asked.load(Ordering::Relaxed), 1);
     }
 }

@@ -74,6 +74,19 @@ fn a_store_has_one_process_at_a_time() {
 }
 
 #[test]
+fn a_lock_is_free_when_the_last_who_has_it_is_gone() {
+    let folder = Folder::new();
+    let take = || Lock::take(&folder.path("lock"));
+    let first = take().unwrap();
+    let handed_over = Lock::handed_over(first.again().unwrap());
+    assert!(take().unwrap_err().is_taken());
+    drop(first);
+    assert!(take().unwrap_err().is_taken(), "it was handed over");
+    drop(handed_over);
+    drop(take().unwrap());
+}
+
+#[test]
 fn a_store_that_is_not_ours_is_refused_and_left_as_it_is() {
     type Spoil = fn(&Folder);
     let cases: [(&str, Spoil, &str); 5] = [

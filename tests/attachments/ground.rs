@@ -126,6 +126,11 @@ impl Ground {
         Self { place, host, runtime }
     }
 
+    /// The runtime.
+    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
+        self.runtime.handle().clone()
+    }
+
     /// Runs `work` on the runtime, where the host is.
     pub(crate) fn run<R: Send + 'static>(&self, work: impl Future<Output = R> + Send + 'static) -> R {
         let work = self.runtime.spawn(async { tokio::time::timeout(PATIENCE, work).await.expect("in time") });

@@ -76,6 +76,31 @@ impl AuditLog {
         old.close()
     }
 
+    /// What is recorded from now on goes to another process, which has the place by now.
+    ///
+    /// # Errors
+    /// It goes on where it was; or what was recorded before could not all be written.
+    pub(super) fn pass_on(&self, to: impl io::Write + Send + 'static) -> io::Result<()> {
+        let settings = self.0.read().unwrap_or_else(PoisonError::into_inner).settings.clone();
+        self.change(Sink { settings, lines: Some(JsonLines::start(to)?), file: None })
+    }
+
+    /// That process is gone: what is recorded from now on goes to the place itself.
+    ///
+    /// # Errors
+    /// The place cannot be had; or what was recorded before could not all be passed on.
+    pub(super) fn pass_on_no_more(&self) -> io::Result<()> {
+        let settings = self.0.read().unwrap_or_else(PoisonError::into_inner).settings.clone();
+        self.change(Sink::open(&settings)?)
+    }
+
+    /// Writes whole lines of another process's record.
+    pub(super) fn write(&self, text: String) {
+        if let Some(lines) = &self.0.read().unwrap_or_else(PoisonError::into_inner).lines {
+            lines.write(text);
+        }
+    }
+
     /// Opens its file anew, if it is one.
     ///
     /// # Errors

@@ -6,30 +6,38 @@
 //! - `INVARIANT`: a sandbox that has no attachment has no listener, so it reaches nothing; one without a policy has
 //!   the policy that allows nothing.
 //! - `INVARIANT`: an identity (HOUSE §2) is one sandbox's at most.
-//! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
+//! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited. (One
+//!   that a successor takes over goes on, and so do its pins.)
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value};
-use tokio::sync::{broadcast, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{OwnedRwLockWriteGuard, broadcast, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::meter::{Meter, milliseconds};
+use super::meter::{Meter, News, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
 use super::shelf::{Document, NOTHING, Shelf};
+use super::take_over::Say;
+use super::take_over::before::Before;
+use super::take_over::handing::Outlived;
+use super::take_over::receiving::{Estate, Heir, Heirs, Left};
+use super::take_over::wire::{Judging, Told, Yours};
+use super::vault::Vault;
 use super::{ServeError, report};
-use crate::attach::{self, AttachError, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Spec};
+use crate::attach::{
+    self, AttachError, AttachStep, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Sockets, Spec,
+};
 use crate::audit::{Fanout, Record};
 use crate::ca::{Authority, bundle};
-use crate::cli::data_path::{LAST_FLOWS, Outside, Settings};
+use crate::cli::data_path::{LAST_FLOWS, Outside, Serving, Settings};
 use crate::cli::host::system_bundle;
 use crate::cli::{chain, tell};
 use crate::config::Config;
@@ -48,8 +56,8 @@ use crate::policy::{Grant, SourceSpec};
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
 use crate::secret::Secrets;
-use crate::secret::keep::{Keeper, News};
-use crate::state::{Key, Store};
+use crate::secret::keep::{Keeper, News as SecretNews};
+use crate::state::Store;
 
 /// See the module's doc. Clones are the same daemon.
 #[derive(Clone)]
@@ -60,15 +68,18 @@ struct Inner {
     outside: Outside,
     shelf: Shelf,
     secrets: Secrets,
-    store: Arc<Store>,
+    vault: Vault,
+    before: Before,
     record: Arc<dyn Record>,
     lines: Arc<report::Lines>,
     metrics: Arc<Metrics>,
     roll: RwLock<Roll>,
     /// What a sandbox may use of which its control plane says nothing.
     usual: ArcSwap<Limits>,
-    /// Every change of a sandbox has a part in it; a change of the settings has all of it.
-    settings: tokio::sync::RwLock<()>,
+    /// Every change of a sandbox has a part in it; a change of the settings, and handing over, have all of it.
+    settings: Arc<tokio::sync::RwLock<()>>,
+    /// What flows are judged by beside policies.
+    judging: Mutex<Judging>,
 }
 
 /// Who is there.
@@ -88,7 +99,19 @@ impl Daemon {
     /// # Errors
     /// What of the host or of the state directory cannot be used; another daemon may have it.
     pub async fn open(config: &Config, record: Arc<dyn Record>) -> Result<Self, ServeError> {
-        let store = open_store(&config.state)?;
+        let daemon = Self::open_after(config, record, &mut Estate::default()).await?;
+        daemon.begin().await;
+        Ok(daemon)
+    }
+
+    /// The same with what the daemon before has left, of which the sandboxes are taken; nothing arrives before
+    /// [`Self::begin`].
+    pub(super) async fn open_after(
+        config: &Config,
+        record: Arc<dyn Record>,
+        estate: &mut Estate,
+    ) -> Result<Self, ServeError> {
+        let vault = Vault::open(config, estate).await?;
         let outside = Outside::open(Settings {
             allow_protected: config.allow_protected.clone(),
             resolvers: config.resolvers.clone(),
@@ -101,16 +124,19 @@ impl Daemon {
             outside: outside.map_err(ServeError::own("list the host's addresses"))?,
             shelf: Shelf::new(config.openable.clone(), grants(config)),
             secrets: broker(config).await,
-            store: Arc::new(store),
+            vault,
+            before: Before::default(),
             record: Arc::new(Fanout(sinks)),
             lines,
             metrics,
             roll: RwLock::default(),
             usual: ArcSwap::from_pointee(config.limits),
-            settings: tokio::sync::RwLock::default(),
+            settings: Arc::default(),
+            judging: Mutex::new(Judging::of(config)),
         }));
-        for (name, record) in daemon.0.store.all().map_err(ServeError::Store)? {
-            let restored = daemon.restore(&name, &record).await;
+        let store = daemon.0.vault.store().await.map_err(ServeError::Store)?;
+        for (name, record) in store.all().map_err(ServeError::Store)? {
+            let restored = daemon.restore(&name, &record, estate).await;
             restored.map_err(|error| ServeError::Record(name, error))?;
         }
         match daemon.0.host.sweep().await {
@@ -123,7 +149,12 @@ impl Daemon {
     }
 
     /// Registers a sandbox again as it was.
-    async fn restore(&self, name: &str, record: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    async fn restore(
+        &self,
+        name: &str,
+        record: &[u8],
+        estate: &mut Estate,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let kept: Kept = serde_json::from_slice(record)?;
         let id = SandboxId::new(name).ok_or("this is no sandbox's name")?;
         let document = self.0.shelf.take(kept.policy.clone()).map_err(|faults| faults.to_string())?;
@@ -135,22 +166,41 @@ impl Daemon {
         let registration = Registration::new(kept.number, id, authority, meter, facts);
         let registration = Arc::new(registration);
         self.enroll(&registration).map_err(|refusal| sentence(&refusal))?;
+        let left = estate.sandboxes.remove(&registration.session());
         if let Some((spec, id)) = kept.attachment {
-            self.take_up(&registration, spec, &id).await;
+            self.take_up(&registration, spec, &id, left.unwrap_or_default()).await;
+        } else if let Some(tally) = left.and_then(|left| left.tally) {
+            registration.meter.take(tally);
         }
         Ok(())
     }
 
-    async fn take_up(&self, registration: &Arc<Registration>, spec: AttachmentSpec, id: &str) {
+    async fn take_up(&self, registration: &Arc<Registration>, spec: AttachmentSpec, id: &str, left: Left) {
+        let Left { sockets, quarantined, tally, pins } = left;
+        if let Some(tally) = tally {
+            registration.meter.take(tally);
+        }
         let mut turn = registration.turn.lock().await;
         let taken = async {
             let id: AttachmentId = id.parse().map_err(|_| Refusal::Failed("its identity cannot be read".into()))?;
-            let attached = self.0.host.take_up(&named(&spec)?, &id, None).await.map_err(refusal)?;
+            let attached = self.take_up_when_closed(&named(&spec)?, &id, sockets).await.map_err(refusal)?;
             let facts = registration.facts().clone();
             self.admit(registration, &mut turn, spec, &facts, attached).await
         };
         match taken.await {
-            Ok(view) => registration.facts().attachment = Some(view),
+            Ok(mut view) => {
+                if let Some(held) = &mut turn.held {
+                    pins.iter().for_each(|(address, name)| held.sandbox.pins().pin(*address, name));
+                    if let Some(reason) = quarantined {
+                        // It stays so until it is attached anew; nothing of it was taken.
+                        if let Some(serving) = held.serving.take() {
+                            serving.end(LAST_FLOWS).await;
+                        }
+                        view.state = AttachmentState::Quarantined(reason);
+                    }
+                }
+                registration.facts().attachment = Some(view);
+            }
             Err(refusal) => {
                 let reason = sentence(&refusal);
                 let state = AttachmentState::Detached(reason);
@@ -173,18 +223,27 @@ impl Daemon {
     /// # Errors
     /// The addresses of the host cannot be listed. Nothing has changed.
     pub async fn change(&self, config: &Config) -> Result<(), ServeError> {
-        let Config { state: _, control: _, audit: _, allow_protected, openable, resolvers, secrets: _, limits } =
-            config;
         let _all = self.0.settings.write().await;
+        let judging = Judging::of(config);
+        let heeded = self.judge_by(&judging).await?;
+        if !self.0.before.judge_by(&judging).await || !heeded {
+            tell("exeat: some flow that was open did not heed the settings in time: have them read again\n");
+        }
+        Ok(())
+    }
+
+    /// The same for the flows of this process; whether all heeded it in time.
+    pub(super) async fn judge_by(&self, judging: &Judging) -> Result<bool, ServeError> {
+        let Judging { allow_protected, openable, resolvers, limits } = judging;
         let listed = self.0.outside.change(allow_protected, resolvers);
         listed.map_err(ServeError::own("list the host's addresses"))?;
+        judging.clone_into(&mut self.0.judging.lock().unwrap_or_else(PoisonError::into_inner));
         if !self.0.shelf.opens(openable) {
             self.0.shelf.change(openable);
         }
         self.0.usual.store(Arc::new(*limits));
-        let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
         let mut told = Vec::new();
-        for registration in registrations {
+        for registration in self.registrations() {
             let turn = registration.turn.lock().await;
             let text = registration.facts().document.text.to_string();
             // It compiled before, and what may be opened is no question of form.
@@ -201,18 +260,54 @@ impl Daemon {
                 sandbox.settled(generation).await;
             }
         };
-        if timeout(limits::SETTLE_TIME, all).await.is_err() {
-            tell("exeat: some flow that was open did not heed the settings in time: have them read again\n");
+        Ok(timeout(limits::SETTLE_TIME, all).await.is_ok())
+    }
+
+    /// What flows are judged by now, beside policies.
+    pub(super) fn judging(&self) -> Judging {
+        self.0.judging.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes an attachment up; where its sockets are still open in a process that is ending, once they are closed.
+    async fn take_up_when_closed(
+        &self,
+        spec: &Spec,
+        id: &AttachmentId,
+        mut sockets: Option<Sockets>,
+    ) -> Result<Attached, AttachError> {
+        let given_up = Instant::now() + limits::LEFT_OPEN_TIME;
+        loop {
+            match self.0.host.take_up(spec, id, sockets.take()).await {
+                Err(AttachError::Failed { step: AttachStep::Listen, source })
+                    if source.kind() == ErrorKind::AddrInUse && Instant::now() < given_up =>
+                {
+                    sleep(limits::LEFT_OPEN_REST).await;
+                }
+                taken => return taken,
+            }
         }
-        Ok(())
+    }
+
+    /// Takes what arrives.
+    pub(super) async fn begin(&self) {
+        for registration in self.registrations() {
+            if let Some(held) = &mut registration.turn.lock().await.held {
+                held.rest = None;
+            }
+        }
+    }
+
+    fn registrations(&self) -> Vec<Arc<Registration>> {
+        self.roll().by_name.values().cloned().collect()
     }
 
     /// Takes no more flows and lets those that are open finish, and leaves every sandbox confined and registered as it
     /// is.
     pub(super) async fn drain(&self, within: Duration) {
-        let registrations: Vec<_> = self.roll().by_name.values().cloned().collect();
         let mut ending = tokio::task::JoinSet::new();
-        for registration in registrations {
+        let daemon = self.clone();
+        ending.spawn(async move { daemon.before().drain(within).await });
+        for registration in self.registrations() {
             ending.spawn(async move {
                 let serving = registration.turn.lock().await.held.as_mut().and_then(|held| held.serving.take());
                 if let Some(serving) = serving {
@@ -284,6 +379,8 @@ impl Daemon {
 /// The changes, one by one.
 impl Daemon {
     async fn carry_out(&self, action: Action) -> Result<SandboxView, Refusal> {
+        // Before anything is changed: what cannot be stored is not done.
+        self.store().await?;
         match action {
             Action::Create(draft) => self.create(draft).await,
             Action::Fork(from, draft) => self.fork(&from, draft).await,
@@ -347,7 +444,7 @@ impl Daemon {
         };
         if let Err(refusal) = made.await {
             // What it was refused for is what the caller needs to know.
-            let _ = self.release(&mut turn).await;
+            let _ = self.release(&registration, &mut turn).await;
             turn.is_gone = true;
             self.strike(&registration);
             return Err(refusal);
@@ -395,22 +492,22 @@ impl Daemon {
         }
         if let Err(refusal) = self.keep(&registration, facts).await {
             if attached_now {
-                let _ = self.release(&mut turn).await;
+                let _ = self.release(&registration, &mut turn).await;
             }
             return Err(refusal);
         }
         if let (Some(limits), Some(held)) = (limits, &turn.held) {
             held.sandbox.quota().set(&limits.or(**self.0.usual.load()));
+            self.0.before.limit(&registration.session(), limits).await;
         }
-        if let (Some(document), Some(held), false) = (document, &turn.held, attached_now) {
-            let generation = held.sandbox.replace(Arc::clone(&document.policy));
-            if timeout(limits::SETTLE_TIME, held.sandbox.settled(generation)).await.is_err() {
-                return Err(Refusal::Failed(
-                    "the policy is stored, and judges all that begins now; but some flow that was open did not heed it \
-                     in time: push it again"
-                        .to_owned(),
-                ));
-            }
+        if let (Some(document), Some(held), false) = (document, &turn.held, attached_now)
+            && !self.enforce(&registration.session(), &held.sandbox, &document).await
+        {
+            return Err(Refusal::Failed(
+                "the policy is stored, and judges all that begins now; but some flow that was open did not heed it in \
+                 time: push it again"
+                    .to_owned(),
+            ));
         }
         Ok(self.view(&registration))
     }
@@ -418,7 +515,7 @@ impl Daemon {
     async fn detach(&self, which: &Which) -> Result<SandboxView, Refusal> {
         let registration = self.known(which)?;
         let mut turn = alive(&registration).await?;
-        let released = self.release(&mut turn).await;
+        let released = self.release(&registration, &mut turn).await;
         let facts = Facts { attachment: None, ..touched(&registration) };
         self.keep(&registration, facts).await?;
         released.map(|()| self.view(&registration))
@@ -441,7 +538,7 @@ impl Daemon {
         if view.session.status() == Status::Stopped {
             return Ok(view);
         }
-        let released = self.release(&mut turn).await;
+        let released = self.release(&registration, &mut turn).await;
         let mut facts = touched(&registration);
         (facts.attachment, facts.session.stopped_at) = (None, Some(facts.updated_at));
         self.keep(&registration, facts).await?;
@@ -469,8 +566,8 @@ impl Daemon {
     async fn delete(&self, which: &Which) -> Result<SandboxView, Refusal> {
         let registration = self.known(which)?;
         let mut turn = alive(&registration).await?;
-        let released = self.release(&mut turn).await;
-        let (store, name) = (Arc::clone(&self.0.store), registration.name.clone());
+        let released = self.release(&registration, &mut turn).await;
+        let (store, name) = (self.store().await?, registration.name.clone());
         stored(tokio::task::spawn_blocking(move || store.remove(name.as_str())).await)?;
         turn.is_gone = true;
         self.strike(&registration);
@@ -495,11 +592,23 @@ impl Daemon {
 
     /// Stores what becomes of a sandbox, and only then makes it so.
     async fn keep(&self, registration: &Arc<Registration>, facts: Facts) -> Result<(), Refusal> {
-        let (store, name) = (Arc::clone(&self.0.store), registration.name.clone());
+        let (store, name) = (self.store().await?, registration.name.clone());
         let record = Kept::of(registration, &facts).to_bytes();
         stored(tokio::task::spawn_blocking(move || store.put(name.as_str(), &record)).await)?;
         *registration.facts() = facts;
         Ok(())
+    }
+
+    async fn store(&self) -> Result<Arc<Store>, Refusal> {
+        self.0.vault.store().await.map_err(|error| Refusal::Failed(chain(&error)))
+    }
+
+    /// Judges all that is open by a policy, here and in the process before. Whether it is in force for all of it.
+    async fn enforce(&self, session: &SessionId, sandbox: &Sandbox, document: &Document) -> bool {
+        let generation = sandbox.replace(Arc::clone(&document.policy));
+        let here = timeout(limits::SETTLE_TIME, sandbox.settled(generation));
+        let (here, before) = tokio::join!(here, self.0.before.replace(session, &document.text));
+        here.is_ok() && before
     }
 
     async fn attach(
@@ -510,10 +619,15 @@ impl Daemon {
         facts: &Facts,
     ) -> Result<AttachmentView, Refusal> {
         let attached = self.0.host.attach(&named(&spec)?).await.map_err(refusal)?;
-        self.admit(registration, turn, spec, facts, attached).await
+        let view = self.admit(registration, turn, spec, facts, attached).await?;
+        if let Some(held) = &mut turn.held {
+            held.rest = None;
+        }
+        Ok(view)
     }
 
-    /// Serves what was attached, from its first packet under the policy and the limits of these facts.
+    /// Serves what was attached, from its first packet under the policy and the limits of these facts; what arrives waits
+    /// for the end of the rest.
     async fn admit(
         &self,
         registration: &Arc<Registration>,
@@ -533,8 +647,8 @@ impl Daemon {
         sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
-        let serving = match self.0.outside.serve(&sandbox, authority, meter, sockets) {
-            Ok(serving) => serving,
+        let (serving, rest) = match self.0.outside.serve_after_rest(&sandbox, authority, meter, sockets) {
+            Ok(served) => served,
             Err(error) => {
                 let detached = attachment.detach().await;
                 self.roll_mut().attached.remove(&id);
@@ -544,7 +658,7 @@ impl Daemon {
         let (watched, released) = oneshot::channel();
         let watch = self.clone().watch(Arc::downgrade(registration), id.clone(), events, released, serving.stop());
         tokio::spawn(watch);
-        turn.held = Some(Held { attachment, sandbox, serving: Some(serving), _watched: watched });
+        turn.held = Some(Held { attachment, sandbox, serving: Some(serving), _watched: watched, rest });
         Ok(AttachmentView { spec, id: id.to_string(), state: AttachmentState::Attached })
     }
 
@@ -559,13 +673,24 @@ impl Daemon {
     }
 
     /// Takes every trace of an attachment away.
-    async fn release(&self, turn: &mut Turn) -> Result<(), Refusal> {
+    async fn release(&self, registration: &Registration, turn: &mut Turn) -> Result<(), Refusal> {
         let Some(Held { attachment, serving, .. }) = turn.held.take() else { return Ok(()) };
-        if let Some(serving) = serving {
-            serving.end(LAST_FLOWS).await;
-        }
+        let here = async {
+            if let Some(serving) = serving {
+                serving.end(LAST_FLOWS).await;
+            }
+        };
+        let session = registration.session();
+        tokio::join!(here, self.0.before.end(&session));
         let id = attachment.id().clone();
-        let detached = attachment.detach().await;
+        let detached = match self.0.vault.has_let_go() {
+            // It is another process's.
+            true => {
+                attachment.leave();
+                Ok(())
+            }
+            false => attachment.detach().await,
+        };
         self.roll_mut().attached.remove(&id);
         detached.map_err(|error| Refusal::Failed(format!("something of it may be left on the host: {}", chain(&error))))
     }
@@ -594,7 +719,8 @@ impl Daemon {
             let mut turn = registration.turn.lock().await;
             let Some(held) = turn.held.as_mut().filter(|held| *held.attachment.id() == id) else { return };
             if let Some(serving) = held.serving.take() {
-                serving.end(LAST_FLOWS).await;
+                let session = registration.session();
+                tokio::join!(serving.end(LAST_FLOWS), self.0.before.end(&session));
             }
             let (state, over) = match event {
                 AttachmentEvent::Quarantined(reason) => (AttachmentState::Quarantined(reason), false),
@@ -607,12 +733,169 @@ impl Daemon {
             }
             if over {
                 // What is gone has nothing left to take away that its going did not.
-                let _ = self.release(&mut turn).await;
+                let _ = self.release(&registration, &mut turn).await;
                 return;
             }
         }
     }
 }
+
+/// Handing over, step by step (see `take_over`).
+impl Daemon {
+    /// The process before this one.
+    pub(super) fn before(&self) -> &Before {
+        &self.0.before
+    }
+
+    /// Waits for the changes under way, begins none, and closes the store.
+    pub(super) async fn freeze(&self) -> Frozen {
+        let frozen = Frozen(Arc::clone(&self.0.settings).write_owned().await);
+        self.0.vault.close();
+        frozen
+    }
+
+    /// The lock of the state directory once more.
+    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+        self.0.vault.lock()
+    }
+
+    /// Tells all that another process needs to serve the same sandboxes, and then what changes of it.
+    pub(super) async fn tell_all(&self, say: &Say<Told>) -> io::Result<()> {
+        for registration in self.registrations() {
+            let turn = registration.turn.lock().await;
+            let sockets = turn.held.as_ref().and_then(|held| held.serving.as_ref()).map(Serving::sockets);
+            let sockets = sockets.transpose()?.flatten();
+            let descriptors = sockets.map(|Sockets { tcp, udp }| tcp.into_iter().chain(udp).collect());
+            let quarantined = match registration.facts().attachment.as_ref().map(|view| &view.state) {
+                Some(AttachmentState::Quarantined(reason)) => Some(reason.clone()),
+                _ => None,
+            };
+            let session = || registration.session();
+            let begin = |tally| {
+                say.with(Told::Sandbox { session: session(), quarantined, tally }, descriptors.unwrap_or_default());
+            };
+            let (news, saying) = (session(), say.clone());
+            registration.meter.follow(begin, move |item| saying.soon(Told::News { session: news.clone(), news: item }));
+            if let Some(held) = &turn.held {
+                let (pinned, saying) = (session(), say.clone());
+                held.sandbox.pins().follow(move |address, name| {
+                    saying.soon(Told::Pin { session: pinned.clone(), address, name: name.to_string() });
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes nothing more that arrives, until it takes again or lets go.
+    pub(super) async fn rest(&self) -> Vec<Yours> {
+        let mut resting = tokio::task::JoinSet::new();
+        for registration in self.registrations() {
+            resting.spawn(async move {
+                let mut turn = registration.turn.lock().await;
+                let held = turn.held.as_mut()?;
+                let serving = held.serving.as_ref()?;
+                held.rest = Some(serving.stop().rest().await);
+                let named = serving.dns().give_up_stand_ins().into_iter();
+                Some(Yours {
+                    session: registration.session(),
+                    next_flow: held.sandbox.flows_begun().0,
+                    stand_ins: named.map(|(name, number)| (name.to_string(), number)).collect(),
+                })
+            });
+        }
+        resting.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// Takes what arrives again.
+    pub(super) async fn take_again(&self) {
+        for registration in self.registrations() {
+            if let Some(held) = &mut registration.turn.lock().await.held {
+                if let Some(serving) = &held.serving {
+                    serving.dns().take_stand_ins(serving.dns().give_up_stand_ins());
+                }
+                held.rest = None;
+            }
+        }
+    }
+
+    /// Lets go of all but the flows that are open: changes, the store and its lock, and every attachment.
+    pub(super) async fn let_go(&self, frozen: Frozen) -> HashMap<SessionId, Outlived> {
+        self.0.vault.let_go();
+        let mut outlived = HashMap::new();
+        for registration in self.registrations() {
+            let mut turn = registration.turn.lock().await;
+            let Some(held) = &mut turn.held else { continue };
+            let Some(serving) = held.serving.take() else { continue };
+            let (stop, (tell, ended)) = (serving.stop(), watch::channel(false));
+            stop.drain();
+            held.rest = None;
+            outlived.insert(registration.session(), Outlived { sandbox: Arc::clone(&held.sandbox), stop, ended });
+            let registration = Arc::clone(&registration);
+            tokio::spawn(async move {
+                serving.drain(limits::OUTLIVING_TIME).await;
+                // Nobody here is told of it any more, and its rules are the other's.
+                let held = registration.turn.lock().await.held.take();
+                held.into_iter().for_each(|held| held.attachment.leave());
+                tell.send_replace(true);
+            });
+        }
+        drop(frozen);
+        outlived
+    }
+
+    /// Judges flows that have outlived their daemon by a document; ends them if it cannot be read here. Whether that is
+    /// in force for all.
+    pub(super) async fn judge_again(&self, session: &SessionId, flows: &Outlived, policy: String) -> bool {
+        if let (Ok(document), Some(registration)) =
+            (self.compile(policy).await, self.registration(&Which::Session(session.clone())))
+        {
+            registration.facts().document = Arc::clone(&document);
+            return self.enforce(session, &flows.sandbox, &document).await;
+        }
+        tokio::join!(flows.end(), self.0.before.end(session));
+        true
+    }
+
+    /// Bounds flows that have outlived their daemon.
+    pub(super) fn limit(&self, session: &SessionId, flows: &Outlived, limits: Limits) {
+        if let Some(registration) = self.registration(&Which::Session(session.clone())) {
+            registration.facts().limits = limits;
+        }
+        flows.sandbox.quota().set(&limits.or(**self.0.usual.load()));
+    }
+
+    /// Those of its sandboxes that are served.
+    pub(super) async fn heirs(&self) -> Heirs {
+        let mut heirs = Vec::new();
+        for registration in self.registrations() {
+            let turn = registration.turn.lock().await;
+            if let Some(Held { sandbox, serving: Some(serving), .. }) = &turn.held {
+                heirs.push((registration.session(), Heir::new(Arc::clone(sandbox), Arc::clone(serving.dns()))));
+            }
+        }
+        heirs.into_iter().collect()
+    }
+
+    /// What the process before tells of a sandbox's flows.
+    pub(super) fn heed(&self, session: &SessionId, news: News) {
+        if let Some(registration) = self.registration(&Which::Session(session.clone())) {
+            registration.meter.heed(news);
+        }
+    }
+
+    /// A line of the record of the process before, for those who follow it.
+    pub(super) fn pass(&self, line: &str) {
+        self.0.lines.pass(line.into());
+    }
+
+    /// Ends the following of the audit record for all who follow it.
+    pub(super) fn dismiss_followers(&self) {
+        self.0.lines.dismiss();
+    }
+}
+
+/// While it is held, no change is under way, and none begins.
+pub(super) struct Frozen(#[expect(dead_code, reason = "it is held")] OwnedRwLockWriteGuard<()>);
 
 impl Act for Daemon {
     async fn act(&self, action: Action) -> Result<SandboxView, Refusal> {
@@ -690,19 +973,11 @@ async fn broker(config: &Config) -> Secrets {
         if !matches!(brokered.source, SourceSpec::Command(_))
             && let Err(error) = keeper.ask(|variable| std::env::var_os(variable)).await
         {
-            report::secret(&News::Failed(error));
+            report::secret(&SecretNews::Failed(error));
         }
         tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |news| report::secret(&news)));
     }
     secrets
-}
-
-/// The store of a state directory, made where there is none.
-fn open_store(state: &Path) -> Result<Store, ServeError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
-    made.map_err(|error| ServeError::Unwritable(state.to_owned(), error))?;
-    let key = Key::of_file(&state.join("key")).map_err(ServeError::Store)?;
-    Store::open(&state.join("sandboxes.redb"), key).map_err(ServeError::Store)
 }
 
 /// A sandbox's turn, unless it was deleted meanwhile.

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Whoever started the daemon, if they listen.
 pub(super) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -49,6 +51,13 @@ impl Manager {
             None => std::future::pending().await,
         }
     }
+}
+
+/// What a manager is told that the daemon is about to be another.
+pub(super) fn reloading() -> String {
+    // The manager wants to know which of several it was that a later word answers (sd_notify(3)).
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros())
 }
 
 #[cfg(test)]

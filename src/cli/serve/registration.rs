@@ -17,6 +17,7 @@ use crate::control::action::{
     AttachmentSpec, AttachmentState, AttachmentView, Bytes, SandboxView, SessionId, SessionView,
 };
 use crate::flow::SandboxId;
+use crate::intercept::Rest;
 use crate::limits;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
@@ -49,6 +50,8 @@ pub(super) struct Held {
     pub(super) serving: Option<Serving>,
     /// Whoever watches the attachment learns by its end that there is nothing to be watched any more.
     pub(super) _watched: oneshot::Sender<Infallible>,
+    /// While nothing that arrives is taken.
+    pub(super) rest: Option<Rest>,
 }
 
 /// What is said of a sandbox. Changed by whoever has the [`Turn`].
@@ -119,6 +122,11 @@ impl Registration {
 
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its present session.
+    pub(super) fn session(&self) -> SessionId {
+        self.facts().session.id.clone()
     }
 
     /// As the API shows it, with the limits of all sandboxes where it has none of its own.

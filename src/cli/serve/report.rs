@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
 use crate::attach::AttachmentId;
@@ -15,25 +16,35 @@ use crate::secret::keep::News;
 
 /// Audit events as they are recorded, for as many as follow them. One that is too slow misses some, and is told so by
 /// its channel.
-pub(super) struct Lines(broadcast::Sender<Arc<str>>);
+pub(super) struct Lines(ArcSwap<broadcast::Sender<Arc<str>>>);
 
 impl Default for Lines {
     fn default() -> Self {
-        Self(broadcast::Sender::new(limits::AUDIT_QUEUE))
+        Self(ArcSwap::from_pointee(broadcast::Sender::new(limits::AUDIT_QUEUE)))
     }
 }
 
 impl Lines {
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
-        self.0.subscribe()
+        self.0.load().subscribe()
+    }
+
+    /// Passes a line on that another process has recorded.
+    pub(super) fn pass(&self, line: Arc<str>) {
+        // It fails if nobody follows.
+        let _ = self.0.load().send(line);
+    }
+
+    /// Whoever follows now follows no more.
+    pub(super) fn dismiss(&self) {
+        self.0.store(Arc::new(broadcast::Sender::new(limits::AUDIT_QUEUE)));
     }
 }
 
 impl Record for Lines {
     fn record(&self, event: &Event) {
-        if self.0.receiver_count() > 0 {
-            // It fails if the last one went away meanwhile.
-            let _ = self.0.send(line(event).into());
+        if self.0.load().receiver_count() > 0 {
+            self.pass(line(event).into());
         }
     }
 }

@@ -1,0 +1,325 @@
+//! A daemon that takes over from another while sandboxes are at work: nothing is refused, nothing is judged by another
+//! policy, and whoever is killed at whichever moment, one daemon serves. The tests need root, and say so where they are
+//! skipped.
+
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+mod attachments {
+    #[allow(dead_code, reason = "made for the tests of attachments, which use all of it")]
+    pub(crate) mod ground;
+}
+mod take_over {
+    pub(crate) mod rig;
+}
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::eventually;
+use take_over::rig::{ALLOWED, BOTH, OTHER, Rig};
+
+#[test]
+fn under_load_nothing_is_refused_and_nothing_is_lost() {
+    let Some(rig) = Rig::new() else { return };
+    let mut daemons = vec![rig.serve(&[])];
+    rig.create("exd-a", "203.0.113.9/32");
+    rig.create_behind("exd-b", "exd0", "203.0.113.9/32");
+    let mut held = rig.hold("exd-a", ALLOWED);
+    let mut clients = ["exd-a", "exd-a", "exd-b"].map(|name| rig.connect_on_and_on(name, ALLOWED));
+    let (asked, over) = (std::sync::Mutex::new(0_u32), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                rig.push("exd-b", BOTH);
+                rig.done("GET", "/v2/sandboxes/exd-a", &Value::Null);
+                *asked.lock().expect("no panic") += 1;
+            }
+        });
+        for _ in 0..3 {
+            let before = *asked.lock().expect("no panic");
+            daemons.push(rig.serve(&["--take-over"]));
+            assert!(eventually(|| *asked.lock().expect("no panic") > before + 3), "{}", rig.words());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let mut served = 0;
+    for client in &mut clients {
+        client.say("enough");
+        let outcome = client.line();
+        let count = outcome.strip_prefix("served=").and_then(|count| count.parse::<u64>().ok());
+        served += count.unwrap_or_else(|| panic!("{outcome}: {}", rig.words()));
+    }
+    assert!(served > 50, "there was load: {served}");
+
+    // The first process still has the flow that it had, and it counts as the session's.
+    assert_eq!(rig.flows("exd-a").len(), 1);
+    let transfer = |name: &str| {
+        rig.done("POST", &format!("/v2/sandboxes/{name}/stop"), &Value::Null)["session"]["networkTransfer"].clone()
+    };
+    let (a, b) = (transfer("exd-a"), transfer("exd-b"));
+    assert_eq!(held.line(), "ECONNRESET");
+    let bytes = |key: &str| a[key].as_u64().expect("a number") + b[key].as_u64().expect("a number");
+    assert_eq!((bytes("ingress"), bytes("egress")), (12 * served + 6, 5 * served));
+    assert!(eventually(|| rig.audit().iter().filter(|event| event["event"] == "close").count() as u64 > served));
+    let mut numbers = BTreeMap::new();
+    for event in rig.audit().iter().filter(|event| event["event"] == "close") {
+        *numbers.entry((event["sandbox"].to_string(), event["flow"].as_u64())).or_insert(0) += 1;
+    }
+    assert!(numbers.values().all(|count| *count == 1), "each flow has a number of its own, and one close");
+}
+
+#[test]
+fn the_one_before_follows_every_change_until_it_is_finished() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    rig.create("exd-b", BOTH);
+    let [mut cut, mut kept] = [OTHER, ALLOWED].map(|address| rig.hold("exd-a", address));
+    let mut stopped = rig.hold("exd-b", ALLOWED);
+    let mut second = rig.serve(&["--take-over"]);
+    let mut new = rig.hold("exd-a", OTHER);
+    assert_eq!(rig.flows("exd-a"), [1, 2, 3]);
+    // Over two processes that finish, one behind the other.
+    let _third = rig.serve(&["--take-over"]);
+    assert_eq!(rig.flows("exd-a"), [1, 2, 3]);
+    rig.push("exd-a", "203.0.113.9/32");
+    assert_eq!(rig.flows("exd-a"), [2], "when the push has returned, it is in force");
+    assert_eq!((cut.line(), new.line()), ("ECONNRESET".to_owned(), "ECONNRESET".to_owned()));
+    assert!(second.runs(), "it waits for the first");
+    rig.done("POST", "/v2/sandboxes/exd-b/stop", &Value::Null);
+    assert_eq!(stopped.line(), "ECONNRESET");
+    rig.done("POST", "/v2/sandboxes/exd-a/detach", &Value::Null);
+    assert_eq!(kept.line(), "ECONNRESET");
+    assert_eq!((first.end(), second.end()), (Some(0), Some(0)));
+}
+
+#[test]
+fn names_that_were_answered_before_are_known_after() {
+    let Some(rig) = Rig::new() else { return };
+    rig.names.set("db.rig", &[ALLOWED.parse().expect("an address")]);
+    let _first = rig.serve(&[]);
+    rig.ground.sandbox("exd-a");
+    let policy = json!({ "allow": { "db.rig": [{ "opaque": { "ports": [7] } }] } });
+    rig.register("exd-a", &json!({ "netns": "/run/netns/exd-a" }), &policy);
+    let asked = rig.ground.shell(
+        "ip netns exec exd-a /usr/bin/python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(bytes.fromhex(\"0001010000010000000000000264620372696700\" + \"00010001\"), (\"198.18.0.1\", 53))
+print(socket.inet_ntoa(s.recv(512)[-4:]))'",
+    );
+    assert_eq!(asked.trim(), ALLOWED);
+    let _second = rig.serve(&["--take-over"]);
+    assert_eq!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+    assert_eq!(rig.try_to_reach("exd-a", OTHER), "ECONNRESET", "no name was answered with it");
+}
+
+#[test]
+fn what_is_quarantined_stays_so() {
+    let Some(rig) = Rig::new() else { return };
+    let _first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    rig.ground.place.ip("-n exd-a link add veth0 type veth peer name veth1");
+    let state = || rig.done("GET", "/v2/sandboxes/exd-a", &Value::Null)["sandbox"]["attachment"].to_string();
+    assert!(eventually(|| state().contains("quarantined")), "{}", state());
+    rig.ground.place.ip("-n exd-a link delete veth0");
+    let _second = rig.serve(&["--take-over"]);
+    assert!(state().contains("quarantined"), "{}", state());
+    assert_ne!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+}
+
+#[test]
+fn flows_that_were_judged_by_other_settings_are_ended() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    let mut held = rig.hold("exd-a", OTHER);
+    rig.set(&format!("[{ALLOWED}/32]"));
+    let _second = rig.serve(&["--take-over"]);
+    assert_eq!(held.line(), "ECONNRESET");
+    assert_eq!(first.end(), Some(0));
+    assert_eq!(rig.try_to_reach("exd-a", OTHER), "ECONNRESET");
+    assert_eq!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+}
+
+/// A library that kills the process that has it loaded just before its `DIE_BEFORE`th message to another process.
+const DEATH: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    static atomic_int count;
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
+    if (domain == AF_UNIX && atomic_fetch_add(&count, 1) + 1 == atoi(getenv("DIE_BEFORE")))
+        kill(getpid(), SIGKILL);
+    return ((ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg"))(fd, message, flags);
+}
+"#;
+
+/// A daemon that is killed just before its `nth` word to another.
+fn killed_before(rig: &Rig, nth: u32) -> Command {
+    let (source, library) = (rig.at("death.c"), rig.at("death.so"));
+    if !library.exists() {
+        std::fs::write(&source, DEATH).expect("a file");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+        assert!(compiled.expect("a C compiler").success());
+    }
+    let mut exeat = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    exeat.env("LD_PRELOAD", library).env("DIE_BEFORE", nth.to_string());
+    exeat
+}
+
+#[test]
+fn a_successor_that_is_killed_at_any_step_leaves_one_daemon() {
+    let Some(rig) = Rig::new() else { return };
+    let mut first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    rig.create_behind("exd-b", "exd0", BOTH);
+    let mut held = rig.hold("exd-a", ALLOWED);
+    // Its words: Hello, Ready, Serving.
+    for step in 1..=3 {
+        let case = format!("killed before its word {step}");
+        let successor = rig.start_under(killed_before(&rig, step), &["--take-over"]);
+        assert_eq!(successor.end(), None, "{case}: {}", rig.words());
+        for name in ["exd-a", "exd-b"] {
+            rig.assert_one_serves(name, &case);
+        }
+        assert!(first.runs(), "{case}");
+    }
+    assert!(!rig.flows("exd-a").is_empty(), "what was open before goes on");
+    // One that is killed when it has taken over ends what the one before still had, and is followed as after any crash.
+    let second = rig.serve(&["--take-over"]);
+    second.kill();
+    assert_eq!(held.line(), "ECONNRESET");
+    assert_eq!(first.end(), Some(0));
+    let _third = rig.serve(&[]);
+    for name in ["exd-a", "exd-b"] {
+        rig.assert_one_serves(name, "after a crash");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_killed_at_any_step_of_handing_over_leaves_its_successor() {
+    let Some(rig) = Rig::new() else { return };
+    // Its words: Welcome, Lock, Control, two sandboxes, Whole, Yours, Retired.
+    for step in 1..=8 {
+        let case = format!("killed before its word {step}");
+        let first = rig.start_under(killed_before(&rig, step), &[]);
+        rig.hear("READY=1");
+        if step == 1 {
+            rig.create("exd-a", BOTH);
+            rig.create_behind("exd-b", "exd0", BOTH);
+        }
+        let second = rig.start(&["--take-over"]);
+        assert_eq!(first.end(), None, "{case}: {}", rig.words());
+        rig.hear("READY=1");
+        for name in ["exd-a", "exd-b"] {
+            rig.assert_one_serves(name, &case);
+        }
+        second.kill();
+    }
+}
+
+#[test]
+fn a_successor_that_does_nothing_is_ended_or_ends_and_the_daemon_goes_on() {
+    let Some(rig) = Rig::new() else { return };
+    let _first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    let raw = |script: &str| {
+        let script = format!(
+            "import json, os, socket, struct, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect('{}')
+def say(what):
+    text = json.dumps(what).encode(); s.sendall(struct.pack('<I', len(text)) + text)
+def hear():
+    return json.loads(s.recv(struct.unpack('<I', s.recv(4, socket.MSG_WAITALL))[0], socket.MSG_WAITALL) or b'null')
+{script}",
+            rig.at("state/take-over.sock").display()
+        );
+        let output = Command::new("/usr/bin/python3").arg("-c").arg(script).output().expect("python");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (_, refused) = raw("say({'protocol': 99, 'version': '9.9.9', 'new': 1}); print(hear())");
+    assert!(refused.contains("cannot hand over to exeat 9.9.9 (protocol"), "{refused}");
+    rig.assert_one_serves("exd-a", "another protocol");
+    for (case, script) in [
+        ("no message", "s.sendall(b'\\xff' * 8); print(s.recv(9))"),
+        ("it goes away", "say({'protocol': 1, 'version': ''}); hear()"),
+        ("what should not be said", "say({'protocol': 1, 'version': ''}); say({'Serving': 7})\nwhile True: s.recv(9)"),
+    ] {
+        let (code, _) = raw(script);
+        assert_eq!(code.is_none(), case == "what should not be said", "{case}: {code:?}");
+        rig.assert_one_serves("exd-a", case);
+    }
+}
+
+#[test]
+fn only_the_same_user_is_talked_to() {
+    let Some(rig) = Rig::new() else { return };
+    let _first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    let socket = rig.at("state/take-over.sock");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").mode() & 0o777;
+    assert_eq!((mode(&socket), mode(&rig.at("state"))), (0o600, 0o700));
+    // Even if somebody opened it to all.
+    for path in [rig.folder.path(), &rig.at("state"), &socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("root may");
+    }
+    let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(9))";
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid=61234", "--regid=61234", "--clear-groups", "/usr/bin/python3", "-c", script]).arg(&socket);
+    let heard = other.output().expect("setpriv is installed");
+    assert_eq!(String::from_utf8_lossy(&heard.stdout).trim(), "b''", "{}", String::from_utf8_lossy(&heard.stderr));
+    assert!(rig.words().contains("is of user 61234, and not of this one"), "{}", rig.words());
+    rig.assert_one_serves("exd-a", "another user");
+}
+
+#[test]
+fn a_daemon_starts_its_successor_and_tells_its_manager() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    // One that cannot begin changes nothing.
+    let settings = std::fs::read(rig.at("serve.yaml")).expect("settings");
+    std::fs::write(rig.at("serve.yaml"), "staet: /x\n").expect("a file");
+    first.signal(Signal::SIGUSR2);
+    rig.hear("RELOADING=1\nMONOTONIC_USEC=");
+    rig.hear("READY=1");
+    assert!(rig.words().contains("this daemon goes on"), "{}", rig.words());
+    std::fs::write(rig.at("serve.yaml"), settings).expect("a file");
+    rig.assert_one_serves("exd-a", "a successor that cannot begin");
+    first.signal(Signal::SIGUSR2);
+    rig.hear("RELOADING=1\nMONOTONIC_USEC=");
+    let successor = rig.hear("MAINPID=");
+    rig.hear("READY=1");
+    rig.assert_one_serves("exd-a", "a successor");
+    assert_eq!(first.end(), Some(0));
+    let pid = nix::unistd::Pid::from_raw(successor.parse().expect("a number"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    rig.hear("STOPPING=1");
+    assert!(eventually(|| nix::sys::signal::kill(pid, None).is_err()), "it ends");
+}
+
+#[test]
+fn where_nobody_serves_there_is_nothing_to_take_over() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.serve(&["--take-over"]);
+    rig.create("exd-a", BOTH);
+    assert!(rig.words().contains("there is nothing to take over"), "{}", rig.words());
+    first.kill();
+    let _second = rig.serve(&["--take-over"]);
+    rig.assert_one_serves("exd-a", "after a crash");
+}
