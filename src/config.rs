@@ -163,6 +163,10 @@ pub struct Flags {
     pub openable: Vec<IpNet>,
     /// In place of `resolvers`, unless empty.
     pub resolvers: Vec<SocketAddr>,
+    /// Where the service manager has put credentials (`$CREDENTIALS_DIRECTORY`), which files can be named by.
+    pub credentials: Option<PathBuf>,
+    /// The key that seals the store, if it is one of them.
+    pub key: Option<PathBuf>,
 }
 
 /// Who runs the daemon: where its files are by default depends on it.

@@ -1,5 +1,6 @@
 //! A daemon that takes over from another while sandboxes are at work: nothing is refused, nothing is judged by another
-//! policy, and whoever is killed at whichever moment, one daemon serves. The tests need root, and say so where they are
+//! policy, and whoever is killed at whichever moment, one daemon serves. And one that begins after a crash, or a reboot,
+//! with what was stored; and the unit under which all of it runs. The tests need root, and say so where they are
 //! skipped.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
@@ -322,4 +323,195 @@ fn where_nobody_serves_there_is_nothing_to_take_over() {
     first.kill();
     let _second = rig.serve(&["--take-over"]);
     rig.assert_one_serves("exd-a", "after a crash");
+}
+
+#[test]
+fn killed_at_any_moment_every_acknowledged_policy_is_in_force() {
+    let Some(rig) = Rig::new() else { return };
+    let mut daemon = Some(rig.serve(&[]));
+    rig.create("exd-a", "203.0.113.9/32");
+    // What no policy ever allowed is never reached, whether a daemon runs or not.
+    let mut never = rig.connect_on_and_on("exd-a", OTHER);
+    for round in 0_u64..4 {
+        let over = AtomicBool::new(false);
+        let acknowledged = std::thread::scope(|scope| {
+            let pushing = scope.spawn(|| {
+                let mut generation = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let patch = json!({ "networkPolicy": take_over::rig::ranges_allowed("203.0.113.9/32") });
+                    if let Ok((200, answer)) = rig.ask("PATCH", "/v2/sandboxes/exd-a", &patch) {
+                        generation = answer["sandbox"]["generation"].as_u64().expect("a number");
+                    }
+                }
+                generation
+            });
+            let pushed = || {
+                rig.ask("GET", "/v2/sandboxes/exd-a", &Value::Null)
+                    .map_or(0, |(_, answer)| answer["sandbox"]["generation"].as_u64().expect("a number"))
+            };
+            let first = pushed();
+            assert!(eventually(|| pushed() > first + round));
+            daemon.take().expect("it runs").kill();
+            over.store(true, Ordering::Relaxed);
+            pushing.join().expect("no panic")
+        });
+        daemon = Some(rig.serve(&[]));
+        let sandbox = rig.done("GET", "/v2/sandboxes/exd-a", &Value::Null)["sandbox"].clone();
+        let generation = sandbox["generation"].as_u64().expect("a number");
+        assert!(generation == acknowledged || generation == acknowledged + 1, "{generation}, {acknowledged}");
+        assert_eq!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+    }
+    never.say("enough");
+    let outcome = never.line();
+    assert!(!outcome.contains("served") && outcome.contains("ECONNRESET"), "{outcome}");
+}
+
+#[test]
+fn after_a_reboot_policies_are_there_and_nothing_is_attached() {
+    let Some(rig) = Rig::new() else { return };
+    let daemon = rig.serve(&[]);
+    rig.create("exd-a", "203.0.113.9/32");
+    rig.create_behind("exd-b", "exd0", "203.0.113.9/32");
+    daemon.kill();
+    // All is the same but the boot: a namespace's cookie and an interface's number are given again after it.
+    let boot = rig.at("boot_id");
+    std::fs::write(&boot, "01234567-89ab-4def-8123-456789abcdef\n").expect("a file");
+    rig.ground.place.bind(&boot, "/proc/sys/kernel/random/boot_id");
+    let daemon = rig.serve(&[]);
+    for name in ["exd-a", "exd-b"] {
+        let sandbox = rig.done("GET", &format!("/v2/sandboxes/{name}"), &Value::Null)["sandbox"].clone();
+        assert_eq!(sandbox["networkPolicy"]["allowedCIDRs"], json!(["203.0.113.9/32"]));
+        assert_eq!(sandbox["attachment"]["state"], "detached", "{sandbox}");
+        assert_ne!(rig.try_to_reach(name, ALLOWED), "hello");
+        assert!(rig.words().contains(&format!("sandbox {name} is detached")), "{}", rig.words());
+    }
+    let attach = json!({ "netns": "/run/netns/exd-a" });
+    rig.done("POST", "/v2/sandboxes/exd-a/attach", &attach);
+    assert_eq!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+    assert_eq!(rig.try_to_reach("exd-a", OTHER), "ECONNRESET");
+    // What the control plane has attached is taken up again from here on.
+    daemon.kill();
+    let _daemon = rig.serve(&[]);
+    assert_eq!(rig.try_to_reach("exd-a", ALLOWED), "hello");
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_left_as_it_is() {
+    let Some(rig) = Rig::new() else { return };
+    let daemon = rig.serve(&[]);
+    rig.ground.sandbox("exd-a");
+    let policy = json!({ "allow": { "a.rig": [{ "transform": [{ "headers": { "x-key": "canary-of-a-secret" } }] }] } });
+    rig.register("exd-a", &json!({ "netns": "/run/netns/exd-a" }), &policy);
+    daemon.kill();
+    let (store, key) = (rig.at("state/sandboxes.redb"), rig.at("state/key"));
+    let (whole, sealed_by) = (std::fs::read(&store).expect("a store"), std::fs::read(&key).expect("a key"));
+    assert!(!whole.windows(6).any(|window| window == b"canary"), "what is stored is sealed");
+    let later = || {
+        let database = redb::Database::open(&store).expect("a store");
+        let transaction = database.begin_write().expect("a transaction");
+        let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("exeat");
+        let version = 2_u64.to_be_bytes();
+        transaction.open_table(meta).expect("a table").insert("version", version.as_slice()).expect("an entry");
+        transaction.commit().expect("a commit");
+    };
+    let spoil: [(&dyn Fn(), &str); 4] = [
+        (&|| std::fs::write(&store, &whole[..whole.len() / 2]).expect("a file"), "it is left as it is"),
+        (&|| std::fs::write(&store, "something else").expect("a file"), "it is left as it is"),
+        (&|| std::fs::write(&key, [7; 32]).expect("a file"), "was sealed with another key"),
+        (&later, "is of another version of exeat"),
+    ];
+    for (spoil, told) in spoil {
+        std::fs::write(&store, &whole).expect("a file");
+        std::fs::write(&key, &sealed_by).expect("a file");
+        spoil();
+        let (before, words) = (std::fs::read(&store).expect("a store"), rig.words().len());
+        assert_eq!(rig.start(&[]).end(), Some(125));
+        assert!(rig.words()[words..].contains(told), "{told}: {}", rig.words());
+        assert!(std::fs::read(&store).expect("a store") == before, "{told}: it was changed");
+    }
+    // The key as a credential, and none beside what it seals.
+    std::fs::write(&store, &whole).expect("a file");
+    let credentials = rig.at("credentials");
+    std::fs::create_dir(&credentials).expect("a folder");
+    std::fs::write(credentials.join("exeat.key"), &sealed_by).expect("a file");
+    std::fs::remove_file(&key).expect("a key");
+    let mut exeat = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    exeat.env("CREDENTIALS_DIRECTORY", &credentials);
+    let _daemon = rig.start_under(exeat, &[]);
+    rig.hear("READY=1");
+    assert_eq!(rig.done("GET", "/v2/sandboxes/exd-a", &Value::Null)["sandbox"]["attachment"]["state"], "attached");
+    assert!(!key.exists());
+}
+
+/// The unit file, as it is printed.
+fn unit() -> String {
+    let printed = Command::new(env!("CARGO_BIN_EXE_exeat")).args(["serve", "--unit"]).output().expect("exeat");
+    String::from_utf8(printed.stdout).expect("text")
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_accepts() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return support::skipped("the unit file: it takes systemd-analyze");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("exeat.service");
+    std::fs::write(&path, unit().replace("/usr/bin/exeat", env!("CARGO_BIN_EXE_exeat"))).expect("a file");
+    let analyze = |arguments: &[&str]| {
+        let done = Command::new("systemd-analyze").args(arguments).arg(&path).output().expect("it is there");
+        let told = [done.stdout, done.stderr].concat();
+        (done.status.success(), String::from_utf8_lossy(&told).into_owned())
+    };
+    let (verified, told) = analyze(&["verify"]);
+    assert!(verified && !told.contains("exeat.service"), "{told}");
+    // Of 100, for the whole of it; a unit without any of its restrictions has 96.
+    let (accepted, told) = analyze(&["security", "--offline=true", "--threshold=25"]);
+    assert!(accepted, "{told}");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_suffice_and_none_is_too_many() {
+    let Some(rig) = Rig::new() else { return };
+    let unit = unit();
+    let named = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("capabilities");
+    let all: Vec<String> = named.split(' ').map(|name| name.trim_start_matches("CAP_").to_lowercase()).collect();
+    rig.ground.sandbox("exd-a");
+    let mut sleeper = Command::new("unshare");
+    sleeper.args(["--net", "/usr/bin/python3", "-c", "import signal; print('ready', flush=True); signal.pause()"]);
+    let mut sleeper = rig.ground.start(&mut sleeper);
+    assert_eq!(sleeper.line(), "ready");
+    rig.ground.place.ip("netns add exd-b\nlink add exd0 type veth peer name eth0 netns exd-b");
+    let kinds = [
+        ("path", json!({ "netns": "/run/netns/exd-a" })),
+        ("process", json!({ "netns": format!("/proc/{}/ns/net", sleeper.id()) })),
+        ("interface", json!({ "interface": { "name": "exd0", "addresses": ["10.0.0.2"] } })),
+    ];
+    // As root may look into its folder, another user must be let.
+    std::fs::set_permissions(rig.folder.path(), std::fs::Permissions::from_mode(0o777)).expect("root may");
+    std::fs::set_permissions(rig.at("notify"), std::fs::Permissions::from_mode(0o777)).expect("root may");
+    let attached = |capabilities: &[String]| -> Vec<&str> {
+        let list = |sign: &str| capabilities.iter().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(",");
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--no-new-privs"]);
+        setpriv.arg(format!("--inh-caps=-all,{}", list("+"))).arg(format!("--ambient-caps=-all,{}", list("+")));
+        setpriv.arg(format!("--bounding-set=-all,{}", list("+"))).arg(env!("CARGO_BIN_EXE_exeat"));
+        let mut daemon = rig.start_under(setpriv, &[]);
+        if !eventually(|| !daemon.runs() || rig.ask("GET", "/healthz", &Value::Null).is_ok()) || !daemon.runs() {
+            return Vec::new();
+        }
+        let attaches = |(kind, attachment): &(&'static str, Value)| {
+            let sandbox = json!({ "name": kind, "attachment": attachment });
+            let done = rig.ask("POST", "/v2/sandboxes", &sandbox).expect("an answer").0 == 200;
+            rig.ask("DELETE", &format!("/v2/sandboxes/{kind}"), &Value::Null).expect("an answer");
+            done.then_some(*kind)
+        };
+        let attached = kinds.iter().filter_map(attaches).collect();
+        daemon.kill();
+        attached
+    };
+    assert_eq!(attached(&all), ["path", "process", "interface"], "{}", rig.words());
+    for left_out in &all {
+        let rest: Vec<_> = all.iter().filter(|name| *name != left_out).cloned().collect();
+        assert_ne!(attached(&rest).len(), kinds.len(), "{left_out} is not needed");
+    }
 }

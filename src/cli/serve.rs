@@ -57,6 +57,12 @@ use crate::state::StateError;
 /// How long flows may take to finish when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// The credential that is the key of the store.
+const KEY: &str = "exeat.key";
+
+/// A hardened unit of systemd's.
+const UNIT: &str = include_str!("serve/exeat.service");
+
 /// Options of `exeat serve`.
 #[derive(Debug, clap::Args)]
 pub struct ServeArguments {
@@ -94,6 +100,9 @@ pub struct ServeArguments {
     /// Print the OpenAPI document of the control API, and end.
     #[arg(long)]
     openapi: bool,
+    /// Print a unit file for systemd, and end.
+    #[arg(long)]
+    unit: bool,
 }
 
 /// Runs the verb.
@@ -105,6 +114,10 @@ pub fn serve(arguments: &ServeArguments) -> Exit {
     }
     if arguments.openapi {
         say(&format!("{:#}\n", control::openapi::<Daemon>()));
+        return Exit::Success;
+    }
+    if arguments.unit {
+        say(UNIT);
         return Exit::Success;
     }
     let done = settings(arguments).and_then(|config| {
@@ -143,6 +156,7 @@ fn flags(arguments: &ServeArguments) -> Result<Flags, ServeError> {
         Some(audit) => Ok(audit),
         None => Ok(Audit::File { path: here(audit)?, rotate: None }),
     });
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(Flags {
         state: arguments.state.as_ref().map(here).transpose()?,
         socket: arguments.socket.as_ref().map(here).transpose()?,
@@ -150,6 +164,8 @@ fn flags(arguments: &ServeArguments) -> Result<Flags, ServeError> {
         allow_protected: arguments.allow_protected.clone(),
         openable: arguments.openable.clone(),
         resolvers: arguments.resolvers.clone(),
+        key: credentials.as_ref().map(|folder| folder.join(KEY)).filter(|key| key.exists()),
+        credentials,
     })
 }
 

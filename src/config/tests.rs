@@ -167,3 +167,20 @@ fn a_fault_is_told_with_its_line_and_without_the_file() {
         assert!(told.contains(expected) && !told.contains("canary"), "{text}: {told}");
     }
 }
+
+#[test]
+fn a_file_can_be_a_credential() {
+    let text = |name: &str| {
+        format!("control: {{ insecureLoopback: {{ address: '127.0.0.1:1', tokenFile: 'credential:{name}' }} }}\n")
+    };
+    let read = |name: &str, credentials: Option<&str>| {
+        let flags = Flags { credentials: credentials.map(PathBuf::from), ..Flags::default() };
+        let config = Config::new(Some((Path::new("serve.yaml"), &text(name))), flags, &Home::System);
+        config.map(|config| config.control.cleartext.unwrap().token).map_err(|error| error.to_string())
+    };
+    assert_eq!(read("token", Some("/run/credentials/x")), Ok("/run/credentials/x/token".into()));
+    assert!(read("token", None).unwrap_err().contains("CREDENTIALS_DIRECTORY"));
+    for name in ["", "..", "../x", "/x"] {
+        assert!(read(name, Some("/x")).unwrap_err().contains("credential:NAME"), "{name}");
+    }
+}

@@ -157,8 +157,8 @@ impl ConfigWire {
         let named: Vec<SocketAddr> = resolvers.iter().map(named).collect::<Result<_, _>>()?;
         let mut config = Config {
             state: state.map_or(Ok(usual.state), |state| absolute("state", state))?,
-            key: usual.key,
-            control: control.into_control(usual.control)?,
+            key: flags.key,
+            control: control.into_control(usual.control, flags.credentials.as_deref())?,
             audit: audit.map_or(Ok(usual.audit), AuditWire::into_audit)?,
             allow_protected,
             openable,
@@ -254,23 +254,24 @@ impl RotationWire {
 }
 
 impl ControlWire {
-    fn into_control(self, usual: Control) -> Result<Control, String> {
+    fn into_control(self, usual: Control, credentials: Option<&Path>) -> Result<Control, String> {
         let Self { socket, mode, owner, tcp, insecure_loopback } = self;
         Ok(Control {
             socket: socket.map_or(Ok(usual.socket), |socket| absolute("control.socket", socket))?,
             mode: mode.map_or(Ok(usual.mode), |mode| permissions(&mode))?,
             owner: owner.map(|OwnerWire { user, group }| (user, group)),
-            tcp: tcp.map(TcpWire::into_tcp).transpose()?,
-            cleartext: insecure_loopback.map(CleartextWire::into_cleartext).transpose()?,
+            tcp: tcp.map(|tcp| tcp.into_tcp(credentials)).transpose()?,
+            cleartext: insecure_loopback.map(|clear| clear.into_cleartext(credentials)).transpose()?,
         })
     }
 }
 
 impl TcpWire {
-    fn into_tcp(self) -> Result<Tcp, String> {
+    fn into_tcp(self, credentials: Option<&Path>) -> Result<Tcp, String> {
         let Self { address, certificate, key, token_file, client_certificates } = self;
-        let token = token_file.map(|path| absolute("control.tcp.tokenFile", path)).transpose()?;
-        let issuers = client_certificates.map(|path| absolute("control.tcp.clientCertificates", path)).transpose()?;
+        let file = |key, path| credential(key, path, credentials);
+        let token = token_file.map(|path| file("control.tcp.tokenFile", path)).transpose()?;
+        let issuers = client_certificates.map(|path| file("control.tcp.clientCertificates", path)).transpose()?;
         let callers = match (token, issuers) {
             (Some(token), Some(issuers)) => Callers::Both { token, issuers },
             (Some(token), None) => Callers::Token(token),
@@ -279,13 +280,13 @@ impl TcpWire {
                 return Err("`control.tcp`: say who may ask: `tokenFile`, `clientCertificates`, or both".to_owned());
             }
         };
-        let certificate = absolute("control.tcp.certificate", certificate)?;
-        Ok(Tcp { address, certificate, key: absolute("control.tcp.key", key)?, callers })
+        let certificate = file("control.tcp.certificate", certificate)?;
+        Ok(Tcp { address, certificate, key: file("control.tcp.key", key)?, callers })
     }
 }
 
 impl CleartextWire {
-    fn into_cleartext(self) -> Result<Cleartext, String> {
+    fn into_cleartext(self, credentials: Option<&Path>) -> Result<Cleartext, String> {
         let Self { address, token_file } = self;
         if !address.ip().is_loopback() {
             return Err(format!(
@@ -293,7 +294,23 @@ impl CleartextWire {
                  for nobody else to read: use `control.tcp`"
             ));
         }
-        Ok(Cleartext { address, token: absolute("control.insecureLoopback.tokenFile", token_file)? })
+        let token = credential("control.insecureLoopback.tokenFile", token_file, credentials)?;
+        Ok(Cleartext { address, token })
+    }
+}
+
+/// A file by its path, or `credential:NAME`: what the service manager has put into its folder under that name.
+fn credential(key: &str, path: PathBuf, credentials: Option<&Path>) -> Result<PathBuf, String> {
+    let Some(name) = path.to_str().and_then(|path| path.strip_prefix("credential:")) else {
+        return absolute(key, path);
+    };
+    let is_name = |name: &&str| !matches!(*name, "" | "." | "..") && !name.contains('/');
+    match (Some(name).filter(is_name), credentials) {
+        (Some(name), Some(folder)) => Ok(folder.join(name)),
+        (None, _) => Err(format!("`{key}`: write `credential:NAME`, with the name that the service manager gives it")),
+        (_, None) => Err(format!(
+            "`{key}`: no service manager hands over credentials here ($CREDENTIALS_DIRECTORY is not set); give a path"
+        )),
     }
 }
 
