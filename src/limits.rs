@@ -200,8 +200,8 @@ pub const DIFF_STEPS: usize = 20_000_000;
 pub const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// Messages of another process that wait to be heeded, before its next is read.
 pub const TAKE_OVER_QUEUE: usize = 256;
-/// How long the running daemon waits for what its successor says next, while they are handing over: it takes up all
-/// attachments meanwhile.
+/// How long either waits for what the other says next, while a daemon hands over: all attachments are taken up
+/// meanwhile.
 pub const TAKE_OVER_TIME: Duration = Duration::from_secs(120);
 /// The same while nobody takes flows.
 pub const TAKE_OVER_REST: Duration = Duration::from_secs(10);

@@ -136,6 +136,49 @@ pub mod decisions {}
 /// - *Bulk* that is spliced is bound by wake-ups for each TLS record, not by copies.
 pub mod costs {}
 
+/// What a daemon keeps over its end, and how another goes on.
+///
+/// **After a crash** ([`crate::state`], `cli::serve::daemon`). A change is stored before it is in force, and in force
+/// before its caller is answered, so what was acknowledged is found again; of one that was not, all or nothing. Each
+/// attachment is taken up only if its identity (boot, namespace, interface) is the stored one; rules that were left
+/// behind, or the want of a way out, hold everything back until its listener stands again with the stored policy. What
+/// is lost: open flows, and bytes of a session since its last change.
+///
+/// **After a reboot** identities are given out anew, so nothing is the same: every sandbox is registered, with its
+/// policy, detached, until the control plane attaches it.
+///
+/// **The store** is one file, sealed record by record with AES-256-GCM, bound to name and version. The key is
+/// `exeat.key` among the service manager's credentials, or the file `key` beside the store, which only its owner may
+/// read. A store of another version, another key, another program, or one that is damaged is refused, and its file is
+/// not written to. An older exeat refuses the store of a newer one: go back by a copy that was made before.
+///
+/// **Taking over** (`cli::serve::take_over`, whose page has the order of words and what each death means). The
+/// successor receives every listening socket, the lock of the state directory, pins, stand-ins, tallies and the numbers
+/// of the next flows. Of a session nothing begins anew but what only bounds it: leaves that were minted, and what was
+/// used of its limits and of its budget for names. Counters of `/metrics` are each process's own. Followers of
+/// `/events`, and idle connections to the control API, are closed, and connect again.
+///
+/// **The process before** stays while it has flows: it follows policies, limits and settings, passes on its part of the
+/// audit record, and ends them when it is told to, when its successor is gone, or after
+/// [`crate::limits::OUTLIVING_TIME`]. Several may stand one behind another.
+///
+/// **systemd.** `SIGUSR2` has the daemon start its successor from the program that stands at its path; the manager is
+/// told `RELOADING=1`, then `MAINPID=`, then `READY=1`, or `READY=1` alone if the successor failed. The unit that
+/// `exeat serve --unit` prints was tried under systemd 252: started, both kinds of attachments, reload, kill.
+///
+/// | promise | test |
+/// |---|---|
+/// | no connection is refused, no flow counts twice | `under_load_nothing_is_refused_and_nothing_is_lost` |
+/// | whoever is killed at any step, one daemon serves | `a_successor_that_is_killed_at_any_step_leaves_one_daemon`, `a_daemon_that_is_killed_at_any_step_of_handing_over_leaves_its_successor`, `a_successor_that_does_nothing_is_ended_or_ends_and_the_daemon_goes_on` |
+/// | the process before follows every change | `the_one_before_follows_every_change_until_it_is_finished`, `flows_that_were_judged_by_other_settings_are_ended` |
+/// | pins and quarantines go along | `names_that_were_answered_before_are_known_after`, `what_is_quarantined_stays_so` |
+/// | only the same user takes over | `only_the_same_user_is_talked_to` |
+/// | every acknowledged policy is in force after `kill -9` | `killed_at_any_moment_every_acknowledged_policy_is_in_force` |
+/// | after a reboot nothing is attached | `after_a_reboot_policies_are_there_and_nothing_is_attached` |
+/// | a store that cannot be used is left as it is | `a_store_that_cannot_be_used_is_left_as_it_is`, `a_store_that_is_not_ours_is_refused_and_left_as_it_is` |
+/// | the unit is accepted, and its capabilities are the least | `the_unit_is_one_that_systemd_accepts`, `the_capabilities_of_the_unit_suffice_and_none_is_too_many` |
+pub mod restart {}
+
 /// The policy page, clause by clause: what `flow`, `matcher` and `policy` own of it, and the test that holds it.
 ///
 /// The other clauses (what is read from a wire, answered, dialled or recorded) are held by the tests of the

@@ -1,7 +1,7 @@
 //! A daemon that takes over from another while sandboxes are at work: nothing is refused, nothing is judged by another
-//! policy, and whoever is killed at whichever moment, one daemon serves. And one that begins after a crash, or a reboot,
-//! with what was stored; and the unit under which all of it runs. The tests need root, and say so where they are
-//! skipped.
+//! policy, and whoever is killed at whichever moment, one daemon serves. And one that begins after a crash, or a
+//! reboot, with what was stored; and the unit under which all of it runs. The tests need root, and say so where they
+//! are skipped.
 
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

@@ -55,6 +55,19 @@ fn the_manual_names_a_test_for_every_clause() {
     }
 }
 
+/// The tests that the manual names for what survives a restart are there.
+#[test]
+fn the_manual_names_a_test_for_every_promise_of_a_restart() {
+    let tree = tree();
+    let tests: BTreeSet<String> = tree.iter().flat_map(Source::tests).collect();
+    let promises = manual_table(&tree, "restart");
+    assert!(!promises.is_empty());
+    for (promise, named) in promises {
+        let absent: Vec<_> = named.iter().filter(|name| !tests.contains(*name)).collect();
+        assert!(!named.is_empty() && absent.is_empty(), "{promise}: {named:?}; no such test: {absent:?}");
+    }
+}
+
 /// The manual's table of attacks is whole: the tests that it names are there, and no test of an attack is missing.
 #[test]
 fn the_manual_names_every_attack() {

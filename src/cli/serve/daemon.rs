@@ -6,8 +6,8 @@
 //! - `INVARIANT`: a sandbox that has no attachment has no listener, so it reaches nothing; one without a policy has
 //!   the policy that allows nothing.
 //! - `INVARIANT`: an identity (HOUSE §2) is one sandbox's at most.
-//! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited. (One
-//!   that a successor takes over goes on, and so do its pins.)
+//! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
+//!   (One that a successor takes over goes on, and so do its pins.)
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -626,8 +626,8 @@ impl Daemon {
         Ok(view)
     }
 
-    /// Serves what was attached, from its first packet under the policy and the limits of these facts; what arrives waits
-    /// for the end of the rest.
+    /// Serves what was attached, from its first packet under the policy and the limits of these facts; what arrives
+    /// waits for the end of the rest.
     async fn admit(
         &self,
         registration: &Arc<Registration>,
@@ -825,7 +825,10 @@ impl Daemon {
         for registration in self.registrations() {
             let mut turn = registration.turn.lock().await;
             let Some(held) = &mut turn.held else { continue };
-            let Some(serving) = held.serving.take() else { continue };
+            let Some(serving) = held.serving.take() else {
+                turn.held.take().into_iter().for_each(|held| held.attachment.leave());
+                continue;
+            };
             let (stop, (tell, ended)) = (serving.stop(), watch::channel(false));
             stop.drain();
             held.rest = None;

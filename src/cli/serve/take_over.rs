@@ -22,8 +22,9 @@
 //! every change of the successor's is ordered before its own caller is answered (POLICY §8).
 //!
 //! # When one of them dies
-//! - `INVARIANT`: a daemon serves a state directory only while its process holds the directory's lock, which is one open
-//!   file and passes from hand to hand: a third daemon cannot begin in between. Whoever has handed over lets it go.
+//! - `INVARIANT`: a daemon serves a state directory only while its process holds the directory's lock, which is one
+//!   open file and passes from hand to hand: a third daemon cannot begin in between. Whoever has handed over lets it
+//!   go.
 //! - `INVARIANT`: the successor changes nothing that lasts (the store, a policy, an attachment's identity) before its
 //!   `Serving` has been sent. Sent is heard: what was written to a Unix socket is read before its end is, even if
 //!   the writer is killed.
@@ -40,10 +41,9 @@
 //! | after `Serving`, at the successor | the one before is finished or dead, and its flows with it | nothing: there is nobody to wait for |
 //!
 //! # What may differ between the two
-//! `Hello`, `Refused` and `Welcome` have this form in every version; the rest is of one [`wire::PROTOCOL`]. The rules of
-//! an attachment name the port and the mark of its sockets, so a version that changes these has another protocol.
-//! Settings by which flows are judged may differ: then what is open is not drained but ended, for it was judged by
-//! others.
+//! `Hello`, `Refused` and `Welcome` have this form in every version; the rest is of one [`wire::PROTOCOL`]. The rules
+//! of an attachment name the port and the mark of its sockets, so a version that changes these has another protocol.
+//! Settings by which flows are judged may differ: then the one before judges what it has by the successor's.
 //!
 //! `INVARIANT`: only a process of the same user is talked to, on either side; the socket is its owner's alone.
 

@@ -160,7 +160,7 @@ impl HandedOver {
         mut hurry: mpsc::Receiver<Duration>,
     ) {
         if self.judging != daemon.judging() && daemon.judge_by(&self.judging).await.is_err() {
-            self.stop_all();
+            self.stop_all_after(Duration::ZERO, daemon);
         }
         if let Err(error) = audit.pass_on(Lines(self.talk.say.clone())) {
             tell(&format!("exeat: the audit record goes on where it was: {error}\n"));
@@ -171,10 +171,10 @@ impl HandedOver {
         loop {
             tokio::select! {
                 () = &mut finished => break,
-                Some(within) = hurry.recv() => self.stop_all_after(within),
+                Some(within) = hurry.recv() => self.stop_all_after(within, daemon),
                 said = self.talk.hear() => match said {
                     Some((Said::Order { number, order: Order::Drain { seconds } }, _)) => {
-                        self.stop_all_after(Duration::from_secs(seconds));
+                        self.stop_all_after(Duration::from_secs(seconds), daemon);
                         self.talk.say.soon(Told::Done { order: number, in_force: true });
                     }
                     Some((Said::Order { number, order }, _)) => {
@@ -190,7 +190,7 @@ impl HandedOver {
                         if let Err(error) = audit.pass_on_no_more() {
                             tell(&format!("exeat: the end of the audit record is lost: {error}\n"));
                         }
-                        self.stop_all();
+                        self.stop_all_after(Duration::ZERO, daemon);
                         finished.await;
                         break;
                     }
@@ -203,15 +203,15 @@ impl HandedOver {
         self.talk.say.all().await;
     }
 
-    fn stop_all(&self) {
-        self.outlived.values().for_each(|outlived| outlived.stop.stop());
-    }
-
-    fn stop_all_after(&self, within: Duration) {
-        let outlived = Arc::clone(&self.outlived);
+    /// Ends what is open then, here and in the process before.
+    fn stop_all_after(&self, within: Duration, daemon: &Daemon) {
+        let (outlived, daemon) = (Arc::clone(&self.outlived), daemon.clone());
         tokio::spawn(async move {
-            sleep(within).await;
-            outlived.values().for_each(|outlived| outlived.stop.stop());
+            let here = async {
+                sleep(within).await;
+                outlived.values().for_each(|outlived| outlived.stop.stop());
+            };
+            tokio::join!(here, daemon.before().drain(within));
         });
     }
 }

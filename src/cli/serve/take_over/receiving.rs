@@ -102,7 +102,7 @@ fn greet(stream: UnixStream) -> io::Result<Option<Result<Channel, String>>> {
 
 impl Estate {
     async fn collect(&mut self) -> Result<(), ServeError> {
-        while let Some((told, descriptors)) = self.hear(limits::TAKE_OVER_REST).await? {
+        while let Some((told, descriptors)) = self.hear(limits::TAKE_OVER_TIME).await? {
             match told {
                 Told::Whole => return Ok(()),
                 told => self.keep(told, descriptors),

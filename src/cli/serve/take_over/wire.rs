@@ -44,8 +44,8 @@ impl Hello {
         }
         let (theirs, ours) = (&self.version, env!("CARGO_PKG_VERSION"));
         Answer::Refused(format!(
-            "the running daemon is exeat {ours}, which cannot hand over to exeat {theirs} (protocol {PROTOCOL}, and not \
-             {}); stop it, and start the other",
+            "the running daemon is exeat {ours}, which cannot hand over to exeat {theirs} (protocol {PROTOCOL}, and \
+             not {}); stop it, and start the other",
             self.protocol
         ))
     }
@@ -118,10 +118,19 @@ pub(in crate::cli::serve) struct Judging {
 impl Judging {
     pub(in crate::cli::serve) fn of(config: &Config) -> Self {
         // Values of secrets are each process's own to ask for, and which a policy names does not change with them.
-        let Config { state: _, key: _, control: _, audit: _, allow_protected, openable, resolvers, secrets: _, limits } =
-            config;
+        let Config {
+            state: _,
+            key: _,
+            control: _,
+            audit: _,
+            secrets: _,
+            allow_protected,
+            openable,
+            resolvers,
+            limits: usual,
+        } = config;
         let (allow_protected, openable) = (allow_protected.clone(), openable.clone());
-        Self { allow_protected, openable, resolvers: resolvers.clone(), limits: *limits }
+        Self { allow_protected, openable, resolvers: resolvers.clone(), limits: *usual }
     }
 }
 
