@@ -2,8 +2,8 @@
 //! interfaces, each with its sockets and its watch in a runtime; and the same of 1,000 sandboxes that a daemon is asked
 //! for, each attached by a namespace, with a root and a policy of its own, stored and served.
 //!
-//! It ends with an error where the median is over the promise, or a sandbox costs a thread or a process. It takes root,
-//! and says so where it is skipped. All that it makes is in namespaces of its own, and gone when it ends.
+//! It ends with an error where the median is over the promise, or a sandbox costs a thread. It takes root, and says so
+//! where it is skipped. All that it makes is in namespaces of its own, and gone when it ends.
 
 mod host;
 

@@ -2,15 +2,17 @@
 //! thread is disturbed while policies are swapped (POLICY §8).
 //!
 //! The flows are real sockets in a network namespace of a sandbox, through a daemon as `exeat serve` wires it, in this
-//! process: 8,500 spliced, 1,000 whose TLS ended here, 500 with a request in flight. It ends with an error where a
+//! process: 8,500 spliced, 1,000 whose TLS ended here, 500 with a request in flight. Clients and origin are processes of
+//! their own, for a process has only so many descriptors (the daemon takes 19,000 of them here). It ends with an error where a
 //! promise is not kept. It takes root, and says so where it is skipped.
 
 mod host;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::ExitCode;
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -34,11 +36,24 @@ const DISTURBED: f64 = 0.9;
 const SPLICED: usize = 8_500;
 const TERMINATED: usize = 1_000;
 const REQUESTS: usize = 500;
+/// Threads that open them.
+const DIALLING: usize = 8;
 
 const POLICY: &str = r#"{"allow": {"spliced.example": [], "judged.example": [{"match": {"method": ["GET"]}}]}}"#;
 
 fn main() -> ExitCode {
-    host::run("change", || Ok(judge_while_swapping()? & (!host::is_root("the end of live flows") || cut()?)))
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["origin"] => host::run("change", || origin().map(|()| true)),
+        ["clients", inside, root] => match clients(inside, root) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fault) => {
+                eprintln!("change: {fault}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => host::run("change", || Ok(judge_while_swapping()? & (!host::is_root("the end of live flows") || cut()?))),
+    }
 }
 
 // ---- judging while policies are swapped
@@ -62,8 +77,7 @@ fn judge_while_swapping() -> Result<bool, Fault> {
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios.get(ROUNDS / 2).copied().unwrap_or_default();
     println!(
-        "judgements: {:.2} million a second of CPU time; {:.2} of that while policies of 10,000 names are swapped \
-         ({swaps} swaps)",
+        "judgements: {:.2} million a second of CPU time; {:.2} of that while 10,000 names are swapped ({swaps} times)",
         still / 1e6,
         ratio
     );
@@ -138,9 +152,12 @@ fn cut() -> Result<bool, Fault> {
     let inside = host::namespace()?;
     let host = Host::open()?;
     let which = host.create("bench", POLICY, &inside)?;
-    let roots = host.trust(&which)?;
-    let dialling = std::thread::spawn(move || open_all(&inside, roots));
-    let clients = dialling.join().map_err(|_| "the thread panicked")??;
+    let root = host.root(&which)?;
+    let namespace = format!("/proc/{}/fd/{}", std::process::id(), inside.as_raw_fd());
+    let mut origin = Role::start(&["origin"])?;
+    origin.said("ready")?;
+    let mut clients = Role::start(&["clients", &namespace, &root])?;
+    clients.said("open")?;
     let open = host.daemon.flows(&which).ok_or("no flows")?.len();
     if open != SPLICED + TERMINATED + REQUESTS {
         return Err(format!("{open} flows are open").into());
@@ -149,26 +166,86 @@ fn cut() -> Result<bool, Fault> {
     let pushed = host.act(Action::Replace(which, PolicyPush { text: "deny-all".to_owned(), replaces: None }));
     let took = begun.elapsed();
     pushed.map_err(|fault| format!("after {took:.1?}: {fault}"))?;
-    let left = clients.iter().filter(|client| !has_ended(client)).count();
-    println!(
-        "a push that ends {open} live flows, {SPLICED} of them spliced: {took:.1?}; {left} were left when it returned"
-    );
+    let left: usize = clients.asked("left")?.parse()?;
+    println!("a push that ends {open} live flows, {SPLICED} of them spliced: {took:.1?}; {left} left when it returned");
     if took > PUSH || left > 0 {
         eprintln!("change: the promise is {PUSH:?}, and none");
     }
     Ok(took <= PUSH && left == 0)
 }
 
-/// Every flow, from inside the sandbox, each with an answer that came.
-fn open_all(inside: &File, roots: rustls::RootCertStore) -> Result<Vec<TcpStream>, Fault> {
+/// A process of this benchmark's, on the same host.
+struct Role(Child, BufReader<ChildStdout>);
+
+impl Role {
+    fn start(arguments: &[&str]) -> Result<Self, Fault> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+        Ok(Self(child, lines))
+    }
+
+    fn line(&mut self) -> Result<String, Fault> {
+        let mut line = String::new();
+        self.1.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    fn said(&mut self, word: &str) -> Result<(), Fault> {
+        if self.line()? == word { Ok(()) } else { Err(format!("it did not say `{word}`").into()) }
+    }
+
+    fn asked(&mut self, word: &str) -> Result<String, Fault> {
+        writeln!(self.0.stdin.as_mut().ok_or("no pipe")?, "{word}")?;
+        self.line()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Serves until it is killed, or nobody is there to kill it.
+fn origin() -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(host::serve_origin())?;
+    println!("ready");
+    io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// Opens every flow, and tells, when asked, how many of them are left.
+fn clients(inside: &str, root: &str) -> Result<(), Fault> {
+    let (inside, config) = (File::open(inside)?, host::client_config(root)?);
+    let clients = std::thread::scope(|scope| {
+        let dial = |first| {
+            let (inside, config) = (&inside, &config);
+            scope.spawn(move || open_some(inside, config, first))
+        };
+        // All at once, so that no thread waits for another's flows.
+        let threads: Vec<_> = (0..DIALLING).map(dial).collect();
+        let opened = threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
+        opened.collect::<Result<Vec<_>, Fault>>()
+    })?;
+    println!("open");
+    io::stdin().read_line(&mut String::new())?;
+    println!("{}", clients.iter().flatten().filter(|client| !has_ended(client)).count());
+    Ok(())
+}
+
+/// Every [`DIALLING`]th flow, from inside the sandbox, each with an answer that came.
+fn open_some(inside: &File, config: &Arc<rustls::ClientConfig>, first: usize) -> Result<Vec<TcpStream>, Fault> {
     setns(inside, CloneFlags::CLONE_NEWNET)?;
-    let config = host::client_config(roots)?;
     let client =
-        |name| rustls::ClientConnection::new(Arc::clone(&config), ServerName::try_from(name)?).map_err(Fault::from);
+        |name| rustls::ClientConnection::new(Arc::clone(config), ServerName::try_from(name)?).map_err(Fault::from);
     let mut hello = Vec::new();
     client("spliced.example")?.write_tls(&mut hello)?;
     let mut open = Vec::new();
-    for number in 0..SPLICED + TERMINATED + REQUESTS {
+    for number in (first..SPLICED + TERMINATED + REQUESTS).step_by(DIALLING) {
         let port = if number < SPLICED + TERMINATED { 443 } else { 80 };
         let mut io = TcpStream::connect((ORIGIN, port))?;
         if number < SPLICED {

@@ -38,12 +38,14 @@ fn measure() -> Result<bool, Fault> {
     host::enter()?;
     let (quiet, stormy) = (host::namespace()?, host::namespace()?);
     let host = Host::open()?;
+    host.runtime.block_on(host::serve_origin())?;
     let which = host.create("quiet", POLICY, &quiet)?;
-    let config = host::client_config(host.trust(&which)?)?;
+    let root = host.root(&which)?;
+    let config = host::client_config(&root)?;
     host.create("stormy", POLICY, &stormy)?;
     let (blows, over, asked) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
     let (still, shaken) = std::thread::scope(|scope| -> Result<_, Fault> {
-        let storm = scope.spawn(|| storm(&stormy, &blows, &over, &asked));
+        let storm = scope.spawn(|| storm(&stormy, &root, &blows, &over, &asked));
         let taken = scope.spawn(|| -> Result<_, Fault> {
             setns(&quiet, CloneFlags::CLONE_NEWNET)?;
             let (mut still, mut shaken) = (Vec::new(), Vec::new());
@@ -72,10 +74,10 @@ fn measure() -> Result<bool, Fault> {
 }
 
 /// Asks for a new name with every connection, while it blows.
-fn storm(inside: &File, blows: &AtomicBool, over: &AtomicBool, asked: &AtomicUsize) -> Result<(), Fault> {
+fn storm(inside: &File, root: &str, blows: &AtomicBool, over: &AtomicBool, asked: &AtomicUsize) -> Result<(), Fault> {
     const DIGITS: usize = 8;
     setns(inside, CloneFlags::CLONE_NEWNET)?;
-    let config = host::client_config(rustls::RootCertStore::empty())?;
+    let config = host::client_config(root)?;
     // One hello, whose name is changed in its place: making hellos would cost more than answering them.
     let (mark, mut hello) = ("x".repeat(DIGITS), Vec::new());
     ClientConnection::new(config, ServerName::try_from(format!("{mark}.judged.example"))?)?.write_tls(&mut hello)?;

@@ -18,6 +18,8 @@ use hickory_proto::op::{Message, MessageType, OpCode};
 use hickory_proto::rr::{RData, Record, RecordType};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -74,7 +76,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// In the network namespace of this thread.
+    /// In the network namespace of this thread. The origin is not served yet.
     pub(crate) fn open() -> Result<Self, Fault> {
         let ip = |words: &str| Command::new("ip").args(words.split(' ')).status();
         for words in [
@@ -87,7 +89,6 @@ impl Host {
             }
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve_origin())?;
         let state = tempfile::tempdir()?;
         let text = format!(
             "state: {}\nresolvers: [{RESOLVER}]\nallowProtected: [{ORIGIN}/32]\n",
@@ -113,18 +114,16 @@ impl Host {
         self.runtime.block_on(self.daemon.act(action)).map(drop).map_err(|refusal| format!("{refusal:?}").into())
     }
 
-    /// What a client of a sandbox trusts.
-    pub(crate) fn trust(&self, which: &Which) -> Result<rustls::RootCertStore, Fault> {
-        use rustls::pki_types::pem::PemObject;
-        let root = self.daemon.trust(which).ok_or("no trust")?.certificate;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(root.as_bytes())?)?;
-        Ok(roots)
+    /// The root of a sandbox, in PEM.
+    pub(crate) fn root(&self, which: &Which) -> Result<String, Fault> {
+        Ok(self.daemon.trust(which).ok_or("no trust")?.certificate)
     }
 }
 
-/// TLS of a client that trusts these roots.
-pub(crate) fn client_config(roots: rustls::RootCertStore) -> Result<Arc<rustls::ClientConfig>, Fault> {
+/// TLS of a client that trusts this root.
+pub(crate) fn client_config(root: &str) -> Result<Arc<rustls::ClientConfig>, Fault> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(root.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -136,7 +135,7 @@ pub(crate) fn client_config(roots: rustls::RootCertStore) -> Result<Arc<rustls::
 }
 
 /// An origin that answers with one byte, or with the head of an answer that does not end; and a resolver that knows it.
-async fn serve_origin() -> Result<(), Fault> {
+pub(crate) async fn serve_origin() -> Result<(), Fault> {
     for (port, answer) in [(443, &b"."[..]), (80, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")] {
         let listener = tokio::net::TcpListener::bind((ORIGIN, port)).await?;
         tokio::spawn(async move {
