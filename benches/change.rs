@@ -2,9 +2,9 @@
 //! thread is disturbed while policies are swapped (POLICY §8).
 //!
 //! The flows are real sockets in a network namespace of a sandbox, through a daemon as `exeat serve` wires it, in this
-//! process: 8,500 spliced, 1,000 whose TLS ended here, 500 with a request in flight. Clients and origin are processes of
-//! their own, for a process has only so many descriptors (the daemon takes 19,000 of them here). It ends with an error where a
-//! promise is not kept. It takes root, and says so where it is skipped.
+//! process: 8,500 spliced, 1,000 whose TLS ended here, 500 with a request in flight. Clients and origin are processes
+//! of their own, for a process has only so many descriptors: the daemon takes 19,000 of them here. It ends with an
+//! error where a promise is not kept. It takes root, and says so where it is skipped.
 
 mod host;
 
