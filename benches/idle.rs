@@ -306,6 +306,7 @@ async fn data_path(origin: SocketAddr) {
         upstream: Upstream::new(resolve, trusted, RootCertStore::empty()),
         authority: Arc::new(authority),
         dns: Arc::new(dns),
+        tokens: None,
         record,
         listener_port: listener.port(),
     };

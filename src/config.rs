@@ -22,6 +22,7 @@ use crate::policy::{Grant, SourceSpec};
 pub use crate::sandbox::quota::Limits;
 
 use self::wire::ConfigWire;
+use crate::matcher::domain::DomainPattern;
 
 /// A file with every setting, its default and what it means.
 pub const SAMPLE: &str = include_str!("config/sample.yaml");
@@ -47,6 +48,10 @@ pub struct Config {
     pub limits: Limits,
     /// Secrets that policies of the control plane may use by name.
     pub secrets: BTreeMap<SecretName, Brokered>,
+    /// Who signs the token that goes along with a `forwardURL`: an https URL (POLICY §6).
+    pub issuer: Option<String>,
+    /// Hosts that a `forwardURL` may name; `None` for any.
+    pub forward_hosts: Option<Vec<DomainPattern>>,
 }
 
 /// A secret that the daemon brokers.
@@ -207,6 +212,8 @@ impl Config {
             resolvers: Vec::new(),
             limits: Limits::default(),
             secrets: BTreeMap::new(),
+            issuer: None,
+            forward_hosts: None,
         }
     }
 

@@ -40,6 +40,7 @@ use crate::audit::{Protocol, Record, RouteTaken};
 use crate::ca::{Authority, MintError};
 use crate::dns::Dns;
 use crate::flow::{Flow, Hello, HttpVersion, OriginalDst, Seen};
+use crate::issuer::Tokens;
 use crate::policy::verdict::{Basis, Denial, DenyReason, Permit, Route, Verdict};
 use crate::policy::{Denials, Protected};
 use crate::sandbox::quota::Slot;
@@ -66,6 +67,8 @@ pub struct Context {
     pub authority: Arc<Authority>,
     /// Answers port 53.
     pub dns: Arc<Dns>,
+    /// Signs what goes along with a `forwardURL`; without it, no such request goes out.
+    pub tokens: Option<Tokens>,
     /// Takes every event.
     pub record: Arc<dyn Record>,
     /// The port that the listener itself has: as an original destination it is a loop.

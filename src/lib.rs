@@ -7,7 +7,7 @@
 //!    `secret`, `intercept::splice` and `cli` only)
 //! 2. [`matcher`]
 //! 3. [`policy`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
-//! 4. [`secret`], [`ca`]
+//! 4. [`secret`], [`ca`], [`issuer`]
 //! 5. [`sandbox`], [`audit`], [`metrics`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
 //! 7. [`intercept`]
@@ -24,6 +24,7 @@ pub mod control;
 pub mod dns;
 pub mod flow;
 pub mod intercept;
+pub mod issuer;
 pub mod limits;
 pub mod manual;
 pub mod matcher;

@@ -150,6 +150,12 @@ pub const REGEX_TEXT_BYTES: usize = 16 * 1024;
 pub const GLOB_GROUPS: usize = 32;
 /// Bytes of one secret.
 pub const SECRET_BYTES: usize = 64 * 1024;
+/// How long a token of a `forwardURL` is valid (POLICY §6).
+pub const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// How long one key signs those tokens; its successor is published as long before.
+pub const ISSUER_KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether a key's time has come.
+pub const ISSUER_CHECK: Duration = Duration::from_secs(60);
 /// Bytes of the body of a `response` rule.
 pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
 /// How often it is looked whether a file that holds a secret has changed.

@@ -652,7 +652,11 @@ impl Policy {
             Then::Transform(_) | Then::Divert(_) if head.scheme == Scheme::Http => {
                 self.deny(DenyReason::PlaintextInjection, Some(&rule.id))
             }
+            Then::Divert(url) if url.is_left_by(head.path) => self.deny(DenyReason::AmbiguousPath, Some(&rule.id)),
             Then::Divert(url) => {
+                if let Some(rule) = self.deny.get(&url.host) {
+                    return self.deny(DenyReason::DeniedDomain, Some(rule));
+                }
                 let target = Target::Name(url.host.clone(), url.port);
                 Verdict::Allow(Action::Divert(Arc::clone(url), Permit { target, ..permit }))
             }

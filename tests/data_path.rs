@@ -134,6 +134,108 @@ async fn a_response_rule_contacts_nobody() {
     assert_eq!((judged.outcome, judged.status), (Ok(RouteTaken::Respond), Some(418)));
 }
 
+const FORWARDING: &str = "
+version: 1
+allow:
+  allowed.test: [ { forwardURL: 'https://proxy.test/agents/' } ]
+";
+
+/// The claims of a token. Whether it is signed is for a verifier that we did not write; see `tests/daemon.rs`.
+fn claims(token: &str) -> serde_json::Value {
+    use base64::Engine;
+    let payload = token.split('.').nth(1).expect("three parts");
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).expect("base64url");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_forward_url_gets_the_request_and_a_token() {
+    let rig = Rig::new(FORWARDING).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let proxy = rig.origin("proxy.test", Speaks::Https(rig.ca.tls(&["proxy.test"]), echo()));
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    let post = "POST /x%2Fy?z=1&z=2 HTTP/1.1\r\nHost: allowed.test\r\nX-Own: 1\r\nContent-Length: 3\r\n\r\nabc";
+    tls.write_all(post.as_bytes()).await.unwrap();
+    assert_eq!(status(&data_path::rig::read_answer(&mut tls).await), 200);
+    let mut client = rig.http2("allowed.test").await;
+    let request = Request::post("https://allowed.test/x%2Fy?z=1&z=2").body(Full::new(Bytes::from("abc"))).unwrap();
+    client.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    origin.assert_untouched();
+    let requests = proxy.requests();
+    assert_eq!((requests[0].version.as_str(), requests[1].version.as_str()), ("HTTP/1.1", "HTTP/2.0"));
+    for request in &requests {
+        assert_eq!((request.method.as_str(), &request.body[..]), ("POST", &b"abc"[..]));
+        assert_eq!(request.uri.trim_start_matches("https://proxy.test"), "/agents/x%2Fy?z=1&z=2");
+        for (name, value) in
+            [("host", "allowed.test"), ("scheme", "https"), ("port", "443"), ("path", "/x%2Fy?z=1&z=2")]
+        {
+            assert_eq!(request.header(&format!("vercel-forwarded-{name}")), [value]);
+        }
+        let claims = claims(request.header("vercel-sandbox-oidc-token")[0]);
+        assert_eq!((&claims["aud"], &claims["sandbox_id"]), (&"https://proxy.test/agents".into(), &"sbx_1".into()));
+    }
+    assert_eq!((requests[0].header("host"), requests[0].header("x-own")), (vec!["proxy.test"], vec!["1"]));
+    let judged = rig.requests();
+    assert!(judged.iter().all(|judged| judged.outcome == Ok(RouteTaken::Forward)), "{judged:?}");
+    assert!(judged.iter().all(|judged| judged.name.as_ref().is_some_and(|name| name.as_str() == "allowed.test")));
+    assert!(!format!("{:?}", rig.events()).contains("eyJ"), "no token in the record");
+}
+
+#[tokio::test]
+async fn a_forward_url_is_bound_to_its_url_and_to_the_policy() {
+    let rig = Rig::new(FORWARDING).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(rig.ca.tls(&["allowed.test"]), echo()));
+    let proxy = rig.origin("proxy.test", Speaks::Https(rig.ca.tls(&["proxy.test"]), echo()));
+    // A path that climbs out of the URL would be another's, under a token of ours.
+    for path in ["/../other", "/%2e%2e/other", "/a/..%2f..%2fother", "/..\\other", "/a/%252e%252e/../x"] {
+        let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+        let answer = exchange(&mut tls, &GET.replace("GET /", &format!("GET {path}"))).await;
+        assert!(status(&answer) == 403 && answer.contains("ambiguous-path"), "{path}: {answer}");
+    }
+    // In clear, no token goes along.
+    let mut io = rig.connect("203.0.113.9:80").await;
+    assert_eq!(status(&exchange(&mut io, GET).await), 403);
+    assert_eq!(rig.denied().last(), Some(&DenyReason::PlaintextInjection));
+    // What `deny` matches is not resolved, whoever asks.
+    rig.replace(&format!("{FORWARDING}\ndeny: [proxy.test]"));
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    let answer = exchange(&mut tls, GET).await;
+    assert!(status(&answer) == 403 && answer.contains("denied-domain"), "{answer}");
+    proxy.assert_untouched();
+    origin.assert_untouched();
+}
+
+/// F56, F57 for what is said of a forwarded request: nobody but us says it, to nobody.
+#[tokio::test]
+async fn f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request() {
+    let policy = format!("{FORWARDING}  other.test: [ {{}} ]\n");
+    let rig = Rig::new(&policy).await;
+    let other = rig.origin("other.test", Speaks::Https(rig.ca.tls(&["other.test"]), echo()));
+    let proxy = rig.origin("proxy.test", Speaks::Https(rig.ca.tls(&["proxy.test"]), echo()));
+    let forged = "Vercel-Forwarded-Host: evil.test\r\nvercel_forwarded_host: evil.test\r\nVERCEL-forwarded_path: /evil\r\n\
+                  vercel-sandbox-oidc-token: forged\r\nVercel_Sandbox_OIDC_Token: forged\r\n\
+                  Connection: vercel-forwarded-host, vercel-sandbox-oidc-token, close\r\n\
+                  Trailer: vercel-forwarded-host\r\nTransfer-Encoding: chunked\r\n\r\n\
+                  3\r\nabc\r\n0\r\nvercel-forwarded-host: evil.test\r\nvercel_sandbox_oidc_token: forged\r\n\r\n";
+    for name in ["allowed.test", "other.test"] {
+        let mut tls = rig.tls(name, &["http/1.1"]).await;
+        let answer = exchange(&mut tls, &format!("POST /x HTTP/1.1\r\nHost: {name}\r\n{forged}")).await;
+        assert_eq!(status(&answer), 200, "{answer}");
+    }
+    let (forwarded, plain) = (&proxy.requests()[0], &other.requests()[0]);
+    let said = |request: &support::origin::Request| -> Vec<(String, String)> {
+        let ours = request.headers.iter().filter(|(name, _)| name.replace('_', "-").starts_with("vercel-"));
+        ours.cloned().collect()
+    };
+    assert_eq!((said(forwarded).len(), said(plain)), (5, vec![]));
+    assert_eq!(forwarded.header("vercel-forwarded-host"), ["allowed.test"]);
+    assert_eq!(forwarded.header("vercel-forwarded-path"), ["/x"]);
+    for origin in [&proxy, &other] {
+        let wire = origin.inner().to_lowercase();
+        assert!(!wire.contains("evil") && !wire.contains("forged"), "{wire}");
+    }
+}
+
 #[tokio::test]
 async fn cleartext_http_goes_to_the_name_it_names() {
     let rig = Rig::new("allow: { allowed.test: [] }").await;

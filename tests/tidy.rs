@@ -119,7 +119,7 @@ fn every_rule(source: &Source) -> Vec<Finding> {
 }
 
 /// HOUSE §1. A module uses lower numbers only; [`SEAMS`] are the exceptions.
-const LAYERS: [(&str, u8); 25] = [
+const LAYERS: [(&str, u8); 26] = [
     ("flow", 1),
     ("limits", 1),
     ("sys", 1),
@@ -127,6 +127,7 @@ const LAYERS: [(&str, u8); 25] = [
     ("policy", 3),
     ("secret", 4),
     ("ca", 4),
+    ("issuer", 4),
     ("sandbox", 5),
     ("audit", 5),
     ("metrics", 5),

@@ -21,6 +21,7 @@ use crate::audit::Record;
 use crate::ca::Authority;
 use crate::dns::Dns;
 use crate::intercept::{self, Context, Rest, Stop, upstream};
+use crate::issuer::Tokens;
 use crate::policy::Protected;
 use crate::resolve::{HostResolver, Overrides};
 use crate::sandbox::Sandbox;
@@ -89,7 +90,7 @@ impl Outside {
         Ok(())
     }
 
-    /// Serves one sandbox until it is stopped, or the handle dropped.
+    /// Serves one sandbox until it is stopped, or the handle dropped. Without `tokens`, no `forwardURL` is heeded.
     ///
     /// # Errors
     /// The runtime cannot watch the sockets.
@@ -98,9 +99,10 @@ impl Outside {
         sandbox: &Arc<Sandbox>,
         authority: Arc<Authority>,
         record: Arc<dyn Record>,
+        tokens: Option<Tokens>,
         sockets: Sockets,
     ) -> io::Result<Serving> {
-        self.serve_after_rest(sandbox, authority, record, sockets).map(|(serving, _)| serving)
+        self.serve_after_rest(sandbox, authority, record, tokens, sockets).map(|(serving, _)| serving)
     }
 
     /// The same, but nothing is taken as long as the rest is held that comes with it.
@@ -112,6 +114,7 @@ impl Outside {
         sandbox: &Arc<Sandbox>,
         authority: Arc<Authority>,
         record: Arc<dyn Record>,
+        tokens: Option<Tokens>,
         sockets: Sockets,
     ) -> io::Result<(Serving, Option<Rest>)> {
         let listener = SandboxListener::new(sockets.tcp)?;
@@ -128,6 +131,7 @@ impl Outside {
             upstream,
             authority,
             dns: Arc::clone(&dns),
+            tokens,
             record,
             listener_port: LISTENER_PORT,
         };

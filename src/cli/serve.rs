@@ -8,6 +8,7 @@
 mod audit_log;
 mod credentials;
 mod daemon;
+mod issuer;
 mod listeners;
 mod meter;
 mod notify;

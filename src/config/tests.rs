@@ -14,7 +14,7 @@ fn the_sample_says_what_holds_without_it() {
     // Each of its lines that is turned off can be turned on.
     let mut all: Vec<&str> = Vec::new();
     for line in SAMPLE.lines() {
-        let on = line.strip_prefix("#: ").filter(|on| !on.starts_with("issuer"));
+        let on = line.strip_prefix("#: ");
         let key = on.and_then(|on| on.split_once(':')).map(|(key, _)| format!("{key}:"));
         // A key stands once: what is turned on takes the place of what holds by default.
         all.retain(|before| key.as_ref().is_none_or(|key| !before.starts_with(key)));
@@ -25,6 +25,7 @@ fn the_sample_says_what_holds_without_it() {
     assert_ne!((&on.audit, &on.resolvers, &on.openable), (&usual.audit, &usual.resolvers, &usual.openable));
     assert!(on.control.cleartext.is_some() && on.control.owner.is_some() && on.control.tcp.is_some());
     assert!(matches!(on.audit, Audit::File { rotate: Some(_), .. }));
+    assert!(on.issuer.is_some() && on.forward_hosts.is_some());
 }
 
 #[test]
@@ -153,7 +154,11 @@ fn a_fault_is_told_with_its_line_and_without_the_file() {
         ("state: /x\nstate: /y\n", "serve.yaml:2"),
         ("control:\n  token: canary\n", "serve.yaml:2"),
         ("openable: [10.0.0.0/40]\n# canary\n", "serve.yaml:1"),
-        ("issuer: https://canary.test\n", "`issuer`"),
+        ("issuer: http://canary.test\n", "`issuer`"),
+        ("issuer: https://canary.test/\n", "`issuer`"),
+        ("issuer: https://canary@issuer.test\n", "`issuer`"),
+        ("issuer: https://192.0.2.1\n", "`issuer`"),
+        ("forwardHosts: [\"a*.canary\"]\n", "`forwardHosts`"),
         ("state: canary\n", "`state`"),
         ("control: { mode: \"canary\" }\n", "`control.mode`"),
         ("control: { mode: \"7777\" }\n", "`control.mode`"),

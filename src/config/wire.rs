@@ -15,7 +15,7 @@ use super::{
     Audit, Brokered, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute,
     resolver,
 };
-use crate::flow::SecretName;
+use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
 use crate::policy::diagnostic::discreet;
@@ -33,6 +33,7 @@ pub(super) struct ConfigWire {
     limits: Limits,
     secrets: BTreeMap<String, SecretWire>,
     issuer: Option<String>,
+    forward_hosts: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,12 +146,20 @@ impl ConfigWire {
     /// # Errors
     /// What means nothing, in one sentence.
     pub(super) fn into_config(self, flags: Flags, home: &Home) -> Result<Config, String> {
-        let Self { state, control, audit, mut allow_protected, mut openable, resolvers, secrets, limits, issuer } =
-            self;
+        let Self {
+            state,
+            control,
+            audit,
+            mut allow_protected,
+            mut openable,
+            resolvers,
+            secrets,
+            limits,
+            issuer,
+            forward_hosts,
+        } = self;
         let usual = Config::of_home(home);
-        if issuer.is_some() {
-            return Err("`issuer`: this version of exeat signs no tokens for `forwardURL`, so leave it out".to_owned());
-        }
+        let forward_hosts = forward_hosts.map(|hosts| hosts.iter().map(|text| host(text)).collect());
         allow_protected.extend(flags.allow_protected);
         openable.extend(flags.openable);
         let named = |text: &String| resolver(text).map_err(|expected| format!("`resolvers`: {expected}"));
@@ -162,6 +171,8 @@ impl ConfigWire {
             audit: audit.map_or(Ok(usual.audit), AuditWire::into_audit)?,
             allow_protected,
             openable,
+            issuer: issuer.map(issuer_url).transpose()?,
+            forward_hosts: forward_hosts.transpose()?,
             resolvers: if flags.resolvers.is_empty() { named } else { flags.resolvers },
             limits,
             secrets: secrets.into_iter().map(|(name, wire)| wire.into_brokered(&name)).collect::<Result<_, _>>()?,
@@ -318,4 +329,20 @@ fn permissions(text: &str) -> Result<u32, String> {
     let octal = (3..=4).contains(&text.len()).then(|| u32::from_str_radix(text, 8).ok()).flatten();
     let mode = octal.filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| "`control.mode`: permissions in octal, in quotes, such as \"0660\"".to_owned())
+}
+
+/// `https://HOST[:PORT][/PATH]`: what verifiers compare byte for byte, and where they look for the keys.
+fn issuer_url(url: String) -> Result<String, String> {
+    let rest = url.strip_prefix("https://").filter(|rest| !rest.ends_with('/') && !rest.contains(['?', '#', '@']));
+    let host = rest.map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
+    let is_named = host.is_some_and(|host| Domain::parse(host).is_ok());
+    let told = "`issuer`: an https URL with a name for its host, without user info, query, fragment or a slash at its \
+                end, such as https://issuer.example";
+    if is_named && url.bytes().all(|byte| byte.is_ascii_graphic()) { Ok(url) } else { Err(told.to_owned()) }
+}
+
+fn host(text: &str) -> Result<DomainPattern, String> {
+    DomainPattern::parse(text).map_err(|_| {
+        "`forwardHosts`: names, or patterns as in a policy, such as proxy.example or \"*.example\"".to_owned()
+    })
 }

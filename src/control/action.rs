@@ -46,6 +46,9 @@ pub trait Act: Send + Sync + 'static {
     /// Counters, in Prometheus' text format.
     fn metrics(&self) -> String;
 
+    /// The public keys of the issuer, as a JWK Set; `None` where there is no issuer.
+    fn jwks(&self) -> Option<Value>;
+
     /// Whether it is ready to take sandboxes; if not, why.
     ///
     /// # Errors

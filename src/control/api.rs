@@ -38,6 +38,7 @@ use crate::policy::judge::Question;
 pub fn router<A: Act>(act: Arc<A>) -> Router {
     let (routes, document) = api::<A>().finish();
     let routes = routes
+        .route("/.well-known/jwks", get(jwks::<A>))
         .route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
         .method_not_allowed_fallback(|| async { Refused::method() });
     Router::new()
@@ -417,6 +418,14 @@ impl IntoResponse for Counters {
 impl Output for Counters {
     fn describe(operation: &mut Operation<'_>) {
         operation.answer(StatusCode::OK, Self::MEDIA, json!({ "type": "string" }), &[]);
+    }
+}
+
+/// The public keys, for whoever verifies the tokens of a `forwardURL`: a form that is not ours to describe.
+async fn jwks<A: Act>(State(act): State<Arc<A>>) -> Response {
+    match act.jwks() {
+        Some(keys) => ([(header::CACHE_CONTROL, "public, max-age=300")], Json(keys)).into_response(),
+        None => Refused::from(Refusal::Unknown).into_response(),
     }
 }
 

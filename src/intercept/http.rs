@@ -12,6 +12,7 @@
 
 mod authority;
 mod coding;
+mod divert;
 mod guard;
 mod headers;
 mod live;
@@ -35,13 +36,14 @@ use crate::intercept::Context;
 use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
 use crate::limits;
-use crate::policy::verdict::{Action, Basis, Denial, DenyReason, LocalResponse, Permit, Verdict};
+use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Verdict};
 use crate::sandbox::Snapshot;
 use crate::sandbox::quota::Spent;
 use crate::secret::inject::Injections;
 use authority::{Authority, Expected};
+use divert::Diverted;
 use guard::{Fault, Watch};
-use live::{Live, Waiter};
+use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
@@ -86,9 +88,15 @@ struct Asked {
 struct Permitted {
     permit: Permit,
     generation: u64,
-    injections: Injections,
+    additions: Additions,
     live: Arc<Live>,
     scrub: Option<Scrub>,
+}
+
+/// What a request gets on its way out. All of it is there before anybody is contacted.
+struct Additions {
+    injections: Injections,
+    diverted: Option<Diverted>,
 }
 
 impl Conversation {
@@ -159,21 +167,17 @@ impl Conversation {
             let mut changes = self.ctx.sandbox.changes();
             let snapshot = changes.catch_up();
             let host = self.ctx.host.load_full();
-            let permit = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
-                Verdict::Allow(Action::Forward(permit)) => permit,
+            let (permit, url) = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
+                Verdict::Allow(Action::Forward(permit)) => (permit, None),
+                Verdict::Allow(Action::Divert(url, permit)) => (permit, Some(url)),
                 Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
-                // Nothing here signs the token that must go along (POLICY §6), and without it nothing goes.
-                Verdict::Allow(Action::Divert(_, permit)) => {
-                    let basis = permit.basis().clone();
-                    return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
-                }
                 Verdict::Deny(denial) => return Ok(self.deny(&denial, &asked)),
             };
-            let Ok(injections) = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets()) else {
-                let basis = permit.basis().clone();
-                return Ok(self.deny(&Denial { reason: DenyReason::SecretUnavailable, basis }, &asked));
+            let additions = match self.additions(&permit, url.as_ref(), &asked) {
+                Ok(additions) => additions,
+                Err(reason) => return Ok(self.deny(&Denial { reason, basis: permit.basis().clone() }, &asked)),
             };
-            let due = self.ledger.due(asked.permitted(&permit, &injections));
+            let due = self.ledger.due(asked.permitted(&permit, &additions));
             let kept = self.upstreams.lease_now(&self.ctx, &permit, &snapshot, self.wanted());
             let lease = match kept {
                 Some(lease) => lease,
@@ -190,14 +194,17 @@ impl Conversation {
                 },
             };
             // A change from here on finds the request in the register; one that came before is seen here.
-            let live = self.live.add(Arc::clone(&asked), permit.target().clone(), changes);
+            let live = self.live.add(Arc::clone(&asked), Way::of(&permit, url.as_ref()), changes);
             if live.changes.is_behind() {
                 due.withdraw();
                 continue;
             }
             drop(due);
-            let scrub = self.scrub(&permit, &snapshot);
-            let permitted = Permitted { permit, generation: snapshot.generation, injections, live, scrub };
+            let scrub = match &additions.diverted {
+                Some(diverted) => Some(Scrub::new(diverted.scrubber(), Arc::clone(&self.ledger))),
+                None => self.scrub(&permit, &snapshot),
+            };
+            let permitted = Permitted { permit, generation: snapshot.generation, additions, live, scrub };
             return self.forward(permitted, &asked, Request::from_parts(parts, body), lease, switch).await;
         }
     }
@@ -205,6 +212,20 @@ impl Conversation {
     fn expected(&self) -> Expected<'_> {
         let sni = if let Seen::Tls(hello) = &self.flow.seen { hello.sni.as_ref() } else { None };
         Expected { scheme: self.scheme, port: self.flow.dst.port(), sni }
+    }
+
+    /// What goes along with a request; `url` is where it goes instead of its origin.
+    fn additions(
+        &self,
+        permit: &Permit,
+        url: Option<&Arc<ForwardUrl>>,
+        asked: &Asked,
+    ) -> Result<Additions, DenyReason> {
+        let injections = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets());
+        let injections = injections.map_err(|_| DenyReason::SecretUnavailable)?;
+        let (port, tokens) = (self.flow.dst.port(), self.ctx.tokens.as_ref());
+        let diverted = url.map(|url| Diverted::ready(url, &asked.authority, port, tokens)).transpose()?;
+        Ok(Additions { injections, diverted })
     }
 
     fn wanted(&self) -> Wanted {
@@ -234,11 +255,11 @@ impl Conversation {
         mut lease: Lease,
         switch: Option<OnUpgrade>,
     ) -> Result<Response<Payload>, PayloadError> {
-        let Permitted { permit, generation, injections, live, scrub } = permitted;
+        let Permitted { permit, generation, additions, live, scrub } = permitted;
         if scrub.is_some() {
             Scrub::prepare(request.headers_mut());
         }
-        let Some((request, sent)) = self.outbound(request, asked, injections, &lease, &live) else {
+        let Some((request, sent)) = self.outbound(request, asked, additions, &lease, &live) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
         let mut cut = live.cut(Waiter::Handler);
@@ -283,12 +304,14 @@ impl Conversation {
         &self,
         request: Request<Incoming>,
         asked: &Asked,
-        injections: Injections,
+        additions: Additions,
         lease: &Lease,
         live: &Arc<Live>,
     ) -> Option<(Request<Payload>, Sent)> {
         let (mut parts, body) = request.into_parts();
-        match &asked.authority.host {
+        let Additions { injections, diverted } = additions;
+        let authority = diverted.as_ref().map_or(&asked.authority, |diverted| &diverted.authority);
+        match &authority.host {
             Some(host) => parts.headers.insert(header::HOST, host.clone()),
             None => parts.headers.remove(header::HOST),
         };
@@ -297,7 +320,10 @@ impl Conversation {
         }
         let injected = injections.apply(&mut parts.headers);
         parts.extensions.clear();
-        authority::write(&mut parts, &asked.authority, self.scheme, lease.version())?;
+        if let Some(diverted) = &diverted {
+            diverted.apply(&mut parts.headers);
+        }
+        authority::write(&mut parts, authority, self.scheme, lease.version())?;
         let (sending, sent) = lease.sending();
         let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending));
         Some((Request::from_parts(parts, body), sent))
@@ -464,9 +490,10 @@ impl Asked {
         self.authority.name.as_ref().map(Domain::as_str)
     }
 
-    fn permitted(&self, permit: &Permit, injections: &Injections) -> Judged {
-        let judged = self.judged(Ok(RouteTaken::Terminate), permit.basis());
-        Judged { observed: permit.observed(), injected: injections.names(), ..judged }
+    fn permitted(&self, permit: &Permit, additions: &Additions) -> Judged {
+        let route = if additions.diverted.is_some() { RouteTaken::Forward } else { RouteTaken::Terminate };
+        let judged = self.judged(Ok(route), permit.basis());
+        Judged { observed: permit.observed(), injected: additions.injections.names(), ..judged }
     }
 
     fn judged(&self, outcome: Result<RouteTaken, DenyReason>, basis: &Basis) -> Judged {

@@ -12,6 +12,7 @@ use http::HeaderName;
 
 use super::diagnostic::{carries_credentials, looks_like_credential};
 use crate::flow::{Domain, SecretName};
+use crate::matcher::path::fully_decoded;
 
 /// A policy's answer. There is no third arm and no default (HOUSE habit 4).
 #[derive(Debug, Clone)]
@@ -432,6 +433,25 @@ pub struct ForwardUrl {
     pub port: u16,
     /// What goes before a request's own path: empty, or begins with `/` and does not end with it.
     pub prefix: String,
+}
+
+impl ForwardUrl {
+    /// The audience of the token that goes along: the URL without a slash at its end.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        self.text.trim_end_matches('/')
+    }
+
+    /// Whether a request's path, appended, may be read as one that is not beneath the URL: `/../x`, in some spelling.
+    #[must_use]
+    pub fn is_left_by(&self, path: &str) -> bool {
+        if self.prefix.is_empty() {
+            return false;
+        }
+        let (whole, prefix) = (format!("{}{path}", self.prefix), fully_decoded(&self.prefix));
+        let decoded = fully_decoded(&whole);
+        !decoded.strip_prefix(&*prefix).is_some_and(|rest| rest.starts_with(b"/"))
+    }
 }
 
 /// What a `response` rule answers (POLICY §3).

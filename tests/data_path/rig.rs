@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use exeat::dns::Dns;
 use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId, SecretName};
 use exeat::intercept::upstream::Upstream;
 use exeat::intercept::{Context, Stop, serve, shutdown};
+use exeat::issuer::{Issuer, Subject, Tokens};
 use exeat::policy::verdict::DenyReason;
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
@@ -94,6 +95,7 @@ impl Rig {
             upstream: Upstream::new(Arc::clone(&resolve), RootCertStore::empty(), roots(ca.pem())),
             authority: Arc::new(authority),
             dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, Arc::clone(&host), Arc::clone(&record))),
+            tokens: Some(tokens()),
             record,
             listener_port: listener.port(),
         };
@@ -278,6 +280,18 @@ impl Rig {
         let events = self.events().into_iter();
         events.filter_map(|event| if let Kind::Verdict(judged) = event.kind { Some(judged) } else { None })
     }
+}
+
+/// What signs for this sandbox.
+fn tokens() -> Tokens {
+    // Its keys take a while to make.
+    static ISSUER: LazyLock<Arc<Issuer>> = LazyLock::new(|| {
+        let issuer = Issuer::open("https://issuer.test", None, SystemTime::now).expect("an issuer");
+        issuer.adopt(issuer.due().expect("keys").expect("none yet"));
+        Arc::new(issuer)
+    });
+    let [sandbox_id, sandbox_name, team_id, project_id] = ["sbx_1", "test", "team", "project"].map(str::to_owned);
+    Tokens::new(Arc::clone(&ISSUER), Subject { sandbox_id, sandbox_name, team_id, project_id })
 }
 
 fn compile(policy: &str) -> Policy {

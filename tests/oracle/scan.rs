@@ -357,7 +357,12 @@ impl Model {
         let Some(by) = self.row_6(name) else { return deny("row 9", "no-rule", None) };
         let unchanged = permit("row 6, forward", "forward", by, target(Some(name), request.dst));
         match self.entry(name) {
-            Some((place, entry)) if !entry.rules.is_empty() => entry_says(place, entry, request, unchanged),
+            Some((place, entry)) if !entry.rules.is_empty() => {
+                let judged = entry_says(place, entry, request, unchanged);
+                let elsewhere = origin(&judged.said.url);
+                let host = elsewhere.split(':').next().unwrap_or_default();
+                if judged.question == "forward elsewhere" { self.row_5(host).unwrap_or(judged) } else { judged }
+            }
             _ => unchanged,
         }
     }
@@ -389,6 +394,9 @@ fn entry_says(place: usize, entry: &Entry, request: &Request, unchanged: Judged)
         Then::Transform(_) | Then::Forward(_) if !request.secure => {
             return deny("plaintext", "plaintext-injection", Some(by));
         }
+        Then::Forward(url) if leaves(url, &request.path) => {
+            return deny("forward out of the URL", "ambiguous-path", Some(by));
+        }
         Then::Forward(url) => {
             judged.question = "forward elsewhere";
             judged.said.url.clone_from(url);
@@ -409,6 +417,13 @@ fn entry_says(place: usize, entry: &Entry, request: &Request, unchanged: Judged)
         }
     }
     judged
+}
+
+/// Whether a path, appended to the URL, may be read as one that is not beneath it.
+fn leaves(url: &str, path: &str) -> bool {
+    let base = url.splitn(4, '/').nth(3).unwrap_or_default().trim_end_matches('/');
+    let whole = paths::fully_decoded(&format!("/{base}{path}"));
+    !base.is_empty() && !whole.starts_with(format!("/{base}/").as_bytes())
 }
 
 /// `HOST:PORT` of `https://HOST[:PORT][/…]`.

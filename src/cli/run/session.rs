@@ -118,7 +118,7 @@ pub(in crate::cli) fn run(
     let signals = Signals::catch(&runtime).map_err(RunError::own("catch signals"))?;
     let relays = streams.start(terminal).map_err(RunError::own("relay the terminal"))?;
     let inside = runtime.enter();
-    let serving = outside.serve(&sandbox, Arc::new(authority), record, sockets);
+    let serving = outside.serve(&sandbox, Arc::new(authority), record, None, sockets);
     let serving = serving.map_err(RunError::own("watch the sandbox's sockets"))?;
     tokio::spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
     for keeper in settings.keepers {

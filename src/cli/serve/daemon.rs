@@ -24,14 +24,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::meter::{Meter, News, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
-use super::shelf::{Document, NOTHING, Shelf};
+use super::shelf::{Document, NOTHING, Offer, Shelf};
 use super::take_over::Say;
 use super::take_over::before::Before;
 use super::take_over::handing::Outlived;
 use super::take_over::receiving::{Estate, Heir, Heirs, Left};
 use super::take_over::wire::{Judging, Told, Yours};
 use super::vault::Vault;
-use super::{ServeError, report};
+use super::{ServeError, issuer, report};
 use crate::attach::{
     self, AttachError, AttachStep, Attached, AttachmentEvent, AttachmentId, Device, Events, Host, Sockets, Spec,
 };
@@ -48,6 +48,7 @@ use crate::control::action::{
 };
 use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Stop;
+use crate::issuer::{Issuer, Tokens};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::policy::explain::Explanation;
@@ -68,8 +69,9 @@ struct Inner {
     outside: Outside,
     shelf: Shelf,
     secrets: Secrets,
-    vault: Vault,
+    vault: Arc<Vault>,
     before: Before,
+    issuer: Option<Arc<Issuer>>,
     record: Arc<dyn Record>,
     lines: Arc<report::Lines>,
     metrics: Arc<Metrics>,
@@ -111,7 +113,15 @@ impl Daemon {
         record: Arc<dyn Record>,
         estate: &mut Estate,
     ) -> Result<Self, ServeError> {
-        let vault = Vault::open(config, estate).await?;
+        let vault = Arc::new(Vault::open(config, estate).await?);
+        let store = vault.store().await.map_err(ServeError::Store)?;
+        let (kept, records): (Vec<_>, Vec<_>) =
+            store.all().map_err(ServeError::Store)?.into_iter().partition(|(name, _)| name == issuer::RECORD);
+        drop(store);
+        let issuer = match &config.issuer {
+            Some(url) => Some(issuer::open(url, kept.first().map(|(_, keys)| keys.as_slice()), &vault).await?),
+            None => None,
+        };
         let outside = Outside::open(Settings {
             allow_protected: config.allow_protected.clone(),
             resolvers: config.resolvers.clone(),
@@ -122,10 +132,15 @@ impl Daemon {
         let daemon = Self(Arc::new(Inner {
             host: Host::open().map_err(ServeError::Host)?,
             outside: outside.map_err(ServeError::own("list the host's addresses"))?,
-            shelf: Shelf::new(config.openable.clone(), grants(config)),
+            shelf: Shelf::new(
+                config.openable.clone(),
+                grants(config),
+                Offer { has_issuer: issuer.is_some(), forward_hosts: config.forward_hosts.clone() },
+            ),
             secrets: broker(config).await,
             vault,
             before: Before::default(),
+            issuer,
             record: Arc::new(Fanout(sinks)),
             lines,
             metrics,
@@ -134,8 +149,7 @@ impl Daemon {
             settings: Arc::default(),
             judging: Mutex::new(Judging::of(config)),
         }));
-        let store = daemon.0.vault.store().await.map_err(ServeError::Store)?;
-        for (name, record) in store.all().map_err(ServeError::Store)? {
+        for (name, record) in records {
             let restored = daemon.restore(&name, &record, estate).await;
             restored.map_err(|error| ServeError::Record(name, error))?;
         }
@@ -647,7 +661,8 @@ impl Daemon {
         sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
-        let (serving, rest) = match self.0.outside.serve_after_rest(&sandbox, authority, meter, sockets) {
+        let tokens = self.0.issuer.as_ref().map(|issuer| Tokens::new(Arc::clone(issuer), registration.subject()));
+        let (serving, rest) = match self.0.outside.serve_after_rest(&sandbox, authority, meter, tokens, sockets) {
             Ok(served) => served,
             Err(error) => {
                 let detached = attachment.detach().await;
@@ -952,6 +967,10 @@ impl Act for Daemon {
         // Asked for from outside the runtime, it has none.
         let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
         self.0.metrics.render(all.len(), open, tasks)
+    }
+
+    fn jwks(&self) -> Option<serde_json::Value> {
+        self.0.issuer.as_ref().map(|issuer| issuer.jwks())
     }
 
     fn ready(&self) -> Result<(), String> {

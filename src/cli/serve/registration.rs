@@ -18,9 +18,13 @@ use crate::control::action::{
 };
 use crate::flow::SandboxId;
 use crate::intercept::Rest;
+use crate::issuer::Subject;
 use crate::limits;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
+
+/// Team and project of a sandbox whose control plane names none.
+const LOCAL: &str = "local";
 
 /// A sandbox that the daemon knows.
 pub(super) struct Registration {
@@ -127,6 +131,18 @@ impl Registration {
     /// Its present session.
     pub(super) fn session(&self) -> SessionId {
         self.facts().session.id.clone()
+    }
+
+    /// As tokens name it.
+    pub(super) fn subject(&self) -> Subject {
+        let facts = self.facts();
+        let detail = |key: &str| facts.details.get(key).and_then(Value::as_str).unwrap_or(LOCAL).to_owned();
+        Subject {
+            sandbox_id: facts.session.id.0.clone(),
+            sandbox_name: self.name.as_str().to_owned(),
+            team_id: detail("teamId"),
+            project_id: detail("projectId"),
+        }
     }
 
     /// As the API shows it, with the limits of all sandboxes where it has none of its own.

@@ -69,6 +69,8 @@ fn later(started: &Config, now: &Config) -> Vec<&'static str> {
         ("control.owner", started.control.owner != now.control.owner),
         ("control.tcp.address", tcp != tcp_now),
         ("control.insecureLoopback.address", clear != clear_now),
+        ("issuer", started.issuer != now.issuer),
+        ("forwardHosts", started.forward_hosts != now.forward_hosts),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::flow::SecretName;
+use crate::matcher::domain::DomainPattern;
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{Author, Feature, Flags, Grant, Policy, Source, Terms};
 
@@ -30,8 +31,28 @@ pub(super) struct Document {
 
 type Digest = [u8; 32];
 
+/// What this daemon can do for policies, from its start to its end.
+#[derive(Default)]
+pub(super) struct Offer {
+    /// Whether the token of a `forwardURL` can be signed.
+    pub(super) has_issuer: bool,
+    /// Hosts that a `forwardURL` may name; `None` for any.
+    pub(super) forward_hosts: Option<Vec<DomainPattern>>,
+}
+
+impl Offer {
+    fn lacks(&self) -> Vec<(Feature, &'static str)> {
+        let mut lacks = vec![(Feature::Placeholders, "this version of exeat sets headers alone")];
+        if !self.has_issuer {
+            lacks.push((Feature::Forward, "this daemon has no `issuer` for the token that goes along"));
+        }
+        lacks
+    }
+}
+
 /// The documents in use.
 pub(super) struct Shelf {
+    offer: Offer,
     openable: ArcSwap<Vec<IpNet>>,
     secrets: BTreeMap<SecretName, Grant>,
     documents: Mutex<HashMap<Digest, Weak<Document>>>,
@@ -39,8 +60,8 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// An empty shelf; its policies may open these protected ranges, and send these secrets.
-    pub(super) fn new(openable: Vec<IpNet>, secrets: BTreeMap<SecretName, Grant>) -> Self {
-        Self { openable: ArcSwap::from_pointee(openable), secrets, documents: Mutex::default() }
+    pub(super) fn new(openable: Vec<IpNet>, secrets: BTreeMap<SecretName, Grant>, offer: Offer) -> Self {
+        Self { offer, openable: ArcSwap::from_pointee(openable), secrets, documents: Mutex::default() }
     }
 
     /// From now on policies may open these protected ranges: what is taken from here on says so, what was taken before
@@ -68,10 +89,8 @@ impl Shelf {
         }
         let terms = Terms {
             author: Author::ControlPlane { openable: Vec::clone(&self.openable.load()), secrets: self.secrets.clone() },
-            lacks: vec![
-                (Feature::Forward, "this daemon has no issuer for the token that goes along"),
-                (Feature::Placeholders, "this version of exeat sets headers alone"),
-            ],
+            lacks: self.offer.lacks(),
+            forward_hosts: self.offer.forward_hosts.clone(),
             ..Terms::default()
         };
         let source = Source { path: PATH, text: &text };
@@ -101,7 +120,7 @@ mod tests {
 
     #[test]
     fn equal_documents_are_held_once_and_no_longer_than_they_are_used() {
-        let shelf = Shelf::new(Vec::new(), BTreeMap::new());
+        let shelf = Shelf::new(Vec::new(), BTreeMap::new(), Offer::default());
         let text = "{\"allow\": [\"a.test\"]}";
         let first = shelf.take(text.into()).unwrap();
         assert!(Arc::ptr_eq(&first, &shelf.take(text.into()).unwrap()));
@@ -118,7 +137,8 @@ mod tests {
     #[test]
     fn a_control_plane_opens_what_the_operator_lists_and_nothing_else() {
         let open = |openable: &[&str]| {
-            let shelf = Shelf::new(openable.iter().map(|range| range.parse().unwrap()).collect(), BTreeMap::new());
+            let openable = openable.iter().map(|range| range.parse().unwrap()).collect();
+            let shelf = Shelf::new(openable, BTreeMap::new(), Offer::default());
             Arc::clone(&shelf.take("subnets: { allow: [10.1.0.0/16] }".into()).unwrap().policy)
         };
         let judged = |policy: &Policy| {
@@ -128,11 +148,27 @@ mod tests {
         assert!(!judged(&open(&[])));
         assert!(judged(&open(&["10.0.0.0/8"])));
         // The same text means what the list says now.
-        let shelf = Shelf::new(Vec::new(), BTreeMap::new());
+        let shelf = Shelf::new(Vec::new(), BTreeMap::new(), Offer::default());
         let text = "subnets: { allow: [10.1.0.0/16] }";
         let before = shelf.take(text.into()).unwrap();
         shelf.change(&["10.0.0.0/8".parse().unwrap()]);
         let after = shelf.take(text.into()).unwrap();
         assert_eq!((judged(&before.policy), judged(&after.policy)), (false, true));
+    }
+
+    #[test]
+    fn a_forward_url_takes_an_issuer_and_a_host_that_is_listed() {
+        let take = |has_issuer, hosts: Option<&[&str]>| {
+            let pattern = |text: &&str| DomainPattern::parse(text).unwrap();
+            let forward_hosts = hosts.map(|hosts| hosts.iter().map(pattern).collect());
+            let shelf = Shelf::new(Vec::new(), BTreeMap::new(), Offer { has_issuer, forward_hosts });
+            let text = "allow: { a.test: [{ forwardURL: 'https://proxy.test' }] }";
+            shelf.take(text.into()).map(drop).map_err(|faults| faults.to_string())
+        };
+        assert!(take(false, None).unwrap_err().contains("no `issuer`"));
+        assert_eq!(take(true, None), Ok(()));
+        assert_eq!(take(true, Some(&["*.test"])), Ok(()));
+        assert!(take(true, Some(&["proxy.example"])).unwrap_err().contains("the operator lists"));
+        assert!(take(true, Some(&[])).is_err());
     }
 }

@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+use super::divert;
 use super::refuse::{EXEAT_DENIED, EXEAT_ERROR};
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1, RFC 9113 §8.2.2), those of a proxy, and the settings of an h2c upgrade.
@@ -29,6 +30,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub(super) fn sanitise_request(headers: &mut HeaderMap) {
     let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     remove_hop_by_hop(headers);
+    divert::remove_forged(headers);
     headers.remove(EXPECT);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

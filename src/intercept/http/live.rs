@@ -9,17 +9,31 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use crate::policy::verdict::Target;
+use crate::policy::verdict::{ForwardUrl, Permit, Target};
 use crate::sandbox::Changes;
 
 use super::Asked;
+
+/// Where a request may go: to whom, and whether as it is or by a `forwardURL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    target: Target,
+    url: Option<Arc<ForwardUrl>>,
+}
+
+impl Way {
+    /// Under a permit, by a URL if there is one.
+    pub(super) fn of(permit: &Permit, url: Option<&Arc<ForwardUrl>>) -> Self {
+        Self { target: permit.target().clone(), url: url.cloned() }
+    }
+}
 
 /// A request in flight: lives as long as its handler or one of its bodies.
 pub(super) struct Live {
     /// What it was judged by.
     pub(super) asked: Arc<Asked>,
     /// Where it went.
-    pub(super) target: Target,
+    pub(super) way: Way,
     /// Who pushes a policy waits until this request is over, or was judged by it.
     pub(super) changes: Changes,
     cut: AtomicBool,
@@ -79,9 +93,9 @@ pub(super) struct Register(Mutex<Vec<Weak<Live>>>);
 
 impl Register {
     /// Takes a request in.
-    pub(super) fn add(&self, asked: Arc<Asked>, target: Target, changes: Changes) -> Arc<Live> {
+    pub(super) fn add(&self, asked: Arc<Asked>, way: Way, changes: Changes) -> Arc<Live> {
         let (cut, waiters) = (AtomicBool::new(false), Default::default());
-        let live = Arc::new(Live { asked, target, changes, cut, waiters });
+        let live = Arc::new(Live { asked, way, changes, cut, waiters });
         let mut register = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         register.retain(|other| other.strong_count() > 0);
         register.push(Arc::downgrade(&live));

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::secret::inject::is_alike;
 
+use super::divert;
 use super::guard::{Busy, may_trail};
 use super::live::Cut;
 use super::upstreams::{Returning, Sending};
@@ -162,7 +163,8 @@ fn permitted(frame: Frame<Bytes>, injected: &[HeaderName]) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(trailers) => {
             let ours = |name: &HeaderName| injected.iter().any(|injected| is_alike(name, injected));
-            let kept = trailers.iter().filter(|(name, _)| may_trail(name) && !ours(name));
+            let may_pass = |name: &HeaderName| may_trail(name) && !ours(name) && !divert::is_ours(name);
+            let kept = trailers.iter().filter(|(name, _)| may_pass(name));
             Frame::trailers(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<HeaderMap>())
         }
         Err(data) => data,

@@ -23,7 +23,7 @@ use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
 use crate::sandbox::Changes;
 
 use super::guard::{Guard, Lent};
-use super::live::Waiter;
+use super::live::{Waiter, Way};
 use super::{Conversation, Switched};
 
 /// What a sandbox may send on one HTTP/2 stream, and on one connection, before we read it.
@@ -167,14 +167,18 @@ async fn govern(conversation: &Conversation, changes: &mut Changes) {
         }
         let mut ended = false;
         for live in conversation.live.all() {
-            let basis = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host) {
-                Verdict::Allow(Action::Forward(permit)) if *permit.target() == live.target => {
-                    live.changes.settle(&snapshot);
-                    continue;
+            let (way, basis) = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host)
+            {
+                Verdict::Allow(Action::Forward(permit)) => (Some(Way::of(&permit, None)), permit.basis().clone()),
+                Verdict::Allow(Action::Divert(url, permit)) => {
+                    (Some(Way::of(&permit, Some(&url))), permit.basis().clone())
                 }
-                Verdict::Allow(Action::Forward(permit) | Action::Divert(_, permit)) => permit.basis().clone(),
-                Verdict::Allow(Action::Respond(_, basis)) | Verdict::Deny(Denial { basis, .. }) => basis,
+                Verdict::Allow(Action::Respond(_, basis)) | Verdict::Deny(Denial { basis, .. }) => (None, basis),
             };
+            if way.as_ref() == Some(&live.way) {
+                live.changes.settle(&snapshot);
+                continue;
+            }
             ledger.verdict(live.asked.judged(Err(DenyReason::Revoked), &basis));
             live.end();
             ended = true;

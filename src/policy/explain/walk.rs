@@ -415,6 +415,8 @@ impl<'a> Walk<'a> {
             Verdict::Deny(denial) => {
                 self.note(match denial.reason {
                     DenyReason::PlaintextInjection => ", which is never done in clear",
+                    DenyReason::DeniedDomain => ", to a host that `deny` matches",
+                    DenyReason::AmbiguousPath => ", beneath whose URL this path may not stay",
                     _ => ", with a secret that may not go to this port",
                 });
                 self.refuse(denial)

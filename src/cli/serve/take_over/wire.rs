@@ -128,6 +128,8 @@ impl Judging {
             openable,
             resolvers,
             limits: usual,
+            issuer: _,
+            forward_hosts: _,
         } = config;
         let (allow_protected, openable) = (allow_protected.clone(), openable.clone());
         Self { allow_protected, openable, resolvers: resolvers.clone(), limits: *usual }
