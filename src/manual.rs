@@ -244,6 +244,8 @@ pub mod restart {}
 /// | §5 addresses in answers are vetted; the block address never stands for an origin | `no_policy_lets_a_protected_or_block_address_be_dialled`, `the_block_address_is_never_allowed` |
 /// | §5 special-use names | `special_use_names_reach_no_resolver` |
 /// | §6 the URL; the hosts that the operator lists; without an issuer | `each_fault_of_a_response_or_match_is_found`, `a_control_plane_says_less_and_opens_what_the_operator_lists`, `what_the_host_lacks_is_refused_with_its_reason` |
+/// | §6 the request, the headers, the token | `a_forward_url_gets_the_request_and_a_token`, `a_forward_url_is_bound_to_its_url_and_to_the_policy`, `the_helper_of_the_reference_sdk_verifies_a_forwarded_request` |
+/// | §6 `exp`, and keys that change | `a_token_is_signed_once_for_each_audience_and_never_used_to_its_end`, `keys_are_published_before_and_after_they_sign` |
 /// | §7 a closed set of reasons, and their statuses | `every_reason_has_the_status_of_the_policy_page`, `a_refusal_has_the_status_that_a_client_sees` |
 /// | §7 hints | `a_hint_is_the_line_that_would_allow_it` |
 /// | §8 `observe` | `observe_relaxes_six_reasons_and_injects_nothing`, `what_is_observed_is_denied_and_goes_its_way` |
@@ -309,6 +311,7 @@ pub mod clauses {}
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
+/// | F57 what we say of a forwarded request, said by the sandbox | `f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request` |
 /// | F58 an origin echoes what it was sent: in fields, bodies, trailers and WebSockets, encoded, compressed, in pieces | `f58_an_echo_is_struck_out_of_fields_and_bodies_in_every_coding`, `f58_it_is_struck_out_across_chunks_and_in_trailers_and_nothing_else_waits`, `f58_it_is_struck_out_over_http2_and_where_this_request_injected_nothing`, `f58_it_is_struck_out_of_what_a_websocket_brings`, `f58_a_credential_in_the_document_is_struck_out_and_plain_words_are_not` |
 /// | F58 asking for a part, or for a coding that cannot be read | `f58_no_part_and_no_coding_is_asked_for_that_could_not_be_read`, `f58_what_cannot_be_read_does_not_pass` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |

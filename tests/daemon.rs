@@ -9,6 +9,9 @@ mod attachments {
     #[allow(dead_code, reason = "made for the tests of attachments, which use all of it")]
     pub(crate) mod ground;
 }
+mod serve {
+    mod forward;
+}
 
 mod serve {
     pub(crate) mod doors;

@@ -212,7 +212,8 @@ async fn f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request() {
     let rig = Rig::new(&policy).await;
     let other = rig.origin("other.test", Speaks::Https(rig.ca.tls(&["other.test"]), echo()));
     let proxy = rig.origin("proxy.test", Speaks::Https(rig.ca.tls(&["proxy.test"]), echo()));
-    let forged = "Vercel-Forwarded-Host: evil.test\r\nvercel_forwarded_host: evil.test\r\nVERCEL-forwarded_path: /evil\r\n\
+    let forged = "Vercel-Forwarded-Host: evil.test\r\nvercel_forwarded_host: evil.test\r\n\
+                  VERCEL-forwarded_path: /evil\r\n\
                   vercel-sandbox-oidc-token: forged\r\nVercel_Sandbox_OIDC_Token: forged\r\n\
                   Connection: vercel-forwarded-host, vercel-sandbox-oidc-token, close\r\n\
                   Trailer: vercel-forwarded-host\r\nTransfer-Encoding: chunked\r\n\r\n\

@@ -1,3 +1,5 @@
+//! Tokens and keys, at times of the test's choice.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};

@@ -49,6 +49,15 @@ impl Ca {
         &self.pem
     }
 
+    /// A certificate for these names, in PEM, and its key: for servers that read files.
+    pub(crate) fn pair(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("names for a certificate");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (leaf.pem(), key.serialize_pem())
+    }
+
     /// TLS for an origin of these names.
     pub(crate) fn tls(&self, names: &[&str]) -> TlsAcceptor {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
