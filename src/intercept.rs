@@ -22,6 +22,7 @@ mod http;
 mod ledger;
 mod pace;
 pub mod peek;
+pub mod postgres;
 pub mod splice;
 pub mod tls;
 pub mod upstream;
@@ -229,6 +230,8 @@ struct Intercept {
     flow: Flow,
     ledger: Arc<Ledger>,
     shutdown: Shutdown,
+    /// Whether its TLS was asked for as PostgreSQL does, so that it has to be asked for upstream, too.
+    postgres: bool,
 }
 
 impl Intercept {
@@ -242,7 +245,7 @@ impl Intercept {
             pinned: Vec::new(),
         };
         let ledger = Arc::new(Ledger::new(&flow, Arc::clone(&ctx.record)));
-        Self { ctx, upstreams, flow, ledger, shutdown }
+        Self { ctx, upstreams, flow, ledger, shutdown, postgres: false }
     }
 
     /// Carries the flow to its end; the slot is free only then.
@@ -288,9 +291,39 @@ impl Intercept {
                     self.flow.pinned = self.ctx.sandbox.pins().names(self.flow.dst.ip());
                 }
                 self.flow.seen = seen;
+                if refusal.is_none() && self.may_ask_for_tls(io.prefix()) {
+                    return self.grant_tls(io, changes).await;
+                }
                 self.travel(io, changes).await;
             }
             Err(error) => self.leave_early(refusal, &error),
+        }
+    }
+
+    /// Whether a flow begins as PostgreSQL asks for TLS, where it would not be relayed unread as it is. On 80 and 443
+    /// nothing but TLS and HTTP is spoken (POLICY §4).
+    fn may_ask_for_tls(&self, begun: &[u8]) -> bool {
+        let relayed = || {
+            let verdict = self.ctx.sandbox.snapshot().policy.decide(&self.flow, &self.ctx.host.load());
+            matches!(verdict, Verdict::Allow(Route::Relay(permit)) if permit.observed().is_none())
+        };
+        let begins = self.flow.seen == Seen::Opaque && postgres::may_begin(begun);
+        begins && !matches!(self.flow.dst.port(), 80 | 443) && !relayed()
+    }
+
+    /// Grants TLS, for only its hello names whom the client means.
+    async fn grant_tls<Io: Connection>(mut self, io: Prefixed<Io>, changes: Changes) {
+        let mut shutdown = self.shutdown.clone();
+        let answered = tokio::select! {
+            () = shutdown.begun() => return,
+            answered = Box::pin(postgres::answer(io)) => answered,
+        };
+        match answered {
+            Ok((seen, io, granted)) => {
+                (self.flow.seen, self.postgres) = (seen, granted);
+                self.travel(io, changes).await;
+            }
+            Err(error) => self.ledger.error(format!("the client broke off before its TLS: {error}")),
         }
     }
 
@@ -303,6 +336,10 @@ impl Intercept {
             let (route, permit) = match snapshot.policy.decide(&self.flow, &self.ctx.host.load()) {
                 Verdict::Allow(Route::Relay(permit)) => (RouteTaken::Relay, permit),
                 Verdict::Allow(Route::Splice(permit)) => (RouteTaken::Splice, permit),
+                Verdict::Allow(Route::Terminate(basis)) if self.postgres => {
+                    let denial = Denial { reason: DenyReason::NotHttp, basis };
+                    return Box::pin(self.refuse(io, denial, changes)).await;
+                }
                 Verdict::Allow(Route::Terminate(basis)) => return Box::pin(self.terminate(io, basis, changes)).await,
                 Verdict::Deny(denial) => return Box::pin(self.refuse(io, denial, changes)).await,
             };
@@ -336,9 +373,9 @@ impl Intercept {
     }
 
     /// Moves bytes unread, until the flow ends or is no longer permitted.
-    async fn relay<Io: Connection>(&self, io: Prefixed<Io>, up: TcpStream, permit: &Permit, mut changes: Changes) {
+    async fn relay<Io: Connection>(&self, io: Prefixed<Io>, mut up: TcpStream, permit: &Permit, mut changes: Changes) {
         let mut shutdown = self.shutdown.clone();
-        let cut = async {
+        let mut cut = Box::pin(async {
             tokio::select! {
                 () = shutdown.begun() => {}
                 basis = self.revoked(permit, &mut changes) => {
@@ -346,7 +383,18 @@ impl Intercept {
                     self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
                 }
             }
-        };
+        });
+        if self.postgres {
+            let joined = tokio::select! {
+                biased;
+                () = &mut cut => return reset(io),
+                joined = postgres::join(&mut up) => joined,
+            };
+            if let Err(error) = joined {
+                self.ledger.error(chain(&error));
+                return reset(io);
+            }
+        }
         let io = Paced::new(io, Arc::clone(&self.ctx.sandbox));
         let relayed = splice::relay(io, up, cut).await;
         self.ledger.moved(relayed.bytes_out, relayed.bytes_in);
@@ -385,7 +433,7 @@ impl Intercept {
         self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
         let explain = self.ctx.sandbox.snapshot().policy.denials() == Denials::Explain;
         match &self.flow.seen {
-            Seen::Tls(_) if !explain => {
+            Seen::Tls(_) if self.postgres || !explain => {
                 drop(changes);
                 tls::refuse(io).await;
             }

@@ -53,7 +53,9 @@ pub mod threat_model {}
 ///    nothing, an allowed CIDR.
 /// 3. *Peek.* Otherwise the first bytes are read, within bounds of size and time, and kept: a ClientHello over however
 ///    many records and segments, an HTTP request line, the HTTP/2 preface, or neither. What is doubtful is refused,
-///    not guessed.
+///    not guessed. PostgreSQL asks for TLS in eight bytes of its own: they are answered here, unless the flow would be
+///    relayed as it is, and asked again upstream ([`crate::intercept::postgres`]); Kerberos is refused, and so is
+///    cleartext, such as a cancel request of a client older than PostgreSQL 17.
 /// 4. *Decide.* [`crate::policy::Policy::decide`] gives exactly one verdict, with reason and rule.
 /// 5. *Splice*: the name's own addresses are resolved on the host, each is vetted at the moment of dialling, and bytes
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
@@ -239,6 +241,7 @@ pub mod restart {}
 /// | §3 a secret goes to port 443, or to those of its grant | `a_secret_goes_to_port_443_alone`, `a_secret_goes_to_the_ports_of_its_grant_alone` |
 /// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
+/// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
 /// | §5 addresses in answers are vetted; the block address never stands for an origin | `no_policy_lets_a_protected_or_block_address_be_dialled`, `the_block_address_is_never_allowed` |
@@ -329,6 +332,7 @@ pub mod clauses {}
 /// | H82 the same with one socket's options, or by listening | `h82_socket_options_past_the_rules`, `h82_listening_in_our_place` |
 /// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
 /// | I89 one sandbox that takes all flows, requests or bytes there are | `i89_flows_over_the_bound_of_a_sandbox_are_refused`, `i89_requests_over_the_rate_are_told_when_to_come_again`, `i89_bytes_over_the_rate_wait_and_nothing_is_cut` |
+/// | PostgreSQL: cleartext on the way to TLS | `postgres_says_nothing_in_clear`, `postgres_is_not_led_to_another_encryption` |
 /// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
 /// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |
 /// | a terminal multiplexer outside | `a_terminal_multiplexer_outside_takes_no_orders` |

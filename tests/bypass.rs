@@ -18,5 +18,6 @@ mod bypass {
     mod identity;
     mod interception;
     mod names;
+    mod protocols;
     mod resolution;
 }

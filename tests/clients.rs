@@ -5,6 +5,10 @@
 
 mod support;
 
+mod clients {
+    mod postgres;
+}
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::exeat::Run;
 use support::world::World;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::attach::Reset;
-use crate::flow::Seen;
+use crate::flow::{HelloFault, Seen};
 use crate::intercept::hello::{self, Reading};
 use crate::limits;
 
@@ -55,6 +55,27 @@ pub async fn peek<Io: AsyncRead + Unpin>(mut io: Io, port: u16) -> Result<(Seen,
         }
     };
     Ok((seen, Prefixed::new(bytes, io)))
+}
+
+/// Reads what comes after TLS was granted in a protocol of its own: the client speaks first, and what cannot be read
+/// as a hello is what it is.
+pub async fn peek_answer<Io: AsyncRead + Unpin>(mut io: Io) -> (Seen, Prefixed<Io>) {
+    let mut bytes = Vec::new();
+    let reading = async {
+        loop {
+            match read_more(&mut io, &mut bytes).await {
+                Err(_) | Ok(0) => return hello::read_cut(&bytes),
+                Ok(_) => match hello::read(&bytes) {
+                    Reading::Certain(seen) => return seen,
+                    Reading::More { .. } if bytes.len() >= limits::HELLO_BYTES => return hello::read_cut(&bytes),
+                    Reading::More { .. } => {}
+                },
+            }
+        }
+    };
+    let seen = timeout_at(Instant::now() + limits::HELLO_TIME, reading).await;
+    let seen = seen.unwrap_or(Seen::Unreadable(HelloFault::Incomplete));
+    (seen, Prefixed::new(bytes, io))
 }
 
 /// Appends what there is to read; 0 is the client's end. The buffer lives only while something is read into it.
@@ -112,6 +133,11 @@ impl<Io> Prefixed<Io> {
     /// `prefix` comes before what `io` still has.
     pub fn new(prefix: Vec<u8>, io: Io) -> Self {
         Self { prefix, at: 0, io }
+    }
+
+    /// What is still to be read again.
+    pub fn prefix(&self) -> &[u8] {
+        self.prefix.get(self.at..).unwrap_or_default()
     }
 
     /// What is still to be read again, and the connection.

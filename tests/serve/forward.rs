@@ -1,5 +1,6 @@
 //! `forwardURL` from end to end: a sandbox, the daemon, and the verifying helper of the reference SDK, which nobody
-//! here wrote. The helper asks for the keys where the issuer would publish them; the test lets it ask at the control socket.
+//! here wrote. The helper asks for the keys where the issuer would publish them; the test lets it ask at the control
+//! socket.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

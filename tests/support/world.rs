@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -67,6 +67,17 @@ pub(crate) struct Wide {
     /// `203.0.113.20:5432`: it speaks first (`hello`), then echoes; no protocol that exeat knows.
     pub(crate) opaque: Origin,
     internet: Place,
+}
+
+/// A server that ends with the test.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Where `opaque` listens.
@@ -190,6 +201,14 @@ impl World {
             assert!(done.status.success(), "{words:?}: {done:?}");
             String::from_utf8_lossy(&done.stdout).into_owned()
         })
+    }
+
+    /// Starts a server on the Internet of the wide world. It ends with the handle.
+    pub(crate) fn serve(&self, command: &[&str]) -> Server {
+        let words: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+        let internet = &self.wide.as_ref().expect("the wide world").internet;
+        let start = move || Command::new(&words[0]).args(&words[1..]).spawn().expect("the server is installed");
+        Server(internet.enter(start))
     }
 
     /// Where this world's files stand; all may read it.
