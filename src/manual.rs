@@ -118,14 +118,14 @@ pub mod decisions {}
 /// `cargo bench --bench peers` measures it beside other proxies, `cargo bench --bench idle` what an idle connection
 /// holds. CPU time is compared within one run only: a machine that others use, too, doubles it for everybody.
 ///
-/// - *A new connection* costs its TLS handshakes before all else: a client's has two signatures to verify, a server's one
-///   to make. So upstream connections are shared by all flows of a sandbox ([`crate::intercept`], `http::upstreams`): an
+/// - *A new connection* costs its TLS handshakes before all else: a client's has two signatures to verify, a server's
+///   one to make. So upstream connections are shared by all flows of a sandbox (`intercept::http::upstreams`): an
 ///   intercepted connection then costs the sandbox's handshake alone, and what the origin saves comes on top. Where a
 ///   new one is needed, its TLS session is resumed; configurations are ready-made, on both sides.
 /// - *A kept connection* may carry state: so what is shared is bounded by sandbox, generation of the policy, scheme,
 ///   version, target and credentials, its address is vetted again before each use, and only a whole exchange gives it
 ///   back. A push closes the idle ones of older generations before it returns.
-/// - *A request* in a kept connection makes four system calls, two for each side, and no more can go; half of its time is
+/// - *A request* in a kept connection makes four system calls, two for each side, and none can go; half of its time is
 ///   the kernel's and the TLS library's. The rest is many small things. What helped: a body is one type and no boxes in
 ///   boxes; one atomic tells of revocation and no channel; the future that dials is not made where a connection is
 ///   ready; who waits for a push is told of the oldest generation only when it changes; the timer of a head is set

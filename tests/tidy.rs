@@ -334,7 +334,9 @@ fn module_doc(source: &Source) -> Vec<Finding> {
 /// HOUSE habit 12: tests wait for events. `tests/support` holds the one bounded poll for what gives no event; and a
 /// terminal tells nobody that it came to the front.
 fn sleeps(source: &Source) -> Vec<Finding> {
-    if source.path.starts_with("tests/support/") || source.path == "src/cli/run/terminal.rs" {
+    // What is waited for there are other programs, which tell of no event.
+    let of_others = ["tests/support/", "benches/peers/"].iter().any(|folder| source.path.starts_with(folder));
+    if of_others || source.path == "src/cli/run/terminal.rs" {
         return Vec::new();
     }
     sequences(source, source.tokens(), &[&["thread", "::", "sleep"]], "wait for the event, not for the clock")

@@ -1,9 +1,9 @@
 //! What the proxy costs, beside other proxies: `cargo bench --bench peers [-- OPTIONS]`, as root.
 //!
 //! A sandbox, a gateway and an origin stand in three network namespaces of this machine. In the gateway runs one of:
-//! nothing (plain routing), a bare relay, HAProxy, nginx, exeat; every one of them transparent. The clients are curl and
-//! h2load, the origin is nginx; nothing here measures with a client of its own. Each round starts every proxy anew and
-//! gives it the same work, so that all of them meet the same noise.
+//! nothing (plain routing), a bare relay, HAProxy, nginx, exeat; every one of them transparent. The clients are curl
+//! and h2load, the origin is nginx; nothing here measures with a client of its own. Each round starts every proxy anew
+//! and gives it the same work, so that all of them meet the same noise.
 //!
 //! The figure to compare is the proxy's own CPU time for a unit of work: it moves little with noise. Rates are none of
 //! this: client, proxy and origin share the cores. Every count and every time is bounded.
@@ -12,7 +12,7 @@
 //! |---|---|
 //! | W1, W5 | 1 GiB over one TLS connection, unread (W1) or intercepted (W5) |
 //! | W2, W4 | new connections with one request of 1 KiB each, none resumed, at a fixed rate; and one at a time |
-//! | W3 | requests of 1 KiB in kept connections, intercepted: HTTP/1.1, 32 connections; HTTP/2, 4 with 16 streams each |
+//! | W3 | requests of 1 KiB in kept connections, intercepted: HTTP/1.1, 32 of them; HTTP/2, 4 with 16 streams each |
 //! | W6 | 1,000 connections that have had one answer, and wait |
 //! | W7 | new connections, each to a name that was never seen, so that a certificate has to be made |
 //!

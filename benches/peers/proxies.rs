@@ -57,8 +57,8 @@ impl Proxy {
         all
     }
 
-    /// Whether it can do this work. Plain routing says how long a connection takes; a bare relay has no memory that would
-    /// mean anything; nginx makes no certificates.
+    /// Whether it can do this work. Plain routing says how long a connection takes; a bare relay has no memory that
+    /// would mean anything; nginx makes no certificates.
     pub(crate) fn does(&self, work: Work) -> bool {
         match (&self.kind, work) {
             (Kind::Nothing, work) => work == Work::ConnectUnread,

@@ -37,8 +37,8 @@ use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
 use crate::limits;
 use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Verdict};
-use crate::sandbox::Snapshot;
 use crate::sandbox::quota::Spent;
+use crate::sandbox::{Changes, Snapshot};
 use crate::secret::inject::Injections;
 use authority::{Authority, Expected};
 use divert::Diverted;
@@ -178,20 +178,13 @@ impl Conversation {
                 Err(reason) => return Ok(self.deny(&Denial { reason, basis: permit.basis().clone() }, &asked)),
             };
             let due = self.ledger.due(asked.permitted(&permit, &additions));
-            let kept = self.upstreams.lease_now(&self.ctx, &permit, &snapshot, self.wanted());
-            let lease = match kept {
-                Some(lease) => lease,
-                None => tokio::select! {
-                    biased;
-                    () = changes.changed() => {
-                        due.withdraw();
-                        continue;
-                    }
-                    leased = Box::pin(self.lease(&permit, &snapshot)) => match leased {
-                        Ok(lease) => lease,
-                        Err(error) => return Ok(self.fail_dial(&error, due, &asked)),
-                    },
-                },
+            let lease = match self.lease_unless(&mut changes, &permit, &snapshot).await {
+                Some(Ok(lease)) => lease,
+                Some(Err(error)) => return Ok(self.fail_dial(&error, due, &asked)),
+                None => {
+                    due.withdraw();
+                    continue;
+                }
             };
             // A change from here on finds the request in the register; one that came before is seen here.
             let live = self.live.add(Arc::clone(&asked), Way::of(&permit, url.as_ref()), changes);
@@ -234,6 +227,24 @@ impl Conversation {
             HttpVersion::Http2 => Version::HTTP_2,
         };
         Wanted { scheme: self.scheme, version }
+    }
+
+    /// A connection for a permitted request; `None` if the policy changes before there is one.
+    async fn lease_unless(
+        &self,
+        changes: &mut Changes,
+        permit: &Permit,
+        snapshot: &Snapshot,
+    ) -> Option<Result<Lease, DialError>> {
+        // Where one is kept, nothing that could dial is made: it would be a large future.
+        if let Some(lease) = self.upstreams.lease_now(&self.ctx, permit, snapshot, self.wanted()) {
+            return Some(Ok(lease));
+        }
+        tokio::select! {
+            biased;
+            () = changes.changed() => None,
+            leased = Box::pin(self.lease(permit, snapshot)) => Some(leased),
+        }
     }
 
     async fn lease(&self, permit: &Permit, snapshot: &Snapshot) -> Result<Lease, DialError> {

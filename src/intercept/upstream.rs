@@ -8,7 +8,7 @@
 //! - `INVARIANT`: each address is vetted right before it is dialled, and the connection's peer is that address.
 //! - `INVARIANT`: TLS is verified for the very name in the permit; roots beyond the host's count only for names that
 //!   the operator gave an address.
-//! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two; and a session is resumed
+//! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two; and one is resumed
 //!   only under the generation of the policy and with the credentials that it was made with.
 
 mod sessions;

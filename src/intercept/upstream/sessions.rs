@@ -1,5 +1,5 @@
-//! TLS towards upstreams, ready to be used: one configuration for each identity that we have there, so that a dial copies
-//! none, and the sessions of that identity, to be resumed.
+//! TLS towards upstreams, ready to be used: one configuration for each identity that we have there, so that a dial
+//! copies none, and the sessions of that identity, to be resumed.
 //!
 //! It never dials, and never decides whom to trust: the roots are passed in.
 //!
