@@ -381,8 +381,6 @@ pub enum ServeError {
     Address(SocketAddr, io::Error),
     /// The running daemon does not hand over, for this reason.
     Refused(String),
-    /// Some flow did not heed a change in time.
-    Unheeded,
     /// Nothing can be attached on this host.
     Host(AttachError),
     /// Something of exeat's own failed.
@@ -408,7 +406,6 @@ impl fmt::Display for ServeError {
             Self::Credential(error) => error.fmt(f),
             Self::Address(address, _) => write!(f, "cannot listen at {address}"),
             Self::Refused(why) => write!(f, "nothing is taken over: {why}"),
-            Self::Unheeded => f.write_str("cannot end every flow that is refused now, in time"),
             Self::Own(what, _) => write!(f, "cannot {what}"),
         }
     }
@@ -418,7 +415,7 @@ impl Error for ServeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unreadable(_, error) | Self::Unwritable(_, error) | Self::Address(_, error) => Some(error),
-            Self::Refused(_) | Self::Unheeded => None,
+            Self::Refused(_) => None,
             Self::Config(error) => error.source(),
             Self::Credential(error) => error.source(),
             Self::Store(error) => error.source(),

@@ -159,7 +159,7 @@ impl HandedOver {
         audit: &AuditLog,
         mut hurry: mpsc::Receiver<Duration>,
     ) {
-        if self.judging != daemon.judging() && daemon.judge_by(&self.judging).await.is_err() {
+        if self.judging != daemon.judging() && !matches!(daemon.judge_by(&self.judging).await, Ok(true)) {
             self.stop_all_after(Duration::ZERO, daemon);
         }
         if let Err(error) = audit.pass_on(Lines(self.talk.say.clone())) {
@@ -262,7 +262,7 @@ async fn carry_out(daemon: &Daemon, outlived: &HashMap<SessionId, Outlived>, ord
         }
         Order::Judge(judging) => {
             let (here, before) = tokio::join!(daemon.judge_by(&judging), daemon.before().judge_by(&judging));
-            here.is_ok() && before
+            matches!(here, Ok(true)) && before
         }
         Order::Drain { .. } => true,
     }
