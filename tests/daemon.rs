@@ -10,11 +10,8 @@ mod attachments {
     pub(crate) mod ground;
 }
 mod serve {
-    mod forward;
-}
-
-mod serve {
     pub(crate) mod doors;
+    mod forward;
     pub(crate) mod pki;
     pub(crate) mod reload;
     pub(crate) mod verb;
