@@ -4,7 +4,7 @@
 //! `cargo test` runs it small. At full size it takes minutes:
 //! `cargo test --release --test load -- --ignored --nocapture`. It takes root, and says so where it is skipped.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -20,6 +20,7 @@
 //! iproute2 curl nghttp2-client`.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a measurement that fails says so")]
+#![allow(clippy::zombie_processes, reason = "the stand ends whatever runs in its places when it goes")]
 
 mod load;
 mod proxies;

@@ -29,7 +29,8 @@ enum Kind {
 
 /// One that has been.
 pub(crate) struct Started<'s> {
-    pub(crate) stand: &'s Stand<'s>,
+    /// It ends before the stand does.
+    _stand: &'s Stand<'s>,
     /// Whom its clients trust.
     pub(crate) trust: PathBuf,
     intercepts: bool,
@@ -96,7 +97,7 @@ impl Proxy {
             wait_until(&self.name, || listens(Place::Gateway, PORT));
             redirect();
         }
-        Started { stand, trust, intercepts: self.intercepts }
+        Started { _stand: stand, trust, intercepts: self.intercepts }
     }
 
     fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {

@@ -127,6 +127,7 @@ impl Ground {
     }
 
     /// The runtime.
+    #[allow(dead_code, reason = "only some of the test binaries that have a ground serve names on it")]
     pub(crate) fn handle(&self) -> tokio::runtime::Handle {
         self.runtime.handle().clone()
     }

@@ -46,7 +46,7 @@ fn coded() -> Handler {
         let (coding, body) = match request.uri.rsplit('/').next() {
             Some("gzip") => ("gzip", gzip(text.as_bytes())),
             Some("twice") => ("gzip", [gzip(text.as_bytes()), gzip(text.as_bytes())].concat()),
-            Some("cut") => ("gzip", gzip(text.as_bytes())[..100].to_vec()),
+            Some("cut") => ("gzip", gzip(text.as_bytes()).into_iter().take(100).collect()),
             Some("br") => ("br", brotli(text.as_bytes())),
             Some("zstd") => ("zstd", vec![0x28, 0xb5, 0x2f, 0xfd]),
             Some("lie") => ("gzip", text.clone().into_bytes()),
