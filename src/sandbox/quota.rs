@@ -218,7 +218,7 @@ impl Drop for Slot {
     }
 }
 
-/// What may be used in a time. Unbounded until it is [`Budget::set`].
+/// What may be used in a time. Unbounded until it is set.
 pub struct Budget {
     is_bounded: AtomicBool,
     account: Mutex<Account>,

@@ -2,7 +2,7 @@
 //! out before the sandbox reads it.
 //!
 //! It finds a value as it stands, backwards, in hexadecimal and in base64 at any alignment (RFC 4648 §4 and §5, also
-//! broken into lines), each also escaped byte by byte as URLs, JSON, source code and HTML do ([`spelling`]), wholly or
+//! broken into lines), each also escaped byte by byte as URLs, JSON, source code and HTML do (`spelling`), wholly or
 //! in part, once or a few times over. It reads a text in pieces, wherever they are cut, and passes on at once what
 //! cannot be part of a value. It decodes no content coding: that is done before.
 //!
