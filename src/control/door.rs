@@ -30,8 +30,8 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::limits;
@@ -155,7 +155,12 @@ impl Door {
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answers = TowerToHyperService::new(router);
-        let service = service_fn(move |request: Request<Incoming>| self.answer(&answers, issuers, request));
+        let asked = Arc::new(Notify::new());
+        let is_asked = Arc::clone(&asked);
+        let service = service_fn(move |request: Request<Incoming>| {
+            is_asked.notify_one();
+            self.answer(&answers, issuers, request)
+        });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(limits::CONTROL_HEAD_TIME);
         server.max_header_size(limits::CONTROL_HEAD_BYTES);
@@ -163,8 +168,15 @@ impl Door {
         // It ends when the client goes away, or says what cannot be understood, which it has been told.
         tokio::select! {
             _ = connection.as_mut() => return,
-            () = rest.begun() => connection.as_mut().graceful_shutdown(),
+            () = rest.begun() => {}
         }
+        // Who has just come is about to ask: to be closed on would be a refusal.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = asked.notified() => {}
+            () = sleep(limits::LINGER) => {}
+        }
+        connection.as_mut().graceful_shutdown();
         let _ = connection.await;
     }
 
@@ -336,7 +348,8 @@ mod tests {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let lock = Lock { tls: Some(Arc::new(config)), ..Lock::default() };
-        let mut open = Street::of(&Arc::new(Door::new(lock))).connect();
+        let street = Street::of(&Arc::new(Door::new(lock)));
+        let mut open = street.connect();
         let begun = tokio::time::Instant::now();
         assert_eq!(open.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(begun.elapsed(), limits::CONTROL_HANDSHAKE_TIME);
@@ -361,13 +374,17 @@ mod tests {
             let _ = send.send(theirs);
             ours
         };
-        let (mut open, mut idle) = (connect(), connect());
+        let (mut open, mut late, mut idle) = (connect(), connect(), connect());
         let request = tokio::spawn(async move { ask(&mut open, "").await });
         asked.notified().await;
         stop.send_replace(true);
+        let late = tokio::spawn(async move { ask(&mut late, "").await });
+        asked.notified().await;
         assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "a connection that asks nothing is closed");
         answer.notify_one();
         assert!(request.await.unwrap().ends_with("answered"));
+        answer.notify_one();
+        assert!(late.await.unwrap().ends_with("answered"), "who has just come may ask");
         door.await.unwrap();
         assert_eq!(connect().read(&mut [0; 9]).await.unwrap(), 0);
     }
