@@ -84,7 +84,7 @@ impl Work {
     }
 
     /// Does it once.
-    pub(crate) fn run(self, proxy: &Started<'_>, seconds: u64) -> Sample {
+    pub(crate) fn run(self, proxy: &Started, seconds: u64) -> Sample {
         let meter = Meter::start();
         match self {
             Self::BulkUnread | Self::Bulk => {
@@ -136,7 +136,7 @@ fn h2load_command(options: &[&str]) -> std::process::Command {
 }
 
 /// New connections one after the other: the median time from beginning to last byte, in milliseconds.
-fn one_by_one(proxy: &Started<'_>) -> f64 {
+fn one_by_one(proxy: &Started) -> f64 {
     let url = format!("https://{NAME}/1k?[1-{ONE_BY_ONE}]");
     let mut curl = proxy.curl();
     curl.args(["--max-time", "60", "--fail", "--no-sessionid", "-H", "connection: close", "-o", "/dev/null"]);

@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::Work;
-use crate::stand::{GATEWAY, NAME, ORIGIN, Place, SANDBOX, Stand, listens, succeed, wait_until};
+use crate::stand::{GATEWAY, KEY, NAME, ORIGIN, Place, SANDBOX, Stand, listens, succeed, wait_until};
 
 /// Where a proxy listens that is not exeat.
 const PORT: u16 = 8443;
-/// What an intercepting proxy adds to every request, and the origin tells.
-const KEY: &str = "canary";
 
 /// A proxy that can be started.
 pub(crate) struct Proxy {
@@ -28,9 +26,7 @@ enum Kind {
 }
 
 /// One that has been.
-pub(crate) struct Started<'s> {
-    /// It ends before the stand does.
-    _stand: &'s Stand<'s>,
+pub(crate) struct Started {
     /// Whom its clients trust.
     pub(crate) trust: PathBuf,
     intercepts: bool,
@@ -69,7 +65,7 @@ impl Proxy {
     }
 
     /// Starts it in the gateway, and sends the sandbox's connections its way.
-    pub(crate) fn start<'s>(&self, stand: &'s Stand<'s>) -> Started<'s> {
+    pub(crate) fn start(&self, stand: &Stand<'_>) -> Started {
         let mut trust = if self.intercepts { &stand.keys.proxy_root } else { &stand.keys.origin_root }.clone();
         match &self.kind {
             Kind::Nothing => {}
@@ -97,7 +93,7 @@ impl Proxy {
             wait_until(&self.name, || listens(Place::Gateway, PORT));
             redirect();
         }
-        Started { _stand: stand, trust, intercepts: self.intercepts }
+        Started { trust, intercepts: self.intercepts }
     }
 
     fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {
@@ -131,7 +127,7 @@ backend origin
             )
         };
         let times = "timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  timeout http-keep-alive 300s";
-        self.file(stand, "cfg", &format!("global\n  nbthread 2\n  maxconn 8000\ndefaults\n  {times}\n{rest}"))
+        self.file(stand, "cfg", &format!("global\n  nbthread 2\n  maxconn 4000\ndefaults\n  {times}\n{rest}"))
     }
 
     fn nginx(&self, stand: &Stand<'_>) -> PathBuf {
@@ -221,11 +217,11 @@ events {{ worker_connections 8192; }}
     }
 }
 
-impl Started<'_> {
+impl Started {
     /// That the proxy is in the way, and does what is asked of it.
     pub(crate) fn check(&self) {
         let told = succeed(self.curl().args(["--max-time", "15", "--retry", "2", &format!("https://{NAME}/key")]));
-        let expected = if self.intercepts { KEY } else { "" };
+        let expected = if self.intercepts { "added" } else { "plain" };
         assert_eq!(told, expected, "the header that is to be added");
     }
 

@@ -15,6 +15,9 @@ pub(crate) const SANDBOX: &str = "10.211.1.2";
 pub(crate) const GATEWAY: &str = "10.211.1.1";
 pub(crate) const ORIGIN: &str = "10.211.2.2";
 pub(crate) const NAME: &str = "origin.bench";
+/// What an intercepting proxy adds to every request. The origin says whether it came, and not what it is: exeat would
+/// strike that out.
+pub(crate) const KEY: &str = "canary";
 /// Bytes of the large file.
 pub(crate) const BULK: u64 = 256 * 1024 * 1024;
 
@@ -189,7 +192,10 @@ http {{
   server {{
     listen {ORIGIN}:443 ssl http2 backlog=4096;
     ssl_certificate {leaf}; ssl_certificate_key {leaf}; ssl_protocols TLSv1.2 TLSv1.3;
-    location = /key {{ return 200 \"$http_x_key\"; }}
+    location = /key {{
+      if ($http_x_key = {KEY}) {{ return 200 added; }}
+      return 200 plain;
+    }}
   }}
 }}
 "
