@@ -12,12 +12,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::requests::{self, Names};
+use super::requests::{self, Names, Side};
 use super::words;
 use super::{About, Change, Direction, Telling};
 use crate::flow::Domain;
 use crate::limits;
-use crate::matcher::domain::DomainPattern;
+use crate::matcher::domain::{DomainMap, DomainPattern};
 use crate::policy::verdict::{Denial, DenyReason, RuleId, Verdict};
 use crate::policy::{Entry, Permitted, Policy};
 
@@ -48,10 +48,15 @@ struct State<'p> {
 struct Open<'p> {
     rule: &'p RuleId,
     entry: Option<&'p Entry>,
+    deny: &'p DomainMap<RuleId>,
     strict: bool,
 }
 
-impl Open<'_> {
+impl<'p> Open<'p> {
+    fn side(&self) -> Side<'p> {
+        Side { entry: self.entry, deny: self.deny }
+    }
+
     fn has_rules(&self) -> bool {
         !requests::rules(self.entry).is_empty()
     }
@@ -67,7 +72,7 @@ impl<'p> State<'p> {
             Some(denial) => Verdict::Deny(denial),
             None => policy.rows_5_and_6(name),
         };
-        let open = |rule, entry| Open { rule, entry, strict: policy.strict };
+        let open = |rule, entry| Open { rule, entry, deny: &policy.deny, strict: policy.strict };
         let verdict = match judged {
             Verdict::Allow(Permitted::Entry(entry)) => Ok(open(&entry.id, Some(entry))),
             Verdict::Allow(Permitted::Mode(rule)) => Ok(open(rule, None)),
@@ -83,7 +88,7 @@ impl<'p> State<'p> {
     /// Why it is refused does not count.
     fn alike(&self, other: &State<'_>) -> bool {
         let same = match (&self.verdict, &other.verdict) {
-            (Ok(one), Ok(other)) => one.terminates() == other.terminates() && requests::alike(one.entry, other.entry),
+            (Ok(one), Ok(other)) => one.terminates() == other.terminates() && requests::alike(one.side(), other.side()),
             (Err(_), Err(_)) => true,
             _ => false,
         };
@@ -516,7 +521,7 @@ impl Teller<'_, '_> {
         }
         self.ports(region, &whose, old, new);
         let names = Names { witness: &region.witness, shown: &whose };
-        for facet in requests::compare(old.entry, new.entry, names, &mut self.budget) {
+        for facet in requests::compare(old.side(), new.side(), names, &mut self.budget) {
             let requests::Facet { direction, sentence, example, old, new } = facet;
             let about = About::Names(region.pattern.clone());
             self.telling.tell(direction, || Change { about, direction, sentence, example, old, new });
@@ -607,7 +612,7 @@ fn opened(whose: &str, open: &Open<'_>, denied: Option<&RuleId>) -> String {
     if let Some(status) = requests::answered(open.entry) {
         return format!("requests to {whose} are no longer refused, but answered here with {status} {at}");
     }
-    let how = match open.entry.filter(|_| open.has_rules()).map(requests::clauses) {
+    let how = match open.has_rules().then(|| requests::clauses(open.side())) {
         Some(clauses) => clauses.join("; "),
         None if open.strict => "TLS to it is read".to_owned(),
         None => "TLS to it goes through unread".to_owned(),

@@ -14,6 +14,7 @@ use super::Direction;
 use super::witness::{self, Witness};
 use super::words::{self, Methods, Tense};
 use crate::flow::{Domain, OriginalDst, RequestHead, Scheme};
+use crate::matcher::domain::DomainMap;
 use crate::matcher::request::{RequestMatch, TextMatch};
 use crate::policy::diagnostic::discreet;
 use crate::policy::verdict::{Injection, RuleId};
@@ -45,22 +46,58 @@ const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OP
 /// Rules of an entry that a sentence tells.
 const CLAUSES: usize = 4;
 
+/// A policy's entry for the names that are asked about, and what the policy refuses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side<'p> {
+    pub(super) entry: Option<&'p Entry>,
+    pub(super) deny: &'p DomainMap<RuleId>,
+}
+
+/// What a policy does with the requests that a rule claims.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deed<'p> {
+    /// `None`: no rule claims them.
+    pub(super) rule: Option<&'p Rule>,
+    /// Whether it sends them where `deny` lets nothing go (POLICY §6), so that they are refused.
+    pub(super) is_refused: bool,
+}
+
+impl<'p> Side<'p> {
+    fn rules(self) -> &'p [Rule] {
+        rules(self.entry)
+    }
+
+    fn deed(self, rule: Option<&'p Rule>) -> Deed<'p> {
+        let is_refused = match rule.map(|rule| &rule.then) {
+            Some(Then::Divert(url)) => self.deny.get(&url.host).is_some(),
+            _ => false,
+        };
+        Deed { rule, is_refused }
+    }
+
+    fn place(self, at: Option<usize>) -> Option<&'p Rule> {
+        self.rules().get(at?)
+    }
+}
+
 /// A rule of the old entry and one of the new, by their places; `None` is that none claims the request.
 type Pair = (Option<usize>, Option<usize>);
 
 /// Whether two entries have the same rules in the same order, and relay other protocols on the same ports.
-pub(super) fn alike(one: Option<&Entry>, other: Option<&Entry>) -> bool {
-    let (ours, theirs) = (rules(one), rules(other));
+pub(super) fn alike(one: Side<'_>, other: Side<'_>) -> bool {
     let same = |(ours, theirs): (&Rule, &Rule)| {
-        ours.when.covers(&theirs.when) && theirs.when.covers(&ours.when) && same_action(Some(ours), Some(theirs))
+        ours.when.covers(&theirs.when)
+            && theirs.when.covers(&ours.when)
+            && same_action(one.deed(Some(ours)), other.deed(Some(theirs)))
     };
-    match (one, other) {
+    match (one.entry, other.entry) {
+        // Of one policy, so what it denies is the same, too.
         (Some(one), Some(other)) if ptr::eq(one, other) => true,
         _ => {
-            ours.len() == theirs.len()
-                && ours.iter().zip(theirs).all(same)
-                && reads_path(one) == reads_path(other)
-                && ports(one) == ports(other)
+            one.rules().len() == other.rules().len()
+                && one.rules().iter().zip(other.rules()).all(same)
+                && reads_path(one.entry) == reads_path(other.entry)
+                && ports(one.entry) == ports(other.entry)
         }
     }
 }
@@ -84,10 +121,10 @@ fn reads_path(entry: Option<&Entry>) -> bool {
 
 /// What an entry's first rules do, a clause each: `POST requests go on unchanged`, `all others are answered here with
 /// 403`.
-pub(super) fn clauses(entry: &Entry) -> Vec<String> {
+pub(super) fn clauses(side: Side<'_>) -> Vec<String> {
     let mut kept: Vec<&Rule> = Vec::new();
     let mut clauses = Vec::new();
-    for rule in entry.rules() {
+    for rule in side.rules() {
         if kept.len() == CLAUSES {
             clauses.push("more rules follow".to_owned());
             break;
@@ -101,7 +138,7 @@ pub(super) fn clauses(entry: &Entry) -> Vec<String> {
             (true, false) => "all others".to_owned(),
             (false, _) => words::requests(&methods_of(&rule.when), &[&rule.when]),
         };
-        clauses.push(format!("{whose} {}", words::done(Some(rule), Tense::Present)));
+        clauses.push(format!("{whose} {}", words::done(side.deed(Some(rule)), Tense::Present)));
         kept.push(rule);
     }
     clauses
@@ -123,7 +160,7 @@ fn methods_of(when: &RequestMatch) -> Methods<'_> {
 }
 
 /// Every difference in what becomes of requests. `budget` is how many more may be judged.
-pub(super) fn compare(old: Option<&Entry>, new: Option<&Entry>, names: Names<'_>, budget: &mut usize) -> Vec<Facet> {
+pub(super) fn compare(old: Side<'_>, new: Side<'_>, names: Names<'_>, budget: &mut usize) -> Vec<Facet> {
     let mut comparison = Comparison::new(old, new, names);
     for method in 0..comparison.methods.len() {
         comparison.method(method, budget);
@@ -142,8 +179,8 @@ pub(super) fn compare(old: Option<&Entry>, new: Option<&Entry>, names: Names<'_>
 
 /// Two entries, side by side.
 struct Comparison<'p> {
-    old: Option<&'p Entry>,
-    new: Option<&'p Entry>,
+    old: Side<'p>,
+    new: Side<'p>,
     names: Names<'p>,
     /// All that any rule mentions, and at the end one that stands for all others.
     methods: Vec<&'p str>,
@@ -165,9 +202,9 @@ struct Found {
 }
 
 impl<'p> Comparison<'p> {
-    fn new(old: Option<&'p Entry>, new: Option<&'p Entry>, names: Names<'p>) -> Self {
+    fn new(old: Side<'p>, new: Side<'p>, names: Names<'p>) -> Self {
         let mut methods: Vec<&str> = Vec::new();
-        for method in rules(old).iter().chain(rules(new)).flat_map(|rule| &rule.when.methods) {
+        for method in old.rules().iter().chain(new.rules()).flat_map(|rule| &rule.when.methods) {
             if !methods.contains(&method.as_str()) {
                 methods.push(method);
             }
@@ -179,26 +216,32 @@ impl<'p> Comparison<'p> {
 
     /// Compares what becomes of the requests of one method.
     fn method(&mut self, method: usize, budget: &mut usize) {
-        let (ours, theirs) = (rules(self.old).len(), rules(self.new).len());
+        let (ours, theirs) = (self.old.rules().len(), self.new.rules().len());
         if !self.spend(ours.saturating_add(theirs).saturating_pow(2), budget) {
             return;
         }
         // The last stands for all that no rule mentions.
         let named = (method + 1 < self.methods.len()).then(|| self.methods.get(method).copied()).flatten();
-        let (old, new) = (effective(rules(self.old), named), effective(rules(self.new), named));
-        if old.len() == new.len() && old.iter().zip(&new).all(|((_, one), (_, other))| same_rule(one, other)) {
+        let (old, new) = (effective(self.old.rules(), named), effective(self.new.rules(), named));
+        let (before, after) = (self.old, self.new);
+        let same = |((_, one), (_, other)): (&(usize, &'p Rule), &(usize, &'p Rule))| {
+            one.when.covers_but_for_methods(&other.when)
+                && other.when.covers_but_for_methods(&one.when)
+                && same_action(before.deed(Some(one)), after.deed(Some(other)))
+        };
+        if old.len() == new.len() && old.iter().zip(&new).all(same) {
             return;
         }
         self.differs = true;
         // What the first rules claim is the same for as long as the rules are.
-        let common = old.iter().zip(&new).take_while(|((_, one), (_, other))| same_rule(one, other)).count();
+        let common = old.iter().zip(&new).take_while(|pair| same(*pair)).count();
         let both = |list: &[(usize, &'p Rule)]| {
             list.iter().skip(common).copied().map(Some).chain([None]).collect::<Vec<Option<(usize, &'p Rule)>>>()
         };
         for one in both(&old) {
             for other in both(&new) {
                 let (our_rule, their_rule) = (one.map(|(_, rule)| rule), other.map(|(_, rule)| rule));
-                if same_action(our_rule, their_rule)
+                if same_action(self.old.deed(our_rule), self.new.deed(their_rule))
                     || nothing_meets(&old, one, other)
                     || nothing_meets(&new, other, one)
                 {
@@ -249,9 +292,11 @@ impl<'p> Comparison<'p> {
             query: query.as_deref(),
             headers,
         };
-        let (Some(old), Some(new)) = (claimed(self.old, &head), claimed(self.new, &head)) else { return };
+        let (Some(old), Some(new)) = (claimed(self.old.entry, &head), claimed(self.new.entry, &head)) else { return };
         let pair = (old, new);
-        if same_action(place(self.old, old), place(self.new, new)) || self.is_found(pair, at) {
+        if same_action(self.old.deed(self.old.place(old)), self.new.deed(self.new.place(new)))
+            || self.is_found(pair, at)
+        {
             return;
         }
         match self.found.iter_mut().find(|found| found.pair == pair) {
@@ -270,7 +315,8 @@ impl<'p> Comparison<'p> {
 
     /// What is told of a pair of rules.
     fn facets(&self, found: &Found) -> Vec<Facet> {
-        let (old, new) = (place(self.old, found.pair.0), place(self.new, found.pair.1));
+        let (old, new) = (self.old.place(found.pair.0), self.new.place(found.pair.1));
+        let (before, after) = (self.old.deed(old), self.new.deed(new));
         let matches: Vec<&RequestMatch> = [old, new].into_iter().flatten().map(|rule| &rule.when).collect();
         let requests = words::requests(&self.methods_at(&found.methods), &matches);
         let shown = self.names.shown;
@@ -280,15 +326,15 @@ impl<'p> Comparison<'p> {
             let (old, new) = (old.map(|rule| rule.id.clone()), new.map(|rule| rule.id.clone()));
             Facet { direction, sentence, example: Some(found.example.clone()), old, new }
         };
-        let (Some(ours), Some(theirs)) = (to_origin(old), to_origin(new)) else {
-            let (was, now) = (words::done(old, Tense::Past), words::done(new, Tense::Now));
+        let (Some(ours), Some(theirs)) = (to_origin(before), to_origin(after)) else {
+            let (was, now) = (words::done(before, Tense::Past), words::done(after, Tense::Now));
             let sentence = match (old.map(|rule| &rule.then), new.map(|rule| &rule.then)) {
                 (Some(Then::Respond(ours)), Some(Then::Respond(theirs))) if ours.status == theirs.status => {
                     format!("the answer with {} that {requests} to {shown} get here changes", ours.status.as_u16())
                 }
                 _ => format!("{requests} to {shown} that {was} {now}"),
             };
-            return vec![facet(direction(old, new), sentence)];
+            return vec![facet(direction(before, after), sentence)];
         };
         let mut facets = Vec::new();
         for injection in ours {
@@ -332,7 +378,7 @@ impl<'p> Comparison<'p> {
     /// count as different rules.
     fn paths(&self) -> Option<Facet> {
         let shown = self.names.shown;
-        let (direction, sentence) = match (reads_path(self.old), reads_path(self.new)) {
+        let (direction, sentence) = match (reads_path(self.old.entry), reads_path(self.new.entry)) {
             (false, true) => (
                 Direction::Closes,
                 format!("requests to {shown} may now be refused because their path has two meanings"),
@@ -365,14 +411,15 @@ impl<'p> Comparison<'p> {
                 new: None,
             });
         }
-        let rules = |pair: &Pair| (place(self.old, pair.0), place(self.new, pair.1));
-        let mut doubtful = self.unproved.iter().map(rules).filter(|(old, new)| direction(*old, *new) == towards);
-        let (old, new) = doubtful.next()?;
+        let deeds = |pair: &Pair| (self.old.deed(self.old.place(pair.0)), self.new.deed(self.new.place(pair.1)));
+        let mut doubtful = self.unproved.iter().map(deeds).filter(|(old, new)| direction(*old, *new) == towards);
+        let (before, after) = doubtful.next()?;
+        let (old, new) = (before.rule, after.rule);
         let requests = words::requests(
             &Methods::All,
             &[old, new].into_iter().flatten().map(|rule| &rule.when).collect::<Vec<_>>(),
         );
-        let (was, now) = (words::done(old, Tense::Past), words::done(new, Tense::Now));
+        let (was, now) = (words::done(before, Tense::Past), words::done(after, Tense::Now));
         let (old, new) = (old.map(|rule| &rule.id), new.map(|rule| &rule.id));
         let at = words::at_either(old, new);
         let sentence = format!("it may be that {requests} to {shown} that {was} {now}{at}; no example was found");
@@ -388,10 +435,6 @@ fn claimed(entry: Option<&Entry>, head: &RequestHead<'_>) -> Option<Option<usize
         Claim::Nobody => Some(None),
         Claim::Rule(rule) => Some(entry.rules().iter().position(|other| ptr::eq(other, rule))),
     }
-}
-
-fn place(entry: Option<&Entry>, at: Option<usize>) -> Option<&Rule> {
-    rules(entry).get(at?)
 }
 
 /// The rules that can claim a request of this method, or of one that no rule mentions. What lets go on unchanged at
@@ -442,15 +485,12 @@ fn is_any(when: &RequestMatch) -> bool {
     path.is_none() && query.is_empty() && headers.is_empty()
 }
 
-/// Methods aside.
-fn same_rule(one: &Rule, other: &Rule) -> bool {
-    let covers = |one: &Rule, other: &Rule| one.when.covers_but_for_methods(&other.when);
-    covers(one, other) && covers(other, one) && same_action(Some(one), Some(other))
-}
-
-/// Whether a request comes to the same by both; `None` is that no rule claims it.
-fn same_action(one: Option<&Rule>, other: Option<&Rule>) -> bool {
-    match (one.map(|rule| &rule.then), other.map(|rule| &rule.then)) {
+/// Whether a request comes to the same by both.
+fn same_action(one: Deed<'_>, other: Deed<'_>) -> bool {
+    if one.is_refused || other.is_refused {
+        return one.is_refused && other.is_refused;
+    }
+    match (one.rule.map(|rule| &rule.then), other.rule.map(|rule| &rule.then)) {
         (None | Some(Then::Pass), None | Some(Then::Pass)) => true,
         (Some(Then::Transform(one)), Some(Then::Transform(other))) => {
             let set = |ours: &Injection| {
@@ -465,8 +505,8 @@ fn same_action(one: Option<&Rule>, other: Option<&Rule>) -> bool {
 }
 
 /// What is set on a request that goes on to the name it is for; `None` if it does not.
-fn to_origin(rule: Option<&Rule>) -> Option<&[Injection]> {
-    match rule.map(|rule| &rule.then) {
+fn to_origin(deed: Deed<'_>) -> Option<&[Injection]> {
+    match deed.rule.map(|rule| &rule.then) {
         None | Some(Then::Pass) => Some(&[]),
         Some(Then::Transform(injections)) => Some(injections),
         Some(Then::Respond(_) | Then::Divert(_)) => None,
@@ -474,8 +514,9 @@ fn to_origin(rule: Option<&Rule>) -> Option<&[Injection]> {
 }
 
 /// Whether more goes out by the new rule than by the old: nothing, something, something with a secret.
-fn direction(old: Option<&Rule>, new: Option<&Rule>) -> Direction {
-    let reach = |rule: Option<&Rule>| match rule.map(|rule| &rule.then) {
+fn direction(old: Deed<'_>, new: Deed<'_>) -> Direction {
+    let reach = |deed: Deed<'_>| match deed.rule.map(|rule| &rule.then) {
+        _ if deed.is_refused => 0,
         Some(Then::Respond(_)) => 0,
         Some(Then::Transform(injections)) if injections.iter().any(|each| !words::secrets(each).is_empty()) => 2,
         None | Some(Then::Pass | Then::Transform(_) | Then::Divert(_)) => 1,

@@ -249,6 +249,34 @@ fn requests_tell(table: &[(String, String, &[&str])]) {
     }
 }
 
+/// Where `deny` holds the host of a `forwardURL`, its requests are refused; that changes with `deny` alone.
+#[test]
+fn requests_that_are_sent_where_nothing_may_go() {
+    const AWAY: &str = "{match: {method: [GET]}, forwardURL: \"https://f.test/x\"}";
+    let denying = |rules: &str| format!("{}\ndeny: [f.test]", entry(rules));
+    tells(&[
+        (
+            &denying(AWAY),
+            &entry("{}"),
+            &["+ GET requests to `a.test` that were refused, as `f.test` is denied, now go on unchanged (new:1) e.g. \
+               GET https://a.test/"],
+        ),
+        (
+            &denying(AWAY),
+            &entry(AWAY),
+            &["+ GET requests to `a.test` that were refused, as `f.test` is denied, are now sent to https://f.test/x \
+               (new:1) e.g. GET https://a.test/"],
+        ),
+        (
+            &entry(AWAY),
+            &denying(AWAY),
+            &["- GET requests to `a.test` that were sent to https://f.test/x are now refused, as `f.test` is denied \
+               (new:1) e.g. GET https://a.test/"],
+        ),
+        (&denying(AWAY), &denying("{match: {method: [GET]}, forwardURL: \"https://f.test/y\"}"), &[]),
+    ]);
+}
+
 #[test]
 fn credentials_that_are_sent_and_no_longer_sent() {
     requests_tell(&[

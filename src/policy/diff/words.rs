@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use super::requests::Deed;
+
 use crate::flow::SecretName;
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
+use crate::policy::Then;
 use crate::policy::diagnostic::discreet;
 use crate::policy::verdict::{Injection, Part, RuleId};
-use crate::policy::{Rule, Then};
 
 /// `a`, `a and b`, `a, b and c`.
 pub(super) fn list<S: AsRef<str>>(items: &[S]) -> String {
@@ -101,8 +103,8 @@ pub(super) enum Tense {
     Now,
 }
 
-/// What is done with requests; `None` is that no rule claims them.
-pub(super) fn done(rule: Option<&Rule>, tense: Tense) -> String {
+/// What is done with requests.
+pub(super) fn done(deed: Deed<'_>, tense: Tense) -> String {
     let forms = |past: &str, present: &str, now: &str| match tense {
         Tense::Past => past.to_owned(),
         Tense::Present => present.to_owned(),
@@ -110,13 +112,17 @@ pub(super) fn done(rule: Option<&Rule>, tense: Tense) -> String {
     };
     let go_on = || forms("went on", "go on", "now go on");
     let are = || forms("were", "are", "are now");
-    match rule.map(|rule| &rule.then) {
+    match deed.rule.map(|rule| &rule.then) {
         None | Some(Then::Pass) => format!("{} unchanged", go_on()),
         Some(Then::Transform(injections)) => {
             let set: Vec<String> = injections.iter().map(injected).collect();
             format!("{} with {}", go_on(), list(&set))
         }
         Some(Then::Respond(response)) => format!("{} answered here with {}", are(), response.status.as_u16()),
+        Some(Then::Divert(url)) if deed.is_refused => {
+            let comma = forms(",", "", "");
+            format!("{} refused, as `{}` is denied{comma}", are(), url.host)
+        }
         Some(Then::Divert(url)) => format!("{} sent to {}", are(), discreet(&url.text)),
     }
 }
