@@ -44,6 +44,8 @@ pub struct Scrubber {
     forms: Vec<Form>,
     /// The bytes that a form may begin with.
     firsts: [bool; 256],
+    /// How many bytes the shortest form has; escapes only lengthen it.
+    shortest: usize,
     beginnings: Option<Beginnings>,
 }
 
@@ -74,7 +76,8 @@ impl Scrubber {
         for [first, ..] in &beginnings {
             firsts.iter_mut().skip(usize::from(*first)).take(1).for_each(|is_first| *is_first = true);
         }
-        Self { beginnings: Beginnings::new(&beginnings), firsts, forms }
+        let shortest = forms.iter().map(Form::len).min().unwrap_or(usize::MAX);
+        Self { beginnings: Beginnings::new(&beginnings), firsts, shortest, forms }
     }
 
     /// Whether there is nothing to search for.
@@ -86,6 +89,9 @@ impl Scrubber {
     /// A text that is there as a whole, with every value struck out; `None` where there is none.
     #[must_use]
     pub fn strike(&self, text: &[u8]) -> Option<Vec<u8>> {
+        if text.len() < self.shortest {
+            return None;
+        }
         let found = self.search(text);
         if found.whole.is_empty() {
             return None;
@@ -101,40 +107,39 @@ impl Scrubber {
         Passage { scrubber: Arc::clone(self), kept: Vec::new(), passed: 0, struck: 0, found: 0 }
     }
 
+    /// Looks wherever a form may begin: where one begins as it stands, just before an escape or the break of a line, and
+    /// at the end. Reading an escape decides for itself whether a form begins there; most begin none.
     fn search(&self, text: &[u8]) -> Found {
         let mut found = Found::default();
-        for start in self.starts(text) {
-            for form in &self.forms {
-                match form.walk(text.get(start..).unwrap_or_default()) {
-                    Walk::Whole(length) => found.add(start..start + length),
-                    Walk::Cut(steps) => found.cut(start, steps, form.len()),
-                    Walk::Nowhere => {}
-                }
-            }
-        }
-        found
-    }
-
-    /// Every place where a form may begin, in order: where one begins as it stands, just before an escape or the break
-    /// of a line, and at the end.
-    fn starts(&self, text: &[u8]) -> Vec<usize> {
-        let Some(beginnings) = &self.beginnings else { return Vec::new() };
-        let mut starts: Vec<usize> = Vec::new();
-        beginnings.each(text, |start| starts.push(start));
+        let Some(beginnings) = &self.beginnings else { return found };
+        beginnings.each(text, |start| self.look(text, start, &mut found));
         let escapes =
             memchr::memchr3_iter(b'%', b'\\', b'&', text).chain(memchr::memchr3_iter(b'+', b'\r', b'\n', text));
         for escape in escapes {
-            // Reading an escape decides for itself whether a form begins there; most begin none.
-            starts.extend((escape.saturating_sub(BEGINNING - 1)..=escape).filter(|start| self.may_begin(text, *start)));
+            (escape.saturating_sub(BEGINNING - 1)..=escape).for_each(|start| self.look(text, start, &mut found));
         }
-        starts.extend(text.len().saturating_sub(BEGINNING - 1)..text.len());
-        starts.sort_unstable();
-        starts.dedup();
-        starts
+        (text.len().saturating_sub(BEGINNING - 1)..text.len()).for_each(|start| self.look(text, start, &mut found));
+        found.merge();
+        found
     }
 
-    fn may_begin(&self, text: &[u8], start: usize) -> bool {
-        let first = spelling::readings(text.get(start..).unwrap_or_default());
+    /// Goes along every form from one place of a text; that a place is looked at twice changes nothing.
+    fn look(&self, text: &[u8], start: usize, found: &mut Found) {
+        let rest = text.get(start..).unwrap_or_default();
+        if !self.may_begin(rest) {
+            return;
+        }
+        for form in &self.forms {
+            match form.walk(rest) {
+                Walk::Whole(length) => found.whole.push(start..start + length),
+                Walk::Cut(steps) => found.cut(start, steps, form.len()),
+                Walk::Nowhere => {}
+            }
+        }
+    }
+
+    fn may_begin(&self, text: &[u8]) -> bool {
+        let first = spelling::readings(text);
         let is_first = |byte: u8| self.firsts.get(usize::from(byte)).copied().unwrap_or_default();
         first.is_cut || first.found.iter().flatten().any(|reading| is_first(reading.byte))
     }
@@ -170,7 +175,7 @@ impl Beginnings {
 /// What a search has found.
 #[derive(Default)]
 struct Found {
-    /// Values, in order, none touching another.
+    /// Values: after [`Found::merge`] in order, none touching another.
     whole: Vec<Range<usize>>,
     /// Where the first begins that the text may cut.
     cut: Option<usize>,
@@ -181,20 +186,26 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, range: Range<usize>) {
-        match self.whole.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => self.whole.push(range),
-        }
+    /// Puts values in order, and makes one of those that touch.
+    fn merge(&mut self) {
+        self.whole.sort_unstable_by_key(|range| range.start);
+        self.whole.dedup_by(|next, last| {
+            let touches = next.start <= last.end;
+            if touches {
+                last.end = last.end.max(next.end);
+            }
+            touches
+        });
     }
 
     fn cut(&mut self, start: usize, steps: usize, of: usize) {
-        self.cut.get_or_insert(start);
+        let first = |place: &mut Option<usize>| *place = Some(place.map_or(start, |other| other.min(start)));
+        first(&mut self.cut);
         if steps > limits::SCRUB_UNHELD {
-            self.held.get_or_insert(start);
+            first(&mut self.held);
         }
         if 2 * steps > of {
-            self.nearly_whole.get_or_insert(start);
+            first(&mut self.nearly_whole);
         }
     }
 }
