@@ -18,7 +18,7 @@
 
 pub mod dns;
 pub mod hello;
-mod http;
+pub mod http;
 mod ledger;
 mod pace;
 pub mod peek;

@@ -9,6 +9,7 @@
 mod support;
 
 mod data_path {
+    mod differential;
     pub(crate) mod rig;
     mod scrubbing;
     mod upstreams;

@@ -13,7 +13,7 @@
 mod authority;
 mod coding;
 mod divert;
-mod guard;
+pub mod guard;
 mod headers;
 mod live;
 mod payload;

@@ -34,7 +34,7 @@ pub(super) use chunked::may_trail;
 
 /// Why the reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// The message cannot be framed without doubt.
     Malformed,
     /// The first message is no HTTP at all.
@@ -47,7 +47,7 @@ pub(super) enum Fault {
 
 /// What the guard and those who answer requests tell each other.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub struct Watch {
     busy: AtomicUsize,
     begun: AtomicUsize,
     through: AtomicBool,
@@ -78,7 +78,7 @@ impl Watch {
     }
 
     /// What ended the reading, if something did.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    pub fn fault(&self) -> Option<Fault> {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,10 +112,10 @@ impl Drop for Busy {
 }
 
 /// Is told of a fault, and words the answer to it: the bytes of a whole response.
-pub(super) type OnFault = Box<dyn FnMut(Fault) -> Bytes + Send>;
+pub type OnFault = Box<dyn FnMut(Fault) -> Bytes + Send>;
 
 /// The guard itself: reads are checked, writes pass.
-pub(super) struct Guard<Io> {
+pub struct Guard<Io> {
     io: Io,
     watch: Arc<Watch>,
     on_fault: OnFault,
@@ -152,7 +152,7 @@ const STEP: usize = 4 * 1024;
 
 impl<Io> Guard<Io> {
     /// Stands before `io`.
-    pub(super) fn new(io: Io, watch: Arc<Watch>, on_fault: OnFault) -> Self {
+    pub fn new(io: Io, watch: Arc<Watch>, on_fault: OnFault) -> Self {
         Self {
             io,
             watch,

@@ -177,6 +177,18 @@ impl Scrubbed {
         Ok(Some(step.decoded))
     }
 
+    /// What may pass of the next piece. With the last of a body goes what was kept back, so that no frame more is sent.
+    fn feed(&mut self, piece: Bytes) -> Bytes {
+        let out = self.passage.feed(piece);
+        let Source::Open(source) = &self.source else { return out };
+        if !(self.left.is_empty() && self.decoder.is_none() && source.is_end_stream()) {
+            return out;
+        }
+        self.source = Source::Over(None);
+        let rest = self.passage.finish();
+        if rest.is_empty() { out } else { [out, rest].concat().into() }
+    }
+
     /// The end of the body: what was kept back.
     fn end(&mut self, mut trailers: Option<HeaderMap>) -> Result<Bytes, CodingError> {
         if self.decoder.as_mut().is_some_and(|decoder| !decoder.is_over()) {
@@ -212,7 +224,7 @@ impl Body for Scrubbed {
             match self.piece() {
                 Ok(None) => {}
                 Ok(Some(piece)) => {
-                    let out = self.passage.feed(piece);
+                    let out = self.feed(piece);
                     if !out.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(out))));
                     }
