@@ -206,10 +206,10 @@ events {{ worker_connections 8192; }}
             let mut curl = Command::new("curl");
             curl.args(["-sS", "--fail-with-body", "--max-time", "10", "--unix-socket"]).arg(&socket);
             let body = body.map(|body| ["--data-binary", body]);
-            succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost/v2/sandboxes{path}")))
+            succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")))
         };
-        ask("", Some(&sandbox));
-        let trust: serde_json::Value = serde_json::from_str(&ask("/bench/trust-bundle", None)).expect("JSON");
+        ask("/v2/sandboxes", Some(&sandbox));
+        let trust: serde_json::Value = serde_json::from_str(&ask("/trust-bundle?sandbox=bench", None)).expect("JSON");
         let root = trust.get("certificate").and_then(serde_json::Value::as_str).expect("a certificate").to_owned();
         // The sandbox finds its neighbour again, now that it answers.
         succeed(Place::Gateway.command("ip").args(["addr", "replace", &format!("{GATEWAY}/24"), "dev", "box0"]));

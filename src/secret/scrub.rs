@@ -107,8 +107,8 @@ impl Scrubber {
         Passage { scrubber: Arc::clone(self), kept: Vec::new(), passed: 0, struck: 0, found: 0 }
     }
 
-    /// Looks wherever a form may begin: where one begins as it stands, just before an escape or the break of a line, and
-    /// at the end. Reading an escape decides for itself whether a form begins there; most begin none.
+    /// Looks wherever a form may begin: where one begins as it stands, just before an escape or the break of a line,
+    /// and at the end. Reading an escape decides for itself whether a form begins there; most begin none.
     fn search(&self, text: &[u8]) -> Found {
         let mut found = Found::default();
         let Some(beginnings) = &self.beginnings else { return found };

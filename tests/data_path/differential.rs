@@ -162,8 +162,8 @@ fn nginx(folder: &Path, address: SocketAddr) -> Command {
 /// Stands behind each of the corpus, so that a connection that goes on ends.
 const LAST: &str = "GET /last §Connection: close\n\n";
 
-/// The corpus: `\n` stands for CR LF, `¬` for a bare LF, `␍` for a bare CR, `§` for the version and the right host, `»` for
-/// a whole request.
+/// The corpus: `\n` stands for CR LF, `¬` for a bare LF, `␍` for a bare CR, `§` for the version and the right host,
+/// `»` for a whole request.
 const ODD: &[&str] = &[
     // Nothing odd.
     "GET /1 §\n",
