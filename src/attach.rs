@@ -20,6 +20,7 @@ mod interface;
 mod netlink;
 pub mod netns;
 mod nft;
+mod packets;
 mod routing;
 mod rules;
 mod sockets;
@@ -35,6 +36,7 @@ pub use device::Device;
 pub use error::{AttachError, AttachStep, Refusal};
 pub use host::Host;
 pub use identity::{AttachmentId, NotAnId};
+pub use packets::{SandboxPackets, SandboxReplies};
 pub use sockets::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Served, Sockets};
 
 /// What is to be attached.
@@ -185,8 +187,24 @@ pub trait Datagrams: Send + Sync + 'static {
     fn reply(&self, to: Envelope, message: &[u8]) -> impl Future<Output = ()> + Send;
 }
 
+/// Datagrams that are no DNS questions, wherever they were going.
+pub trait Packets: Send + Sync + 'static {
+    /// Waits for the next datagram; its bytes are put into `room`, from the start, and counted. Room is made where
+    /// there is none, and given up while nothing comes. Retries by itself; a call that is dropped loses no datagram.
+    fn receive(&self, room: &mut Vec<u8>) -> impl Future<Output = (Envelope, usize)> + Send;
+}
+
+/// What goes back to whoever sent them.
+pub trait Replies: Send + Sync + 'static {
+    /// Sends one to the client, from where it wrote to. What cannot be sent at once is lost, as UDP may.
+    fn reply(&self, to: Envelope, payload: &[u8]);
+
+    /// Tells the client that nobody is where it wrote to (port unreachable).
+    fn refuse(&self, to: Envelope);
+}
+
 /// Whence and whither a datagram went.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Envelope {
     /// Who asked.
     pub client: ClientAddr,

@@ -80,6 +80,8 @@ pub struct Judged {
 pub enum Protocol {
     /// Not known: nothing was read.
     Tcp,
+    /// A datagram, and those that follow it.
+    Udp,
     /// Spliced or refused TLS.
     Tls,
     /// HTTP/1, in clear or terminated.
@@ -96,6 +98,7 @@ impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
             Self::Tls => "tls",
             Self::Http => "http",
             Self::H2 => "h2",

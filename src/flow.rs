@@ -189,7 +189,7 @@ impl SecretName {
 pub struct FlowId(pub u64);
 
 /// Where in the sandbox a flow came from. For records only: identity is the listener (HOUSE §2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(pub SocketAddr);
 
 /// The address that the sandbox dialled.

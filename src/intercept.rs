@@ -25,6 +25,7 @@ pub mod peek;
 pub mod postgres;
 pub mod splice;
 pub mod tls;
+pub mod udp;
 pub mod upstream;
 
 use std::sync::Arc;

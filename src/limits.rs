@@ -81,6 +81,20 @@ pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 pub const DNS_FAMILY_DELAY: Duration = Duration::from_millis(50);
 /// DNS answers kept for the host.
 pub const DNS_CACHE: u64 = 16 * 1024;
+/// Bytes of the largest UDP datagram over IPv4.
+pub const UDP_BYTES: usize = 65_507;
+/// UDP flows that one sandbox may have open.
+pub const UDP_FLOWS: usize = 1024;
+/// Idle time after which a UDP flow that nobody has answered ends.
+pub const UDP_UNANSWERED: Duration = Duration::from_secs(30);
+/// Idle time after which a UDP flow ends (RFC 4787 §4.3).
+pub const UDP_IDLE: Duration = Duration::from_secs(120);
+/// Idle time after which a UDP flow ends once nothing more is taken.
+pub const UDP_LAST: Duration = Duration::from_secs(5);
+/// Datagrams of one sandbox that are refused in a second, before its datagrams wait for the next.
+pub const UDP_REFUSALS: u32 = 1000;
+/// Refused UDP flows of one sandbox that are remembered, so that each is recorded once.
+pub const UDP_REFUSED: usize = 1024;
 /// Names pinned to one address, and addresses pinned, in one sandbox.
 pub const PINS: usize = 16 * 1024;
 /// Idle time after which a connection over which DNS is asked is closed (RFC 7766 §6.2.3).

@@ -67,6 +67,10 @@ pub mod threat_model {}
 /// request too many is answered with 429, and bytes wait. All flows of a sandbox wait in one line for each direction,
 /// and nobody else waits in it.
 ///
+/// Other UDP is judged by its address alone, the first datagram of each flow, and relayed by a socket of its own
+/// ([`crate::intercept::udp`]); what is refused is answered with `port unreachable`, so that QUIC clients fall back. A
+/// datagram in pieces is nobody's: at an interface, one that is larger than the interface's MTU is lost, either way.
+///
 /// A DNS question goes a shorter way: name judged first, asked of the host's resolver if allowed, addresses vetted,
 /// and pinned to the name in this sandbox.
 pub mod data_path {}
@@ -167,6 +171,11 @@ pub mod costs {}
 /// audit record, and ends them when it is told to, when its successor is gone, or after
 /// [`crate::limits::OUTLIVING_TIME`]. Several may stand one behind another.
 ///
+/// UDP flows are not handed over. What a client says next is judged by the successor as a first datagram, and goes out
+/// from another port: who answers questions (DNS, NTP) or lets addresses change (QUIC, WireGuard) notices nothing, and
+/// any other protocol begins anew. The one before says nothing more, and passes on what is on its way back until a flow
+/// was idle for [`crate::limits::UDP_LAST`].
+///
 /// **systemd.** `SIGUSR2` has the daemon start its successor from the program that stands at its path; the manager is
 /// told `RELOADING=1`, then `MAINPID=`, then `READY=1`, or `READY=1` alone if the successor failed. The unit that
 /// `exeat serve --unit` prints was tried under systemd 252: started, both kinds of attachments, reload, kill.
@@ -174,6 +183,7 @@ pub mod costs {}
 /// | promise | test |
 /// |---|---|
 /// | no connection is refused, no flow counts twice | `under_load_nothing_is_refused_and_nothing_is_lost` |
+/// | datagrams of open UDP flows are judged anew; none opens anything | `datagrams_are_judged_anew_by_the_successor` |
 /// | whoever is killed at any step, one daemon serves | `a_successor_that_is_killed_at_any_step_leaves_one_daemon`, `a_daemon_that_is_killed_at_any_step_of_handing_over_leaves_its_successor`, `a_successor_that_does_nothing_is_ended_or_ends_and_the_daemon_goes_on` |
 /// | the process before follows every change | `the_one_before_follows_every_change_until_it_is_finished`, `flows_that_were_judged_by_other_settings_are_ended` |
 /// | pins and quarantines go along | `names_that_were_answered_before_are_known_after`, `what_is_quarantined_stays_so` |
@@ -244,6 +254,7 @@ pub mod restart {}
 /// | §3 a secret goes to port 443, or to those of its grant | `a_secret_goes_to_port_443_alone`, `a_secret_goes_to_the_ports_of_its_grant_alone` |
 /// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
+/// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
 /// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
@@ -324,17 +335,18 @@ pub mod clauses {}
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
-/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept` |
+/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |
 /// | G71 poisoning the answers of a kept connection | `g71_an_answer_that_nobody_asked_for_reaches_nobody`, `g71_what_is_not_a_whole_exchange_leaves_no_connection_behind` |
 /// | G73 a change in the middle of a dial | `g73_a_change_while_dialling_is_judged_before_the_first_byte` |
 /// | H80 ignoring conventions | `h80_ignoring_conventions` |
+/// | H81 UDP to where it may not go | `udp_goes_to_allowed_addresses_alone` |
 /// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
 /// | H81 other socket families, raw sockets | `socket_families_past_ip_are_refused`, `raw_sockets_are_refused` |
 /// | H82 flushing the rules, nesting namespaces | `the_rules_cannot_be_flushed_from_inside`, `a_nested_user_namespace_gains_no_power_over_the_network` |
 /// | H82 the same with one socket's options, or by listening | `h82_socket_options_past_the_rules`, `h82_listening_in_our_place` |
 /// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
-/// | I89 one sandbox that takes all flows, requests or bytes there are | `i89_flows_over_the_bound_of_a_sandbox_are_refused`, `i89_requests_over_the_rate_are_told_when_to_come_again`, `i89_bytes_over_the_rate_wait_and_nothing_is_cut` |
+/// | I89 one sandbox that takes all flows, requests or bytes there are | `i89_flows_over_the_bound_of_a_sandbox_are_refused`, `i89_udp_over_the_bounds_of_a_sandbox_is_refused_or_lost`, `i89_requests_over_the_rate_are_told_when_to_come_again`, `i89_bytes_over_the_rate_wait_and_nothing_is_cut` |
 /// | PostgreSQL: cleartext on the way to TLS | `postgres_says_nothing_in_clear`, `postgres_is_not_led_to_another_encryption` |
 /// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
 /// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |

@@ -401,6 +401,30 @@ impl Policy {
         self.relax_flow(relaxed, self.decide_seen(flow), flow)
     }
 
+    /// A UDP flow (POLICY §4): rows 1–4, and allow-all as in row 8. No name is asked about.
+    pub fn decide_datagram(&self, flow: &Flow, host: &Protected) -> Verdict<Permit> {
+        let (dst, address) = (flow.dst.0, flow.dst.ip());
+        if is_block(address) {
+            return self.deny(DenyReason::NoName, None);
+        }
+        let relaxed = match self.rows_1_to_3(address, host) {
+            Err(denial) => return Verdict::Deny(denial),
+            Ok(relaxed) => relaxed,
+        };
+        let verdict = match (self.row_4(dst), &self.base) {
+            (Some(permit), _) => Verdict::Allow(permit),
+            (None, Base::AllowAll(_)) => self.rows_8_and_9(dst),
+            (None, Base::Lists | Base::DenyAll(_)) => self.deny(DenyReason::NoName, None),
+        };
+        match (relaxed, verdict) {
+            (_, Verdict::Deny(denial)) if !self.relaxes(denial.reason) => Verdict::Deny(denial),
+            (Some(denial), _) | (None, Verdict::Deny(denial)) => {
+                Verdict::Allow(self.observed(Target::Address(dst), denial))
+            }
+            (None, verdict) => verdict,
+        }
+    }
+
     /// One request of a terminated or cleartext flow.
     ///
     /// Row 4 counts for cleartext only, and then only if it came with a later policy: earlier, the flow would have been

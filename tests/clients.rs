@@ -7,6 +7,7 @@ mod support;
 
 mod clients {
     mod postgres;
+    mod udp;
 }
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

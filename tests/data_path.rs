@@ -12,6 +12,7 @@ mod data_path {
     mod differential;
     pub(crate) mod rig;
     mod scrubbing;
+    mod udp;
     mod upstreams;
 }
 

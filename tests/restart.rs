@@ -100,6 +100,41 @@ fn the_one_before_follows_every_change_until_it_is_finished() {
     assert_eq!((first.end(), second.end()), (Some(0), Some(0)));
 }
 
+/// A UDP flow is not handed over: what its client says next is a new one, from another port. What is on its way back
+/// still comes.
+#[test]
+fn datagrams_are_judged_anew_by_the_successor() {
+    let Some(rig) = Rig::new() else { return };
+    let first = rig.serve(&[]);
+    rig.create("exd-a", BOTH);
+    rig.create_behind("exd-b", "exd0", BOTH);
+    let mut talks = [("exd-a", ALLOWED), ("exd-b", ALLOWED), ("exd-a", OTHER)].map(|(name, to)| rig.talk(name, to));
+    for talk in &mut talks {
+        talk.say("one\n");
+        assert_eq!(talk.line(), "one");
+    }
+    let [kept, behind, cut] = &mut talks;
+    kept.say("wait");
+    assert!(eventually(|| rig.flows("exd-a").len() == 2));
+    let _second = rig.serve(&["--take-over"]);
+    assert_eq!(rig.flows("exd-a"), [1, 2], "they are the one before's");
+    kept.say("two\n");
+    kept.say("");
+    let mut heard = [kept.line(), kept.line()];
+    heard.sort();
+    assert_eq!(heard, ["two", "waited"]);
+    assert_eq!(rig.flows("exd-a"), [1, 2, 3]);
+    behind.say("two\n");
+    assert_eq!(behind.line(), "two");
+    rig.push("exd-a", "203.0.113.9/32");
+    cut.say("two\n");
+    assert_eq!(cut.line(), "ECONNREFUSED");
+    assert!(!rig.flows("exd-a").contains(&2), "it has ended at the one before");
+    assert_eq!(first.end(), Some(0), "nothing more is said there");
+    kept.say("three\n");
+    assert_eq!(kept.line(), "three", "no answer was lost, and none came twice");
+}
+
 #[test]
 fn names_that_were_answered_before_are_known_after() {
     let Some(rig) = Rig::new() else { return };
@@ -258,8 +293,8 @@ def hear():
     rig.assert_one_serves("exd-a", "another protocol");
     for (case, script) in [
         ("no message", "s.sendall(b'\\xff' * 8); print(s.recv(9))"),
-        ("it goes away", "say({'protocol': 1, 'version': ''}); hear()"),
-        ("what should not be said", "say({'protocol': 1, 'version': ''}); say({'Serving': 7})\nwhile True: s.recv(9)"),
+        ("it goes away", "say({'protocol': 2, 'version': ''}); hear()"),
+        ("what should not be said", "say({'protocol': 2, 'version': ''}); say({'Serving': 7})\nwhile True: s.recv(9)"),
     ] {
         let (code, _) = raw(script);
         assert_eq!(code.is_none(), case == "what should not be said", "{case}: {code:?}");

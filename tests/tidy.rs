@@ -157,7 +157,7 @@ const SEAMS: [(&str, &str, &[&str]); 4] = [
     ("metrics", "audit", &["Closed", "Event", "Judged", "Kind", "Record"]),
     ("dns", "resolve", &["Answer", "Resolve", "ResolveError"]),
     ("dns", "attach", &["Datagrams", "Envelope"]),
-    ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener", "Reset"]),
+    ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener", "Packets", "Replies", "Reset"]),
 ];
 
 fn layer(module: &str) -> Option<u8> {

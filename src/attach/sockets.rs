@@ -18,6 +18,7 @@ use socket2::{Domain as Family, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use super::packets::{SandboxPackets, SandboxReplies};
 use super::{Arrival, Datagrams, Envelope, Listener};
 use crate::flow::{ClientAddr, OriginalDst};
 use crate::limits;
@@ -29,13 +30,15 @@ pub const LISTENER_PORT: u16 = 65_533;
 /// Where DNS is asked. No socket of ours has this port, so that a resolver of the sandbox's own can: the rules bring
 /// questions to [`LISTENER_PORT`], and give the answers this port as their source.
 pub(super) const DNS_PORT: u16 = 53;
+/// The port of the sockets that take all other datagrams.
+pub(super) const RELAY_PORT: u16 = 65_532;
 /// The mark of what our sockets send ("exea"). A sandbox cannot set one: that takes `CAP_NET_ADMIN`.
 pub(super) const MARK: u32 = 0x6578_6561;
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
 /// How long an accept that failed for want of descriptors or memory rests before it tries again.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// Sockets of one sandbox, to be served.
 #[derive(Debug)]
@@ -44,6 +47,10 @@ pub struct Sockets {
     pub tcp: [OwnedFd; 2],
     /// DNS over UDP, IPv4 and IPv6.
     pub udp: [OwnedFd; 2],
+    /// All other UDP, IPv4 and IPv6.
+    pub relay: [OwnedFd; 2],
+    /// What sends packets with headers of our own making, IPv4 and IPv6. Nothing is received by them.
+    pub raw: [OwnedFd; 2],
 }
 
 impl Sockets {
@@ -55,8 +62,28 @@ impl Sockets {
         let [any4, any6] = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
         Ok(Self {
             tcp: [listen_tcp(any4, device)?, listen_tcp(any6, device)?],
-            udp: [listen_dns(any4, device)?, listen_dns(any6, device)?],
+            udp: [listen_udp(any4, LISTENER_PORT, device)?, listen_udp(any6, LISTENER_PORT, device)?],
+            relay: [listen_udp(any4, RELAY_PORT, device)?, listen_udp(any6, RELAY_PORT, device)?],
+            raw: [raw(any4, device)?, raw(any6, device)?],
         })
+    }
+
+    /// All of them, in an order that [`Self::of_descriptors`] knows.
+    pub fn iter(&self) -> impl Iterator<Item = &OwnedFd> {
+        let Self { tcp, udp, relay, raw } = self;
+        [tcp, udp, relay, raw].into_iter().flatten()
+    }
+
+    /// The same, given away.
+    pub fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let Self { tcp, udp, relay, raw } = self;
+        [tcp, udp, relay, raw].into_iter().flatten()
+    }
+
+    /// The sockets again, from as many descriptors as there are; further ones stay where they are.
+    pub fn of_descriptors(descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let mut pair = || Some([descriptors.next()?, descriptors.next()?]);
+        Some(Self { tcp: pair()?, udp: pair()?, relay: pair()?, raw: pair()? })
     }
 }
 
@@ -70,8 +97,8 @@ fn listen_tcp(any: IpAddr, device: Option<&str>) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn listen_dns(any: IpAddr, device: Option<&str>) -> io::Result<OwnedFd> {
-    let addr = SocketAddr::new(any, LISTENER_PORT);
+fn listen_udp(any: IpAddr, port: u16, device: Option<&str>) -> io::Result<OwnedFd> {
+    let addr = SocketAddr::new(any, port);
     let socket = transparent(addr, Type::DGRAM, Protocol::UDP, device)?;
     if addr.is_ipv4() {
         setsockopt(&socket, sockopt::Ipv4OrigDstAddr, &true)?;
@@ -79,6 +106,18 @@ fn listen_dns(any: IpAddr, device: Option<&str>) -> io::Result<OwnedFd> {
         setsockopt(&socket, sockopt::Ipv6OrigDstAddr, &true)?;
     }
     socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// A socket that sends IP packets as they are. It takes `CAP_NET_RAW` to make, and none to use.
+fn raw(any: IpAddr, device: Option<&str>) -> io::Result<OwnedFd> {
+    let socket =
+        Socket::new(Family::for_address(SocketAddr::new(any, 0)), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    if let Some(device) = device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_mark(MARK)?;
     Ok(socket.into())
 }
 
@@ -115,13 +154,25 @@ struct Pair<S> {
 pub struct Served {
     tcp: Weak<Pair<TcpListener>>,
     udp: Weak<SandboxDatagrams>,
+    relay: Weak<SandboxPackets>,
+    raw: Weak<SandboxReplies>,
 }
 
 impl Served {
-    /// Of these two.
+    /// Of these.
     #[must_use]
-    pub fn of(listener: &SandboxListener, datagrams: &Arc<SandboxDatagrams>) -> Self {
-        Self { tcp: Arc::downgrade(&listener.0), udp: Arc::downgrade(datagrams) }
+    pub fn of(
+        listener: &SandboxListener,
+        datagrams: &Arc<SandboxDatagrams>,
+        packets: &Arc<SandboxPackets>,
+        replies: &Arc<SandboxReplies>,
+    ) -> Self {
+        Self {
+            tcp: Arc::downgrade(&listener.0),
+            udp: Arc::downgrade(datagrams),
+            relay: Arc::downgrade(packets),
+            raw: Arc::downgrade(replies),
+        }
     }
 
     /// The same sockets once more, for another process to serve; `None` where nobody serves them any more.
@@ -130,10 +181,14 @@ impl Served {
     /// No more descriptors are to be had.
     pub fn again(&self) -> io::Result<Option<Sockets>> {
         let (Some(tcp), Some(udp)) = (self.tcp.upgrade(), self.udp.upgrade()) else { return Ok(None) };
+        let (Some(relay), Some(raw)) = (self.relay.upgrade(), self.raw.upgrade()) else { return Ok(None) };
+        let SandboxReplies([raw4, raw6]) = &*raw;
         let again = |socket: BorrowedFd<'_>| socket.try_clone_to_owned();
         Ok(Some(Sockets {
             tcp: [again(tcp.ipv4.as_fd())?, again(tcp.ipv6.as_fd())?],
             udp: [again(udp.ipv4.as_fd())?, again(udp.ipv6.as_fd())?],
+            relay: [again(relay.ipv4.as_fd())?, again(relay.ipv6.as_fd())?],
+            raw: [raw4.try_clone()?, raw6.try_clone()?],
         }))
     }
 }
@@ -221,7 +276,7 @@ impl Datagrams for SandboxDatagrams {
 
 /// Reads one datagram whole, with the address that it was sent to. What is longer than `room`, or came without its
 /// destination, is an error: it cannot be answered.
-fn receive_one(socket: &UdpSocket, room: &mut [u8]) -> io::Result<(usize, Envelope)> {
+pub(super) fn receive_one(socket: &UdpSocket, room: &mut [u8]) -> io::Result<(usize, Envelope)> {
     let mut space = cmsg_space!(libc::sockaddr_in6);
     let mut pieces = [io::IoSliceMut::new(room)];
     let received =

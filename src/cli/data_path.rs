@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::host::{self, Guard};
-use crate::attach::{LISTENER_PORT, SandboxDatagrams, SandboxListener, Served, Sockets};
+use crate::attach::{
+    LISTENER_PORT, SandboxDatagrams, SandboxListener, SandboxPackets, SandboxReplies, Served, Sockets,
+};
 use crate::audit::Record;
 use crate::ca::Authority;
 use crate::dns::Dns;
@@ -119,7 +121,9 @@ impl Outside {
     ) -> io::Result<(Serving, Option<Rest>)> {
         let listener = SandboxListener::new(sockets.tcp)?;
         let datagrams = Arc::new(SandboxDatagrams::new(sockets.udp)?);
-        let served = Served::of(&listener, &datagrams);
+        let packets = Arc::new(SandboxPackets::new(sockets.relay)?);
+        let replies = Arc::new(SandboxReplies::new(sockets.raw));
+        let served = Served::of(&listener, &datagrams, &packets, &replies);
         let resolve = Arc::new(self.resolver.for_sandbox(Arc::clone(&sandbox.quota().questions)));
         let protected = self.guard.protected();
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
@@ -140,16 +144,19 @@ impl Outside {
         let rest = Arc::clone(&stop).at_rest();
         let asked = intercept::dns::serve_datagrams(datagrams, Arc::clone(&dns), shutdown.clone());
         let questions = tokio::spawn(asked);
-        let flows = tokio::spawn(intercept::serve(listener, Arc::new(context), shutdown));
-        Ok((Serving { stop, tasks: [flows, questions], served, dns }, rest))
+        let context = Arc::new(context);
+        let relayed = intercept::udp::serve(packets, replies, Arc::clone(&context), shutdown.clone());
+        let relayed = tokio::spawn(relayed);
+        let flows = tokio::spawn(intercept::serve(listener, context, shutdown));
+        Ok((Serving { stop, tasks: [flows, questions, relayed], served, dns }, rest))
     }
 }
 
 /// The tasks that serve one sandbox.
 pub(super) struct Serving {
     stop: Arc<Stop>,
-    /// Its flows, and its questions.
-    tasks: [JoinHandle<()>; 2],
+    /// Its flows, its questions, and its other datagrams.
+    tasks: [JoinHandle<()>; 3],
     served: Served,
     dns: Arc<Dns>,
 }
@@ -176,11 +183,12 @@ impl Serving {
     /// Takes no more, and lets what is open finish; what takes longer, or is open when it is stopped, is ended.
     pub(super) async fn drain(mut self, within: Duration) {
         self.stop.drain();
-        let [flows, questions] = &mut self.tasks;
+        let tasks = &mut self.tasks;
         let finished = async {
-            // They end by themselves, and a panic of theirs has been told.
-            let _ = flows.await;
-            let _ = questions.await;
+            for task in tasks {
+                // It ends by itself, and a panic of its own has been told.
+                let _ = task.await;
+            }
         };
         tokio::select! {
             () = finished => {}

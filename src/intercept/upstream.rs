@@ -18,14 +18,14 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::OptionFuture;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -117,6 +117,24 @@ impl Upstream {
             Err(_) => Err(DialError::HandshakeTimedOut),
         }
     }
+}
+
+/// A socket for datagrams to and from one address.
+///
+/// # Errors
+/// See [`DialError`].
+pub async fn associate(to: DialAddr) -> Result<UdpSocket, DialError> {
+    let addr = to.addr();
+    // A socket that is connected to port 0 hears every port.
+    if addr.port() == 0 {
+        return Err(DialError::Connect(addr, io::ErrorKind::AddrNotAvailable.into()));
+    }
+    let any: IpAddr = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let opening = async {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        socket.connect(addr).await.map(|()| socket)
+    };
+    opening.await.map_err(|error| DialError::Connect(addr, error))
 }
 
 /// Opens one connection, without Nagle's delay and with keep-alive, since the sandbox's own never leaves this host.

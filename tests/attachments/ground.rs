@@ -8,8 +8,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use exeat::attach::{
-    AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener, Refusal,
-    SandboxDatagrams, SandboxListener, Sockets, Spec,
+    AttachError, Attached, Attachment, AttachmentEvent, AttachmentId, Datagrams, Events, Host, Listener, Packets,
+    Refusal, Replies, SandboxDatagrams, SandboxListener, SandboxPackets, SandboxReplies, Sockets, Spec,
 };
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
@@ -328,9 +328,9 @@ pub(crate) type Asked = Arc<Mutex<Vec<(IpAddr, SocketAddr)>>>;
 pub(crate) struct Served {
     pub(crate) attachment: Attachment,
     pub(crate) events: Events,
-    /// Every question that came: who asked, and whom.
+    /// Every datagram that came: who asked, and whom.
     pub(crate) asked: Asked,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 impl Served {
@@ -363,9 +363,11 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, AttachError>) -> Ref
 }
 
 /// Tells every client who answers it, and whom it asked.
-fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 2] {
+fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 3] {
     let mut listener = SandboxListener::new(sockets.tcp).expect("a listener");
     let datagrams = SandboxDatagrams::new(sockets.udp).expect("sockets for datagrams");
+    let packets = SandboxPackets::new(sockets.relay).expect("sockets for packets");
+    let replies = SandboxReplies::new(sockets.raw);
     let connections = tokio::spawn(async move {
         loop {
             let mut arrival = listener.accept().await;
@@ -377,6 +379,7 @@ fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 2
             });
         }
     });
+    let relayed = Arc::clone(&asked);
     let questions = tokio::spawn(async move {
         let mut buffer = Vec::new();
         loop {
@@ -386,7 +389,20 @@ fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 2
             datagrams.reply(envelope, answer.as_bytes()).await;
         }
     });
-    [connections.abort_handle(), questions.abort_handle()]
+    let refusals = tokio::spawn(async move {
+        let mut buffer = Vec::new();
+        loop {
+            let (envelope, length) = packets.receive(&mut buffer).await;
+            relayed.lock().expect("no panic").push((envelope.client.0.ip(), plain(envelope.dst.0)));
+            match buffer.get(..length) {
+                Some(b"relay") => {
+                    replies.reply(envelope, format!("{name} {} relayed", plain(envelope.dst.0)).as_bytes())
+                }
+                _ => replies.refuse(envelope),
+            }
+        }
+    });
+    [connections.abort_handle(), questions.abort_handle(), refusals.abort_handle()]
 }
 
 /// Without the number of the interface that a link-local address is on.

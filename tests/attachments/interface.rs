@@ -168,6 +168,8 @@ fn whatever_a_guest_dials_arrives_here_or_nowhere() {
          udp 203.0.113.2 99 hello
          udp 203.0.113.1 99 hello
          udp 2001:db8:1::2 99 hello
+         udp 203.0.113.2 99 relay
+         udp 2001:4860::2 5000 relay
          udp 10.0.0.3 99 hello
          echo 203.0.113.2 for 0.2
          echo 2001:db8:1::2 for 0.2
@@ -191,6 +193,8 @@ fn whatever_a_guest_dials_arrives_here_or_nowhere() {
             "ECONNREFUSED",
             "ECONNREFUSED",
             "ECONNREFUSED",
+            "one 203.0.113.2:99 relayed",
+            "one [2001:4860::2]:5000 relayed",
             "ECONNREFUSED",
             "silence",
             "silence",
@@ -306,6 +310,10 @@ fn other_protocols_spoofed_sources_and_odd_packets_are_dropped() {
              ipv4 17 10.0.0.9 203.0.113.2 0 {question}
              ipv4 17 10.0.0.2 203.0.113.2 2000 9c40003500100000
              ipv4 17 10.0.0.2 203.0.113.2 1 68656c6c6f212121
+             ipv4 17 10.0.0.2 203.0.113.2 2000 {udp}
+             ipv4 17 10.0.0.77 203.0.113.2 0 {udp}
+             ipv4 17 10.0.0.2 224.0.0.251 0 {udp}
+             ipv4 17 10.0.0.2 203.0.113.2 0 {udp}
              ipv4 17 10.0.0.2 224.0.0.251 0 {question}
              ipv4 17 10.0.0.2 255.255.255.255 0 {question}
              ipv4 17 10.0.0.2 9.9.9.9 0 {question}
@@ -315,6 +323,8 @@ fn other_protocols_spoofed_sources_and_odd_packets_are_dropped() {
              ipv6 6 fe80::2 2001:db8:1::2 {syn}
              ipv6 17 fd00::9 2001:db8:1::2 {question}
              ipv6 17 fe80::2 2001:db8:1::2 {question}
+             ipv6 17 fd00::9 2001:db8:1::2 {udp}
+             ipv6 44 fd00::2 2001:db8:1::2 1100000100000001{udp}
              ipv6 17 fd00::2 ff02::1 {question}
              ipv6 0 fd00::2 2001:db8:1::2 1100000000000000{question}
              ipv6 44 fd00::2 2001:db8:1::2 1100000100000001{question}
@@ -327,7 +337,9 @@ fn other_protocols_spoofed_sources_and_odd_packets_are_dropped() {
     assert_eq!(open.ground.client("exw-a", "udp 9.9.9.9 53 question"), ["one 9.9.9.9:53 question"]);
     let asked = one.asked.lock().expect("no panic").clone();
     let asked: Vec<_> = asked.iter().map(|(who, whom)| format!("{who} {whom}")).collect();
+    let (relayed, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|line| line.ends_with(":99"));
     assert_eq!(asked, ["10.0.0.2 9.9.9.9:53", "fd00::2 [2001:4860::9]:53", "10.0.0.2 9.9.9.9:53"]);
+    assert_eq!(relayed, ["10.0.0.2 203.0.113.2:99"], "what is whole and its own");
     open.assert_nothing_passed();
     open.ground.detach(one);
 }

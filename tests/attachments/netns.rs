@@ -20,6 +20,8 @@ fn whatever_a_namespace_dials_arrives_here() {
          udp 198.18.0.1 53 question
          udp 1.2.3.4 443 hello
          udp 2001:4860::1 443 hello
+         udp 1.2.3.4 5000 relay
+         udp 2001:4860::1 5000 relay
          tcp 127.0.0.1 443
          tcp ::1 443
          udp 127.0.0.1 53 question
@@ -35,6 +37,8 @@ fn whatever_a_namespace_dials_arrives_here() {
             "one 198.18.0.1:53 question",
             "ECONNREFUSED",
             "ECONNREFUSED",
+            "one 1.2.3.4:5000 relayed",
+            "one [2001:4860::1]:5000 relayed",
             "ECONNREFUSED",
             "ECONNREFUSED",
             "ECONNREFUSED",

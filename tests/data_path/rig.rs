@@ -9,13 +9,13 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use exeat::attach::{Arrival, Listener};
+use exeat::attach::{Arrival, Envelope, Listener, Packets, Replies};
 use exeat::audit::{Closed, Event, Judged, Kind, Record, RouteTaken};
 use exeat::ca::Authority;
 use exeat::dns::Dns;
 use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId, SecretName};
 use exeat::intercept::upstream::Upstream;
-use exeat::intercept::{Context, Stop, serve, shutdown};
+use exeat::intercept::{Context, Shutdown, Stop, serve, shutdown, udp};
 use exeat::issuer::{Issuer, Subject, Tokens};
 use exeat::policy::verdict::DenyReason;
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
@@ -56,6 +56,8 @@ pub(crate) struct Rig {
     folder: tempfile::TempDir,
     claims: mpsc::UnboundedSender<SocketAddr>,
     stop: Stop,
+    ctx: Arc<Context>,
+    end: Shutdown,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -100,9 +102,10 @@ impl Rig {
             listener_port: listener.port(),
         };
         let (stop, end) = shutdown();
-        let serving = tokio::spawn(serve(Claimed { socket, claimed }, Arc::new(ctx), end));
+        let ctx = Arc::new(ctx);
+        let serving = tokio::spawn(serve(Claimed { socket, claimed }, Arc::clone(&ctx), end.clone()));
         let serving = Mutex::new(Some(serving));
-        Self { ca, listener, sandbox, names, host, log, root_pem, folder, claims, stop, serving }
+        Self { ca, listener, sandbox, names, host, log, root_pem, folder, claims, stop, ctx, end, serving }
     }
 
     /// An origin at loopback that owns `name`.
@@ -259,6 +262,15 @@ impl Rig {
         }
     }
 
+    /// The sandbox's datagrams.
+    pub(crate) fn udp(&self) -> Wire {
+        let (said, inbox) = mpsc::unbounded_channel();
+        let (outbox, heard) = mpsc::unbounded_channel();
+        let (packets, replies) = (Arc::new(Inbox(tokio::sync::Mutex::new(inbox))), Arc::new(Outbox(outbox)));
+        tokio::spawn(udp::serve(packets, replies, Arc::clone(&self.ctx), self.end.clone()));
+        Wire { said, heard }
+    }
+
     /// Takes no more flows, and lets those that are open finish.
     pub(crate) fn drain(&self) {
         self.stop.drain();
@@ -351,6 +363,61 @@ impl Resolve for Names {
 
     fn overrides(&self, _: &Domain) -> bool {
         true
+    }
+}
+
+/// The sandbox's side of its datagrams: what it says, and what it hears.
+pub(crate) struct Wire {
+    said: mpsc::UnboundedSender<(Envelope, Vec<u8>)>,
+    heard: mpsc::UnboundedReceiver<(Envelope, Heard)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Datagram(Vec<u8>),
+    Refusal,
+}
+
+impl Wire {
+    /// Sends from a port of the sandbox to an address.
+    pub(crate) fn say(&self, from: u16, to: SocketAddr, datagram: &[u8]) {
+        let client = SocketAddr::from(([198, 18, 0, 1], from));
+        let envelope = Envelope { client: ClientAddr(client), dst: OriginalDst(to) };
+        self.said.send((envelope, datagram.to_vec())).expect("it is served");
+    }
+
+    /// What the sandbox hears next, at which port.
+    pub(crate) async fn hear(&mut self) -> (u16, Heard) {
+        let (envelope, heard) = self.heard.recv().await.expect("it is served");
+        (envelope.client.0.port(), heard)
+    }
+}
+
+struct Inbox(tokio::sync::Mutex<mpsc::UnboundedReceiver<(Envelope, Vec<u8>)>>);
+
+struct Outbox(mpsc::UnboundedSender<(Envelope, Heard)>);
+
+impl Packets for Inbox {
+    async fn receive(&self, room: &mut Vec<u8>) -> (Envelope, usize) {
+        match self.0.lock().await.recv().await {
+            Some((envelope, datagram)) => {
+                let length = datagram.len();
+                *room = datagram;
+                (envelope, length)
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Replies for Outbox {
+    fn reply(&self, to: Envelope, payload: &[u8]) {
+        // The test may be over.
+        let _ = self.0.send((to, Heard::Datagram(payload.to_vec())));
+    }
+
+    fn refuse(&self, to: Envelope) {
+        let _ = self.0.send((to, Heard::Refusal));
     }
 }
 

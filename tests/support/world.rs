@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -67,6 +68,15 @@ pub(crate) struct Wide {
     /// `203.0.113.20:5432`: it speaks first (`hello`), then echoes; no protocol that exeat knows.
     pub(crate) opaque: Origin,
     internet: Place,
+    /// Every datagram that came to port 9000 of somebody on the Internet: whom it came to.
+    datagrams: Arc<Mutex<Vec<String>>>,
+}
+
+impl Wide {
+    /// Who received a datagram at port 9000, in order. Each is sent back.
+    pub(crate) fn datagrams(&self) -> Vec<String> {
+        self.datagrams.lock().expect("no panic").clone()
+    }
 }
 
 /// A server that ends with the test.
@@ -171,7 +181,18 @@ impl World {
         let opaque = open(&[OPAQUE], 5432, Speaks::Opaque("hello\n"));
         let own = vec![host.listen(socket("127.0.0.1", 80)), host.listen(socket(HOST, 80))];
         let own = Origin::serve(own, Speaks::Http(echo.clone()), runtime.handle());
-        let wide = Some(Wide { names, host: own, metadata, private, opaque, internet });
+        let datagrams = Arc::default();
+        for (place, address) in [
+            (&internet, OPAQUE),
+            (&internet, EVIL.1),
+            (&internet, EVIL.2),
+            (&internet, "169.254.169.254"),
+            (&host, HOST),
+        ] {
+            let socket = place.datagrams(socket(address, 9000));
+            runtime.spawn(send_back(socket, address, Arc::clone(&datagrams)));
+        }
+        let wide = Some(Wide { names, host: own, metadata, private, opaque, internet, datagrams });
         Self { identity, allowed, evil, wide, place: host, ca, folder, _runtime: runtime }
     }
 
@@ -226,6 +247,17 @@ impl World {
     /// The root that certified its sites.
     pub(crate) fn ca(&self) -> &Ca {
         &self.ca
+    }
+}
+
+async fn send_back(socket: std::net::UdpSocket, name: &'static str, record: Arc<Mutex<Vec<String>>>) {
+    socket.set_nonblocking(true).expect("a socket option");
+    let socket = tokio::net::UdpSocket::from_std(socket).expect("a socket of this runtime");
+    let mut room = vec![0; 4096];
+    while let Ok((length, client)) = socket.recv_from(&mut room).await {
+        record.lock().expect("no panic").push(name.to_owned());
+        // The client may be gone.
+        let _ = socket.send_to(&room[..length], client).await;
     }
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::attachments::ground::{Ground, Process};
 use crate::support::names::Names;
@@ -56,6 +56,22 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 print(" ".join(f"{what}={count}" for what, count in sorted(outcomes.items())), flush=True)
 "#;
 
+/// A client that sends each line as a datagram, and on an empty one tells what it hears next.
+const TALKER: &str = r#"
+import errno, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 7))
+s.settimeout(20)
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        s.send(line.strip().encode()) if line.strip() else print(s.recv(99).decode(), flush=True)
+    except TimeoutError:
+        print("silence", flush=True)
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+"#;
+
 pub(crate) struct Rig {
     pub(crate) ground: Ground,
     pub(crate) folder: TempDir,
@@ -71,6 +87,7 @@ impl Rig {
             ground.run(async move {
                 let listener = TcpListener::bind((address, 7)).await.expect("a listener");
                 tokio::spawn(greet(listener));
+                tokio::spawn(echo(UdpSocket::bind((address, 7)).await.expect("a socket")));
             });
         }
         let folder = tempfile::tempdir().expect("a folder");
@@ -213,6 +230,13 @@ impl Rig {
         process
     }
 
+    /// A client that sends what it is told as datagrams, and tells what it hears when it is told nothing.
+    pub(crate) fn talk(&self, name: &str, address: &str) -> Process {
+        let mut process = self.python(name, TALKER, address);
+        assert_eq!(process.line(), "ready");
+        process
+    }
+
     /// A client that connects over and over.
     pub(crate) fn connect_on_and_on(&self, name: &str, address: &str) -> Process {
         let mut process = self.python(name, LOOP, address);
@@ -262,6 +286,23 @@ async fn greet(listener: TcpListener) {
             }
             let _ = io.read_to_end(&mut Vec::new()).await;
         });
+    }
+}
+
+/// Sends every datagram back; one that says to wait, when the next one comes.
+async fn echo(socket: UdpSocket) {
+    let (mut room, mut waits) = ([0; 99], None);
+    while let Ok((length, client)) = socket.recv_from(&mut room).await {
+        let said = &room[..length];
+        if said == b"wait" {
+            waits = Some(client);
+            continue;
+        }
+        // Who is gone hears nothing.
+        let _ = socket.send_to(said, client).await;
+        if let Some(waiting) = waits.take() {
+            let _ = socket.send_to(b"waited", waiting).await;
+        }
     }
 }
 

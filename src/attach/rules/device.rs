@@ -1,7 +1,7 @@
 //! The rules at one device that a sandbox's frames come in by: what it may claim to be, and what may come at all.
 //!
-//! They see a frame before anything else of the host does. Only TCP, questions to DNS, and what it takes to find the
-//! device's neighbour pass, from the sandbox's own addresses; the device's namespace decides where they go.
+//! They see a frame before anything else of the host does. Only TCP, UDP, and what it takes to find the device's
+//! neighbour pass, from the sandbox's own addresses; the device's namespace decides where they go.
 //!
 //! - `INVARIANT`: nothing is left that two sandboxes with the same addresses share: no fragment is put together, and
 //!   refusals go back the way that the packet came, without a route.
@@ -45,8 +45,7 @@
 //!   chain transport {
 //!     meta pkttype != host drop
 //!     meta l4proto tcp accept
-//!     udp dport 53 accept
-//!     meta l4proto udp reject                              # port unreachable: QUIC clients fall back at once
+//!     meta l4proto udp accept
 //!     drop
 //!   }
 //! }
@@ -54,10 +53,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{accept, drop_all, questions, tcp, udp};
+use super::{accept, drop_all, tcp, udp};
 use crate::attach::nft::{
     At, Header, Key, Keys, Message, Policy, Priority, Rule, Table, goto, holds, holds_any_bit, holds_at_least,
-    holds_not, is_not, mark, reject, remembers,
+    holds_not, is_not, mark, remembers,
 };
 use crate::attach::sockets::MARK;
 
@@ -176,11 +175,5 @@ fn neighbours(addresses: &[IpAddr]) -> Vec<Rule> {
 
 fn transport() -> Vec<Rule> {
     const PACKET_HOST: u8 = 0;
-    vec![
-        [is_not(Key::PacketType, &[PACKET_HOST]), drop_all()].concat(),
-        accept(tcp()),
-        accept(questions()),
-        [udp(), reject()].concat(),
-        drop_all(),
-    ]
+    vec![[is_not(Key::PacketType, &[PACKET_HOST]), drop_all()].concat(), accept(tcp()), accept(udp()), drop_all()]
 }

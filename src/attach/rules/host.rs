@@ -21,6 +21,7 @@
 //!     notrack                                              # two sandboxes may use the same addresses and ports
 //!     meta l4proto tcp tproxy to :LISTENER meta mark set 0x65786561 accept
 //!     udp dport 53 tproxy to :LISTENER meta mark set 0x65786561 accept
+//!     meta l4proto udp tproxy to :RELAY meta mark set 0x65786561 accept
 //!     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
 //!     drop
 //!   }
@@ -37,11 +38,11 @@
 //! }
 //! ```
 
-use super::{accept, answers_come_from_dns, drop_all, neighbours, ours, questions, tcp};
+use super::{accept, answers_come_from_dns, drop_all, neighbours, ours, questions, tcp, udp};
 use crate::attach::nft::{
     At, Key, Keys, Message, Policy, Priority, Rule, Table, goto, interface_name, is_in, mark, tproxy, untracked,
 };
-use crate::attach::sockets::{LISTENER_PORT, MARK};
+use crate::attach::sockets::{LISTENER_PORT, MARK, RELAY_PORT};
 
 /// The table.
 pub(in crate::attach) const TABLE: &str = "exeat";
@@ -63,7 +64,7 @@ pub(in crate::attach) fn is_current(comment: Option<&str>) -> bool {
 }
 
 /// What the table's comment says where it is as [`shared`] makes it.
-const VERSION: &str = "interfaces of sandboxes, 1";
+const VERSION: &str = "interfaces of sandboxes, 2";
 
 fn shared(table: &Table<'_>, there: bool) -> Vec<Message> {
     let incoming = |chain: &str| vec![on(Key::Iifname, NAMES, goto(chain)), on(Key::Iif, NUMBERS, goto(chain))];
@@ -72,7 +73,15 @@ fn shared(table: &Table<'_>, there: bool) -> Vec<Message> {
     let passages = [(Key::Iifname, NAMES), (Key::Iif, NUMBERS), (Key::Oifname, NAMES), (Key::Oif, NUMBERS)];
     let passages = passages.into_iter().map(|(key, set)| on(key, set, drop_all())).collect();
     let known = vec![accept(ours()), solicit.clone(), advertise.clone(), drop_all()];
-    let taken = vec![untracked(), to_listener(tcp()), to_listener(questions()), solicit, advertise, drop_all()];
+    let taken = vec![
+        untracked(),
+        to(LISTENER_PORT, tcp()),
+        to(LISTENER_PORT, questions()),
+        to(RELAY_PORT, udp()),
+        solicit,
+        advertise,
+        drop_all(),
+    ];
     let base = [
         ("arrivals", At::Prerouting, incoming("taken")),
         ("deliveries", At::Input, incoming("known")),
@@ -112,6 +121,6 @@ fn on(key: Key, set: &str, then: Rule) -> Rule {
     [is_in(key, set), then].concat()
 }
 
-fn to_listener(which: Rule) -> Rule {
-    accept([which, tproxy(LISTENER_PORT), mark(MARK)].concat())
+fn to(port: u16, which: Rule) -> Rule {
+    accept([which, tproxy(port), mark(MARK)].concat())
 }

@@ -23,7 +23,8 @@
 //!     meta l4proto tcp tproxy to :LISTENER accept
 //!     meta l4proto tcp accept                              # resets towards the sandbox's own sockets
 //!     udp dport 53 tproxy to :LISTENER accept
-//!     meta l4proto udp reject                              # port unreachable: QUIC clients fall back at once
+//!     meta l4proto udp tproxy to :RELAY accept
+//!     meta l4proto udp reject                              # port unreachable, where nobody is there to say so
 //!     icmp type { dest-unreachable, time-exceeded, parameter-problem } accept
 //!     icmpv6 type { dest-unreachable, packet-too-big, time-exceeded, parameter-problem } accept
 //!     drop
@@ -49,7 +50,7 @@ use super::{accept, answers_come_from_dns, drop_all, icmp, ipv4, ipv6, neighbour
 use crate::attach::nft::{
     At, Header, Key, Message, Policy, Priority, Rule, Table, goto, holds, interface_name, is, reject, tproxy,
 };
-use crate::attach::sockets::LISTENER_PORT;
+use crate::attach::sockets::{LISTENER_PORT, RELAY_PORT};
 
 /// The table.
 pub(in crate::attach) const TABLE: &str = "exeat";
@@ -92,6 +93,7 @@ fn judged() -> Vec<Rule> {
         accept([tcp(), tproxy(LISTENER_PORT)].concat()),
         accept(tcp()),
         accept([questions(), tproxy(LISTENER_PORT)].concat()),
+        accept([udp(), tproxy(RELAY_PORT)].concat()),
         [udp(), reject()].concat(),
     ];
     rules.extend([3, 11, 12].map(|kind| accept(icmp(libc::IPPROTO_ICMP, kind))));

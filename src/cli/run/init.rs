@@ -118,7 +118,7 @@ fn be_first(channel: &Channel, plan: &Plan, overlays: Vec<OwnedFd>, stdio: Vec<O
     let filter = seccomp::programs().map_err(|what| Fault { part: Part::Seccomp, what, errno: 0 })?;
     chdir(&plan.directory).map_err(fault(Part::Directory, &format!("enter {}", plan.directory.display())))?;
     {
-        let mut sent: Vec<_> = sockets.tcp.iter().chain(&sockets.udp).map(AsFd::as_fd).collect();
+        let mut sent: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         sent.extend(terminal.as_ref().map(|(master, _)| master.as_fd()));
         channel.send(&Report::Ready, &sent).map_err(talk)?;
     }

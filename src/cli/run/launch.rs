@@ -126,12 +126,10 @@ impl Launching {
             (other, _) => return Err(unexpected(other)),
         };
         let mut descriptors = descriptors.into_iter();
-        let mut next = || descriptors.next();
-        let (Some(tcp4), Some(tcp6), Some(udp4), Some(udp6)) = (next(), next(), next(), next()) else {
+        let Some(sockets) = Sockets::of_descriptors(&mut descriptors) else {
             return Err(Fault { part: Part::Talk, what: "the sandbox gave no sockets".to_owned(), errno: 0 });
         };
-        let sockets = Sockets { tcp: [tcp4, tcp6], udp: [udp4, udp6] };
-        Ok(Launched { channel: self.channel, sockets, terminal: next(), first })
+        Ok(Launched { channel: self.channel, sockets, terminal: descriptors.next(), first })
     }
 
     fn hear(&self) -> Result<(Report, Vec<OwnedFd>), Fault> {

@@ -780,7 +780,7 @@ impl Daemon {
             let turn = registration.turn.lock().await;
             let sockets = turn.held.as_ref().and_then(|held| held.serving.as_ref()).map(Serving::sockets);
             let sockets = sockets.transpose()?.flatten();
-            let descriptors = sockets.map(|Sockets { tcp, udp }| tcp.into_iter().chain(udp).collect());
+            let descriptors = sockets.map(|sockets| sockets.into_descriptors().collect());
             let quarantined = match registration.facts().attachment.as_ref().map(|view| &view.state) {
                 Some(AttachmentState::Quarantined(reason)) => Some(reason.clone()),
                 _ => None,

@@ -130,11 +130,7 @@ impl Estate {
             Told::Lock => self.lock = descriptors.next().map(Lock::handed_over),
             Told::Control(place) => self.control.extend(descriptors.next().map(|listener| (place, listener))),
             Told::Sandbox { session, quarantined, tally } => {
-                let mut next = || descriptors.next();
-                let sockets = match (next(), next(), next(), next()) {
-                    (Some(a), Some(b), Some(c), Some(d)) => Some(Sockets { tcp: [a, b], udp: [c, d] }),
-                    _ => None,
-                };
+                let sockets = Sockets::of_descriptors(&mut descriptors);
                 self.served.extend(sockets.is_some().then(|| session.clone()));
                 self.sandboxes.insert(session, Left { sockets, quarantined, tally: Some(tally), pins: Vec::new() });
             }

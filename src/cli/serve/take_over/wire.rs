@@ -13,7 +13,7 @@ use crate::control::action::SessionId;
 use crate::sandbox::quota::Limits;
 
 /// One more for every change of what follows [`Hello`] and [`Answer`], or of what sockets and rules agree on.
-pub(in crate::cli::serve) const PROTOCOL: u32 = 1;
+pub(in crate::cli::serve) const PROTOCOL: u32 = 2;
 
 /// The successor's first word.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,7 +58,9 @@ pub(in crate::cli::serve) enum Told {
     Lock,
     /// Brings a listener of the control API.
     Control(Place),
-    /// A sandbox. Brings its sockets, if it is served: TCP over IPv4, over IPv6, DNS over IPv4, over IPv6.
+    /// A sandbox. Brings its sockets, if it is served, in the order that [`Sockets`] has them.
+    ///
+    /// [`Sockets`]: crate::attach::Sockets
     Sandbox {
         session: SessionId,
         /// Why it is quarantined, if it is.
@@ -183,7 +185,7 @@ mod tests {
         let hello: Hello =
             serde_json::from_str(r#"{"protocol":99,"version":"9.9.9","more":"of a later version"}"#).unwrap();
         let Answer::Refused(why) = hello.answer() else { panic!("it was welcomed") };
-        assert!(why.contains("exeat 9.9.9") && why.contains("protocol 1, and not 99"), "{why}");
+        assert!(why.contains("exeat 9.9.9") && why.contains("protocol 2, and not 99"), "{why}");
         assert_eq!(serde_json::to_string(&Answer::Refused("why".into())).unwrap(), r#"{"Refused":"why"}"#);
         assert_eq!(serde_json::to_string(&Answer::Welcome).unwrap(), r#""Welcome""#);
         let ours = serde_json::to_value(Hello::of_this()).unwrap();
