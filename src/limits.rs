@@ -81,6 +81,10 @@ pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(60);
 pub const DNS_FAMILY_DELAY: Duration = Duration::from_millis(50);
 /// DNS answers kept for the host.
 pub const DNS_CACHE: u64 = 16 * 1024;
+/// How long a body whose client awaits a 100 waits for its origin's.
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Interim answers that are passed on for one request.
+pub const INTERIMS: usize = 16;
 /// Bytes of the largest UDP datagram over IPv4.
 pub const UDP_BYTES: usize = 65_507;
 /// UDP flows that one sandbox may have open.

@@ -61,6 +61,11 @@ pub mod threat_model {}
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
 ///    permit, secrets are put into headers last, and only an upstream whose certificate was verified receives it. What
 ///    such an origin answers is searched for what it was sent, and that is struck out ([`crate::secret::scrub`]).
+///
+///    What HTTP says before its answer (1xx) passes over HTTP/1.1 from end to end: the body of a request with
+///    `Expect: 100-continue` waits for its origin's word ([`crate::intercept`]`::http::interim`), and hints come before
+///    the answer. The HTTP library neither tells of an HTTP/2 upstream's nor sends one to an HTTP/2 client: there they
+///    end, and an `Expect` is as if not said. Nothing waits for them: the body and the answer pass as without.
 /// 6. *Record.* One event for the verdict, one for the end.
 ///
 /// A sandbox may be bounded by its control plane ([`crate::sandbox::quota`]): a flow too many is reset at once, a
@@ -255,6 +260,8 @@ pub mod restart {}
 /// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
+/// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
+/// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential` |
 /// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
@@ -323,6 +330,7 @@ pub mod clauses {}
 /// | D43 stalled hellos | `d43_a_stalled_hello` |
 /// | E46, E47 what can be framed in two ways | `e46_e47_what_can_be_framed_in_two_ways_goes_nowhere`, `e47_a_chunk_outside_the_grammar_ends_the_request` |
 /// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused`, `e48_a_head_of_too_many_fields_is_refused_over_http2_too` |
+/// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
 /// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated` |
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out` |

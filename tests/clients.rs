@@ -7,6 +7,8 @@ mod support;
 
 mod clients {
     mod postgres;
+    mod python;
+    mod services;
     mod udp;
 }
 

@@ -15,6 +15,7 @@ mod coding;
 mod divert;
 pub mod guard;
 mod headers;
+mod interim;
 mod live;
 mod payload;
 mod refuse;
@@ -43,6 +44,7 @@ use crate::secret::inject::Injections;
 use authority::{Authority, Expected};
 use divert::Diverted;
 use guard::{Fault, Watch};
+use interim::{Leave, Wait};
 use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
@@ -82,6 +84,8 @@ struct Asked {
     method: Method,
     headers: HeaderMap,
     protocol: Protocol,
+    /// Whether its client can be given an interim answer.
+    hears_interims: bool,
 }
 
 /// One request and what has been earned for it so far.
@@ -143,6 +147,7 @@ impl Conversation {
             return Ok(self.word(denial, host.as_deref()).into_response());
         }
         let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
+        let awaits = interim::is_awaited(&request);
         let (mut parts, body) = request.into_parts();
         if !headers::are_plain(&parts.headers) {
             return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));
@@ -154,6 +159,9 @@ impl Conversation {
         headers::sanitise_request(&mut parts.headers);
         if switch.is_some() {
             upgrade::restore(&mut parts.headers);
+        }
+        if awaits {
+            interim::restore(&mut parts.headers);
         }
         // With HTTP/1 the guard has counted; HTTP/2 bounds bytes alone, and splits cookies, which are one field by now.
         if parts.headers.len() > limits::HEAD_FIELDS {
@@ -270,15 +278,21 @@ impl Conversation {
         if scrub.is_some() {
             Scrub::prepare(request.headers_mut());
         }
-        let Some((request, sent)) = self.outbound(request, asked, additions, &lease, &live) else {
+        let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
+        let Some((mut request, sent)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
+        if asked.hears_interims {
+            interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
+        }
         let mut cut = live.cut(Waiter::Handler);
         let answered = tokio::select! {
             biased;
             () = &mut cut => return Err(PayloadError::Revoked),
             answered = self.send(request, &mut lease, &permit, generation) => answered,
         };
+        self.watch.answer_comes();
+        leave.iter().for_each(Leave::answered);
         let mut response = match answered {
             Ok(response) => response,
             Err(sentence) => return Ok(self.broken(sentence, permit.basis())),
@@ -299,7 +313,7 @@ impl Conversation {
         headers::sanitise_response(&mut head.headers);
         head.extensions.clear();
         let held = Held::Returning(lease.returning(sent));
-        let mut body = payload::passing(body, live.cut(Waiter::Answered), Vec::new(), held);
+        let mut body = payload::passing(body, live.cut(Waiter::Answered), Vec::new(), held).leaving(leave);
         if let Some(scrub) = scrub {
             scrub.head(&mut head.headers);
             body = match scrub.body(&mut head.headers, body) {
@@ -318,6 +332,7 @@ impl Conversation {
         additions: Additions,
         lease: &Lease,
         live: &Arc<Live>,
+        wait: Option<Wait>,
     ) -> Option<(Request<Payload>, Sent)> {
         let (mut parts, body) = request.into_parts();
         let Additions { injections, diverted } = additions;
@@ -336,7 +351,7 @@ impl Conversation {
         }
         authority::write(&mut parts, authority, self.scheme, lease.version())?;
         let (sending, sent) = lease.sending();
-        let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending));
+        let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending, wait.map(Box::new)));
         Some((Request::from_parts(parts, body), sent))
     }
 
@@ -482,7 +497,8 @@ impl Conversation {
 impl Asked {
     fn new(authority: Authority, parts: &Parts) -> Self {
         let protocol = protocol(parts.version);
-        Self { authority, method: parts.method.clone(), headers: parts.headers.clone(), protocol }
+        let hears_interims = parts.version == Version::HTTP_11;
+        Self { authority, method: parts.method.clone(), headers: parts.headers.clone(), protocol, hears_interims }
     }
 
     fn head(&self, flow: &Flow, scheme: Scheme) -> RequestHead<'_> {

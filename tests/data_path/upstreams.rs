@@ -19,7 +19,7 @@ const ALLOWED: &str = "allow: { allowed.test: [] }";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// An origin at loopback that owns `allowed.test`, to be played.
-async fn played(rig: &Rig) -> TcpListener {
+pub(super) async fn played(rig: &Rig) -> TcpListener {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     rig.resolve("allowed.test", listener.local_addr().expect("a bound listener"));
     listener
@@ -37,7 +37,7 @@ fn request(path: &str) -> String {
 }
 
 /// The next connection to a played origin, and the head of its first request.
-async fn asked(origin: &TcpListener) -> (TcpStream, String) {
+pub(super) async fn asked(origin: &TcpListener) -> (TcpStream, String) {
     let accepting = tokio::time::timeout(crate::support::PATIENCE, origin.accept());
     let (mut io, _) = accepting.await.expect("a new connection").expect("a listener");
     let head = read_head(&mut io).await;
@@ -45,7 +45,7 @@ async fn asked(origin: &TcpListener) -> (TcpStream, String) {
 }
 
 /// Waits until the other side has ended it.
-async fn ends(io: &mut TcpStream) {
+pub(super) async fn ends(io: &mut TcpStream) {
     let mut rest = Vec::new();
     let ending = tokio::time::timeout(crate::support::PATIENCE, io.read_to_end(&mut rest));
     // A reset is an end, too.

@@ -7,6 +7,7 @@
 //!
 //! - `INVARIANT`: every head that passes satisfies [`head::check`], keep-alive and pipelined ones included.
 //! - `INVARIANT`: after a fault no further byte passes.
+//! - `INVARIANT`: what is written beside the library's bytes stands between two flushes of them.
 //! - `INVARIANT`: a fault between requests is answered here, after every earlier answer; a fault inside a body is
 //!   answered by whoever reads the body. Never both.
 //!
@@ -16,6 +17,7 @@
 mod chunked;
 mod head;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -53,6 +55,17 @@ pub struct Watch {
     through: AtomicBool,
     fault: Mutex<Option<Fault>>,
     reader: Mutex<Option<Waker>>,
+    /// Interim answers to the request that is being answered, to be written.
+    interims: Mutex<Interims>,
+    /// Whether the library has begun to write something, and not ended it.
+    speaking: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Interims {
+    waiting: VecDeque<Bytes>,
+    /// How many there were.
+    count: usize,
 }
 
 impl Watch {
@@ -86,6 +99,30 @@ impl Watch {
     pub(super) fn switch_protocol(&self) {
         self.through.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Has an interim answer written, as soon as nothing else is being written.
+    pub(super) fn interim(&self, head: Bytes) {
+        let mut interims = self.interims();
+        if interims.count < limits::INTERIMS {
+            interims.count += 1;
+            interims.waiting.push_back(head);
+            drop(interims);
+            self.wake();
+        }
+    }
+
+    /// No more interim answers come, for the answer is next; what could not be written before it is not written.
+    pub(super) fn answer_comes(&self) {
+        let mut interims = self.interims();
+        interims.count = 0;
+        if self.speaking.load(Ordering::Acquire) {
+            interims.waiting = VecDeque::new();
+        }
+    }
+
+    fn interims(&self) -> MutexGuard<'_, Interims> {
+        self.interims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -131,6 +168,8 @@ pub struct Guard<Io> {
     /// Set for some deadline, and set anew for the present one when it is ready: most heads come long before.
     timer: Option<Pin<Box<Sleep>>>,
     last_words: Bytes,
+    /// What is left of an interim answer that is being written.
+    interim: Bytes,
     lingering: Option<Pin<Box<Sleep>>>,
     /// Whether the sandbox has ended its side, or has been silent for too long.
     ended: bool,
@@ -165,11 +204,17 @@ impl<Io> Guard<Io> {
             deadline: None,
             timer: None,
             last_words: Bytes::new(),
+            interim: Bytes::new(),
             lingering: None,
             ended: false,
             flushed: true,
             closing: false,
         }
+    }
+
+    fn begin_to_speak(&mut self) {
+        self.flushed = false;
+        self.watch.speaking.store(true, Ordering::Release);
     }
 
     fn fail(&mut self, fault: Fault) {
@@ -410,9 +455,40 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
     }
 }
 
+impl<Io: AsyncWrite + Unpin> Guard<Io> {
+    /// Writes the interim answers that wait, unless the library is in the middle of something.
+    fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.interim.is_empty() {
+                self.flushed = false;
+                let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.interim))?;
+                if count == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.interim.advance(count);
+            }
+            if self.watch.speaking.load(Ordering::Acquire) {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(next) = self.watch.interims().waiting.pop_front() else { return Poll::Ready(Ok(())) };
+            self.interim = next;
+        }
+    }
+
+    /// The same, to their last byte, while the library has nothing to say. What breaks, the library finds broken.
+    fn speak(&mut self, cx: &mut Context<'_>) {
+        self.watch.wait(cx);
+        let is_quiet = !self.watch.speaking.load(Ordering::Acquire);
+        if is_quiet && matches!(self.poll_interims(cx), Poll::Ready(Ok(()))) && !self.flushed {
+            self.flushed = matches!(Pin::new(&mut self.io).poll_flush(cx), Poll::Ready(Ok(())));
+        }
+    }
+}
+
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.flushed = false;
+        ready!(self.poll_interims(cx))?;
+        self.begin_to_speak();
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -421,7 +497,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.flushed = false;
+        ready!(self.poll_interims(cx))?;
+        self.begin_to_speak();
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
@@ -430,6 +507,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library holds nothing back by now.
+        self.watch.speaking.store(false, Ordering::Release);
+        ready!(self.poll_interims(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         self.flushed = true;
         Poll::Ready(Ok(()))
@@ -498,6 +578,13 @@ impl<Io> Lent<Io> {
 
     fn guard(&self) -> MutexGuard<'_, Guard<Io>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Lent<Io> {
+    /// Writes what is to be said before the answer, while the library waits for it.
+    pub(super) fn speak(&self, cx: &mut Context<'_>) {
+        self.guard().speak(cx);
     }
 }
 

@@ -25,8 +25,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// Takes from a request what ends here. `Expect` too: the wish for a 100 is granted here. What stays of `TE` is the
-/// readiness for trailers, which says nothing about a connection.
+/// Takes from a request what ends here. `Expect` too, which is put back where the origin can be asked. What stays of
+/// `TE` is the readiness for trailers, which says nothing about a connection.
 pub(super) fn sanitise_request(headers: &mut HeaderMap) {
     let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     remove_hop_by_hop(headers);

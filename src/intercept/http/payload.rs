@@ -18,6 +18,7 @@ use crate::secret::inject::is_alike;
 
 use super::divert;
 use super::guard::{Busy, may_trail};
+use super::interim::{Leave, Wait};
 use super::live::Cut;
 use super::upstreams::{Returning, Sending};
 
@@ -26,6 +27,8 @@ pub(super) struct Payload {
     source: Source,
     /// Kept until its end.
     _busy: Option<Busy>,
+    /// The same, where the request's body waits.
+    _leave: Option<Leave>,
 }
 
 enum Source {
@@ -43,6 +46,8 @@ pub(super) enum PayloadError {
     Revoked,
     /// It cannot be searched for secrets, and must be.
     Unreadable,
+    /// The origin has answered, and does not want it.
+    Unwanted,
 }
 
 impl fmt::Display for PayloadError {
@@ -51,6 +56,7 @@ impl fmt::Display for PayloadError {
             Self::Broken(_) => "the message broke off",
             Self::Revoked => "a change of policy ended the request",
             Self::Unreadable => "the answer cannot be searched for secrets",
+            Self::Unwanted => "the origin answered without the body",
         })
     }
 }
@@ -59,20 +65,20 @@ impl Error for PayloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Revoked | Self::Unreadable => None,
+            Self::Revoked | Self::Unreadable | Self::Unwanted => None,
         }
     }
 }
 
 /// A body that is there as a whole.
 pub(super) fn whole(bytes: Bytes) -> Payload {
-    Payload { source: Source::Whole(Full::new(bytes)), _busy: None }
+    Payload { source: Source::Whole(Full::new(bytes)), _busy: None, _leave: None }
 }
 
 /// What a passing body keeps until its end, and what is told of it.
 pub(super) enum Held {
-    /// By the body that goes upstream.
-    Sending(Sending),
+    /// By the body that goes upstream, which may have to wait.
+    Sending(Sending, Option<Box<Wait>>),
     /// By the body that comes back.
     Returning(Returning),
 }
@@ -80,18 +86,23 @@ pub(super) enum Held {
 /// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end. What a rule
 /// `injected` into the head does not come a second time in the trailers, which some servers join to it.
 pub(super) fn passing(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: Held) -> Payload {
-    Payload { source: Source::Passing(Passing { body, cut, injected, over: false, held }), _busy: None }
+    Payload { source: Source::Passing(Passing { body, cut, injected, over: false, held }), _busy: None, _leave: None }
 }
 
 /// A body that is read, and changed, on its way.
 pub(super) fn read(body: impl Body<Data = Bytes, Error = PayloadError> + Send + 'static) -> Payload {
-    Payload { source: Source::Read(body.boxed_unsync()), _busy: None }
+    Payload { source: Source::Read(body.boxed_unsync()), _busy: None, _leave: None }
 }
 
 impl Payload {
     /// The same, which keeps a request unfinished until its end.
     pub(super) fn keeping(self, busy: Busy) -> Self {
         Self { _busy: Some(busy), ..self }
+    }
+
+    /// The same, for whose end the request's body may wait.
+    pub(super) fn leaving(self, leave: Option<Leave>) -> Self {
+        Self { _leave: leave, ..self }
     }
 }
 
@@ -137,7 +148,7 @@ impl Drop for Passing {
     fn drop(&mut self) {
         let whole = self.over || self.body.is_end_stream();
         match &mut self.held {
-            Held::Sending(sending) => sending.ended(whole),
+            Held::Sending(sending, _) => sending.ended(whole),
             Held::Returning(returning) => returning.ended(whole),
         }
     }
@@ -147,6 +158,11 @@ impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         if Pin::new(&mut self.cut).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(PayloadError::Revoked)));
+        }
+        if let Held::Sending(_, Some(wait)) = &mut self.held
+            && !ready!(wait.poll(cx))
+        {
+            return Poll::Ready(Some(Err(PayloadError::Unwanted)));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         // Nothing comes after trailers.

@@ -26,6 +26,7 @@ use super::coding::{CodingError, Decoder, restrict};
 use super::payload::{Payload, PayloadError, read};
 
 /// Reads the answers to one request.
+#[derive(Clone)]
 pub(super) struct Scrub {
     scrubber: Arc<Scrubber>,
     ledger: Arc<Ledger>,

@@ -73,7 +73,10 @@ where
         let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending if lent.rests() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                lent.speak(cx);
+                Poll::Pending
+            }
         });
         match served.await {
             None => {}

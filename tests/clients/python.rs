@@ -1,0 +1,87 @@
+//! Clients and services in Python: what they need beside Python itself is installed once, from the package index.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::support::eventually;
+use crate::support::exeat::{Outcome, Run};
+use crate::support::world::{Server, World};
+
+/// What is installed, and where: another list has another folder.
+const PACKAGES: [&str; 2] = ["grpcio==1.85.3", "websockets==17.4"];
+const FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-1");
+
+/// A Python that has them; `None` where they cannot be installed.
+pub(super) fn with_packages() -> Option<&'static str> {
+    static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
+    let install = || {
+        let python = format!("{FOLDER}/bin/python");
+        if Path::new(&python).exists() {
+            return Some(python);
+        }
+        // Whole or not at all: somebody else may be looking.
+        let folder = tempfile::Builder::new().prefix("python-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).ok()?;
+        let done = |command: &mut Command| command.status().ok().filter(|status| status.success());
+        done(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.path()))?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        done(Command::new(folder.path().join("bin/python")).args(pip).args(PACKAGES))?;
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).ok()?;
+        let folder = folder.keep();
+        if std::fs::rename(&folder, FOLDER).is_err() {
+            // Another was faster.
+            std::fs::remove_dir_all(&folder).ok()?;
+        }
+        Path::new(&python).exists().then_some(python)
+    };
+    INSTALLED.get_or_init(install).as_deref()
+}
+
+/// A program beside this file, by its name.
+fn program(name: &str) -> String {
+    format!("{}/tests/clients/programs/{name}.py", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A service at an address of the Internet that nobody has port 443 of.
+pub(super) struct Service {
+    _server: Server,
+    log: PathBuf,
+}
+
+impl Service {
+    /// Starts a program as `name`, and waits until it serves.
+    pub(super) fn start(world: &World, python: &str, name: &'static str, script: &str) -> Self {
+        const ADDRESS: &str = "203.0.113.20";
+        let wide = world.wide.as_ref().expect("the wide world");
+        wide.names.set(name, &[ADDRESS.parse().expect("an address")]);
+        let (certificate, key) = world.ca().pair(&[name]);
+        let at = |file: &str| world.folder().join(file);
+        for (file, text) in [("certificate.pem", certificate), ("key.pem", key)] {
+            std::fs::write(at(file), text).expect("a file");
+        }
+        let log = at("log");
+        let script = program(script);
+        let files = ["certificate.pem", "key.pem"].map(at);
+        let [certificate, key] = files.each_ref().map(|file| file.to_str().expect("UTF-8"));
+        let arguments = [python, &script, certificate, key, ADDRESS, log.to_str().expect("UTF-8")];
+        let service = Self { _server: world.serve(&arguments), log };
+        assert!(eventually(|| service.log.exists()), "it serves");
+        service
+    }
+
+    /// What it has told.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("it serves")
+    }
+
+    /// What it has told beside that.
+    pub(super) fn aside(&self, kind: &str) -> Option<String> {
+        std::fs::read_to_string(format!("{}.{kind}", self.log.display())).ok()
+    }
+}
+
+/// Runs a program inside.
+pub(super) fn inside(run: Run<'_>, python: &str, script: &str) -> Outcome {
+    let text = std::fs::read_to_string(program(script)).expect("a program");
+    run.command([python, "-c", text.as_str()])
+}

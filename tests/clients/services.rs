@@ -1,0 +1,85 @@
+//! gRPC, WebSocket and interim answers, as their own clients and services speak them, through terminated flows.
+
+use super::python::{Service, inside, with_packages};
+use crate::support::exeat::{Run, is_root};
+use crate::support::world::World;
+use crate::support::{eventually, skipped};
+
+const CANARY: &str = "canary-eiph1ohbohcu";
+
+/// A site terminated, every request but those of some with a header of ours.
+fn terminated<'w>(world: &'w World, name: &str, refused: &str) -> Run<'w> {
+    let policy = format!(
+        "version: 1\nallow:\n  {name}:\n    - match: {{ path: {{ startsWith: {refused} }} }}\n      \
+         response: {{ statusCode: 403, contentType: text/plain, body: no }}\n    \
+         - transform: [{{ headers: {{ x-rig: \"${{secrets.KEY}}\" }} }}]\nsecrets: {{ KEY: {{ env: RIG_KEY }} }}\n"
+    );
+    world.run().policy(&policy).env("RIG_KEY", CANARY)
+}
+
+#[test]
+fn grpc_of_every_kind_passes_with_its_credential_and_its_end() {
+    if !is_root() {
+        return skipped("gRPC: the wide world takes root");
+    }
+    let Some(python) = with_packages() else {
+        return skipped("gRPC: grpcio cannot be installed");
+    };
+    let world = World::best();
+    let service = Service::start(&world, python, "grpc.rig", "grpc_server");
+    let outcome = inside(terminated(&world, "grpc.rig", "/rig.Other/"), python, "grpc_client").succeeded();
+    let expected = "unary echo hello OK at the end\nlarge True\nstreaming 0 1 2 3 4\nboth ways ONE TWO THREE [] OK\n\
+                    failing NOT_FOUND nobody is here: \u{e9}\nhanging begun\nhanging CANCELLED\n\
+                    slow DEADLINE_EXCEEDED\nrefused PERMISSION_DENIED\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:#?}");
+    let ended = || ["cancelled ended", "slow ended", "deadline True"].iter().all(|it| service.log().contains(it));
+    assert!(eventually(ended), "an end is carried to the origin: {}", service.log());
+    assert!(service.log().contains(&format!("credential {CANARY}\n")), "{}", service.log());
+    outcome.assert_allowed(&[("protocol", "h2"), ("name", "grpc.rig"), ("path", "/rig.Rig/Talk")]);
+}
+
+#[test]
+fn a_websocket_passes_both_ways_with_its_credential() {
+    if !is_root() {
+        return skipped("WebSocket: the wide world takes root");
+    }
+    let Some(python) = with_packages() else {
+        return skipped("WebSocket: websockets cannot be installed");
+    };
+    let world = World::best();
+    let service = Service::start(&world, python, "socket.rig", "websocket_server");
+    let outcome = inside(terminated(&world, "socket.rig", "/denied"), python, "websocket_client").succeeded();
+    let expected = "subprotocol rig\ntext text\nlarge True\npong True\nclosed 4001 as you say\ndenied 403\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:#?}");
+    assert!(eventually(|| service.log().contains("closed 4001")), "{}", service.log());
+    assert!(service.log().contains(&format!("credential {CANARY}\n")), "{}", service.log());
+}
+
+#[test]
+fn curl_waits_for_its_origin_and_gets_hints() {
+    if !is_root() {
+        return skipped("interim answers: the wide world takes root");
+    }
+    let world = World::best();
+    let service = Service::start(&world, "/usr/bin/python3", "interim.rig", "interim");
+    let run = || terminated(&world, "interim.rig", "/denied").stdin(vec![7; 2_000_000]);
+    let post = |path: &str| {
+        let url = format!("https://interim.rig{path}");
+        let arguments = ["--http1.1", "--dump-header", "-", "--data-binary", "@-", "--expect100-timeout", "30"];
+        run().curl(arguments.into_iter().chain([url.as_str()])).succeeded()
+    };
+    // More than a megabyte, so that curl asks by itself.
+    let granted = post("/grant");
+    assert!(granted.stdout.starts_with("HTTP/1.1 100 Continue\r\n"), "{granted:#?}");
+    assert!(granted.stdout.ends_with("\r\n\r\n2000000 bytes, waited\n"), "{granted:#?}");
+    // It comes again without asking, as RFC 9110 §10.1.1 has it.
+    let refused = post("/refuse");
+    assert!(refused.stdout.starts_with("HTTP/1.1 417"), "{refused:#?}");
+    assert!(refused.stdout.ends_with("\r\n\r\n2000000 bytes, at once\n"), "{refused:#?}");
+    assert!(eventually(|| service.aside("refused").as_deref() == Some("0")), "no byte of the body came");
+    let denied = post("/denied");
+    assert!(denied.stdout.starts_with("HTTP/1.1 403"), "{denied:#?}");
+    let hints = post("/hints");
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n";
+    assert!(hints.stdout.starts_with(early) && hints.stdout.ends_with("bytes, waited\n"), "{hints:#?}");
+}
