@@ -188,6 +188,18 @@ pub enum SourceSpec {
     Command(Vec<String>),
 }
 
+impl SourceSpec {
+    /// What kind of source it is: the key that it stands under.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Env(_) => "env",
+            Self::File(_) => "file",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
 /// Where a secret may go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {

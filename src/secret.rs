@@ -71,7 +71,30 @@ pub struct Slot {
     now: ArcSwapOption<Value>,
     before: ArcSwapOption<Value>,
     changes: AtomicU64,
-    trouble: ArcSwapOption<String>,
+    trouble: ArcSwapOption<Trouble>,
+    due: ArcSwapOption<Instant>,
+}
+
+/// Why a value cannot be kept current.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when.
+    pub since: Instant,
+    /// In one sentence without a value.
+    pub why: String,
+}
+
+/// How the keeping of a value stands. It holds no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether there is a value that may be sent.
+    pub is_there: bool,
+    /// Until when what was given last is good, if that ends.
+    pub until: Option<Instant>,
+    /// When its source is asked again, if that is known.
+    pub due: Option<Instant>,
+    /// Why it cannot be kept current, if so.
+    pub trouble: Option<Arc<Trouble>>,
 }
 
 impl Slot {
@@ -95,13 +118,30 @@ impl Slot {
     }
 
     /// Notes why it cannot be kept current, in one sentence without a value.
-    pub fn trouble(&self, sentence: String) {
-        self.trouble.store(Some(Arc::new(sentence)));
+    pub fn trouble(&self, why: String) {
+        let since = self.trouble.load().as_ref().map_or_else(Instant::now, |before| before.since);
+        self.trouble.store(Some(Arc::new(Trouble { since, why })));
+    }
+
+    /// Notes when its source is asked again.
+    pub fn due(&self, at: Option<Instant>) {
+        self.due.store(at.map(Arc::new));
+    }
+
+    /// How its keeping stands now.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            is_there: self.value().is_some(),
+            until: self.now.load().as_ref().and_then(|value| value.until),
+            due: self.due.load().as_deref().copied(),
+            trouble: self.trouble.load_full(),
+        }
     }
 
     /// Why it cannot be kept current, if so.
     #[must_use]
-    pub fn why(&self) -> Option<Arc<String>> {
+    pub fn why(&self) -> Option<Arc<Trouble>> {
         self.trouble.load_full()
     }
 
@@ -164,12 +204,11 @@ impl Secrets {
         self.slots.values().map(|slot| slot.changes.load(Ordering::Acquire)).sum()
     }
 
-    /// The secrets that cannot be kept current, and why, by name.
+    /// How the keeping of every value stands, by name.
     #[must_use]
-    pub fn troubles(&self) -> Vec<(SecretName, Arc<String>)> {
-        let mut troubles: Vec<_> =
-            self.slots.iter().filter_map(|(name, slot)| Some((name.clone(), slot.why()?))).collect();
-        troubles.sort();
-        troubles
+    pub fn standings(&self) -> Vec<(SecretName, Standing)> {
+        let mut all: Vec<_> = self.slots.iter().map(|(name, slot)| (name.clone(), slot.standing())).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
     }
 }

@@ -229,6 +229,29 @@ fn what_the_daemon_refuses_is_told_in_its_words() {
 }
 
 #[test]
+fn secrets_are_listed_with_how_each_is_kept_and_without_a_value() {
+    let settings = "secrets:\n  GIVEN: { file: {}/given, to: [a.test] }\n  LOST: { file: {}/lost, to: [a.test] }\n";
+    let Some(verb) = Verb::start(settings, |folder| write_private(&folder.join("given"), "canary")) else { return };
+    let listed = verb.ctl("secrets --format json").json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+    assert_eq!(listed[0], json!({ "name": "GIVEN", "source": "file", "state": "ready" }));
+    assert_eq!((&listed[1]["name"], &listed[1]["state"]), (&json!("LOST"), &json!("unavailable")));
+    assert!(listed[1]["failingSince"].is_u64(), "{listed}");
+    let reason = listed[1]["reason"].as_str().expect("a sentence");
+    assert!(reason.starts_with("the secret LOST cannot be had: the file") && reason.ends_with("cannot be read"));
+    let table = verb.ctl("secrets").well();
+    assert!(table.starts_with("NAME   SOURCE  STATE        EXPIRES  NEXT REFRESH"), "{table}");
+    assert!(table.contains("GIVEN  file    ready ") && table.contains("LOST   file    unavailable "), "{table}");
+    // A daemon that lacks one is ready all the same, and says so.
+    let health = verb.ctl("health").well();
+    assert!(
+        health.starts_with("ready\nsecret GIVEN (file): ready\nsecret LOST (file): unavailable; since "),
+        "{health}"
+    );
+    assert!([listed.to_string(), table, health].iter().all(|text| !text.contains("canary")));
+}
+
+#[test]
 fn denied_is_not_failed() {
     let Some(verb) = Verb::start("", |_| ()) else { return };
     verb.file("policy.yaml", "allow: { a.test: [{ match: { method: [GET] } }] }\n");

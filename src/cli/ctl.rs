@@ -67,13 +67,15 @@ enum CtlVerb {
     Flows(Named),
     /// Follow the audit record, until the daemon ends, or nobody reads it any more.
     Events(EventsArguments),
+    /// List the secrets that policies may name, and how each is kept; never a value.
+    Secrets,
     /// End a sandbox: its flows are cut, and it is kept to be looked at.
     Stop(Named),
     /// End a sandbox, and forget it.
     Delete(Named),
     /// Print what a sandbox must trust.
     TrustBundle(TrustArguments),
-    /// Ask whether the daemon is ready: ends with 0 if it is.
+    /// Ask whether the daemon is ready, and how it keeps secrets: ends with 0 if it is.
     Health,
 }
 
@@ -201,6 +203,10 @@ impl Desk {
                 self.answer(&flows, || view::flows(&flows))
             }
             CtlVerb::Events(arguments) => events::follow(self, arguments),
+            CtlVerb::Secrets => {
+                let secrets = member(self.ask(Method::GET, "/secrets", "")?.body, "secrets");
+                self.answer(&secrets, || view::secrets(&secrets))
+            }
             CtlVerb::Stop(Named { name }) => self.end(Method::POST, name, "/stop", "stopped"),
             CtlVerb::Delete(Named { name }) => self.end(Method::DELETE, name, "", "deleted"),
             CtlVerb::TrustBundle(arguments) => self.trust(arguments),
@@ -323,7 +329,9 @@ impl Desk {
 
     fn health(&self) -> Done {
         match self.ask(Method::GET, "/readyz", "") {
-            Ok(_) => self.answer(&json!({ "ready": true }), || "ready\n".to_owned()),
+            Ok(Answer { body, .. }) => {
+                self.answer(&json!({ "ready": true }), || body.as_str().unwrap_or("ready\n").to_owned())
+            }
             Err(CtlError::Client(ClientError::Refused {
                 status: StatusCode::SERVICE_UNAVAILABLE, message, ..
             })) => {

@@ -6,6 +6,7 @@
 //! takes over without a gap (see `take_over`).
 
 mod audit_log;
+mod broker;
 mod credentials;
 mod daemon;
 mod issuer;

@@ -6,15 +6,18 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::broadcast;
 
 use crate::flow::SandboxId;
 use crate::policy::Policy;
-use crate::policy::diagnostic::Diagnostics;
+use crate::policy::diagnostic::{Diagnostics, harmless};
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
 use crate::sandbox::quota::Limits;
@@ -39,6 +42,9 @@ pub trait Act: Send + Sync + 'static {
 
     /// What a sandbox must trust.
     fn trust(&self, which: &Which) -> Option<TrustView>;
+
+    /// Every secret that policies may name, by name.
+    fn secrets(&self) -> Vec<SecretView>;
 
     /// Audit records as they are written: lines of JSON (POLICY §10).
     fn events(&self) -> broadcast::Receiver<Arc<str>>;
@@ -266,6 +272,79 @@ pub struct FlowView {
     pub name: Option<String>,
     /// Milliseconds since 1970.
     pub since: u64,
+}
+
+/// A secret that policies may name, and how the keeping of its value stands. Never the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Secret")]
+pub struct SecretView {
+    /// As `${secrets.NAME}` names it.
+    pub name: String,
+    /// What kind of source its value comes from.
+    pub source: &'static str,
+    /// How its keeping stands.
+    pub state: SecretState,
+    /// Until when the value is good, if that ends, in milliseconds since 1970. It is sent no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+    /// When its source is asked again, in milliseconds since 1970; a file is also read when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_refresh: Option<u64>,
+    /// Since when its source fails, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<u64>,
+    /// Why, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// In one line for people.
+impl fmt::Display for SecretView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, source, state, expires_at, next_refresh, failing_since, reason } = self;
+        write!(f, "secret {name} ({source}): {}", state.word())?;
+        let times = [("since", failing_since), ("good until", expires_at), ("asked again at", next_refresh)];
+        for (what, at) in times {
+            if let Some(at) = at.and_then(moment) {
+                write!(f, "; {what} {at}")?;
+            }
+        }
+        reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {}", harmless(reason)))
+    }
+}
+
+/// A time, given in milliseconds since 1970 (RFC 3339).
+fn moment(milliseconds: u64) -> Option<String> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))?;
+    OffsetDateTime::from(at).truncate_to_second().format(&Rfc3339).ok()
+}
+
+/// How the keeping of a secret stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretState {
+    /// There is a value, and its source gave it when it was asked last.
+    Ready,
+    /// There is a value that is still good, and its source fails.
+    Failing,
+    /// There is none, and requests that need it get 503.
+    Unavailable,
+    /// There is none yet, for its source has not answered for the first time.
+    Pending,
+}
+
+impl SecretState {
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Failing => "failing",
+            Self::Unavailable => "unavailable",
+            Self::Pending => "pending",
+        }
+    }
 }
 
 /// What a sandbox must trust, and how its programs are told.

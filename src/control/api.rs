@@ -20,13 +20,14 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::action::{Act, Action, Refusal, SandboxView, Status, TrustView, Which};
+use super::action::{Act, Action, Refusal, SandboxView, SecretView, Status, TrustView, Which};
 use super::answer::{Answer, Refused, Tagged};
 use super::ask::{Asked, Attach, Change, Creation, Name, Push, Said, Session, Whatever};
 use super::describe::{Api, Operation, Output};
 use super::forms::{
     Extension, FlowList, OldSandbox, OldSandboxList, OnlySandbox, OnlySession, PatchedForm, Project, RoutedOldSandbox,
-    RoutedSession, SandboxForm, SandboxList, SessionForm, SessionList, StoppedForm, Team, UserForm, WholeForm,
+    RoutedSession, SandboxForm, SandboxList, SecretList, SessionForm, SessionList, StoppedForm, Team, UserForm,
+    WholeForm,
 };
 use super::pages::{Between, Listing, SessionListing};
 use crate::flow::SandboxId;
@@ -81,11 +82,12 @@ fn api<A: Act>() -> Api<A> {
         .post("/v2/sandboxes/{name}/detach", "Detach a sandbox: it reaches nothing", detach::<A>)
         .get("/v2/sandboxes/{name}/explain", "Say how a target is judged now", explain::<A>)
         .get("/v2/sandboxes/{name}/flows", "List the flows that are open", flows::<A>)
+        .get("/secrets", "List the secrets that policies may name, and how each is kept; never a value", secrets::<A>)
         .get("/trust-bundle", "Say what a sandbox must trust, and how its programs are told", trust::<A>)
         .get("/events", "Follow the audit record", events::<A>)
         .get("/metrics", "Show counters, in the format of OpenMetrics", metrics::<A>)
         .get("/healthz", "Say that the daemon answers", healthy)
-        .get("/readyz", "Say whether sandboxes can be registered", ready::<A>);
+        .get("/readyz", "Say whether sandboxes can be registered, and how secrets are kept", ready::<A>);
     // What clients of the reference product ask before anything else.
     api.get("/v2/user", "Show the one user", user).get("/v2/teams/{id}", "Show the one team", team).get(
         "/v2/projects/{id}",
@@ -298,6 +300,10 @@ async fn flows<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Js
     Ok(Json(FlowList { flows }))
 }
 
+async fn secrets<A: Act>(State(act): State<Arc<A>>) -> Json<SecretList> {
+    Json(SecretList { secrets: act.secrets() })
+}
+
 #[derive(Deserialize, JsonSchema)]
 struct Of {
     /// A sandbox's name.
@@ -433,13 +439,13 @@ async fn metrics<A: Act>(State(act): State<Arc<A>>) -> Counters {
     Counters(act.metrics())
 }
 
-/// A line of text: that all is well, or why not.
-struct Health(Result<&'static str, String>);
+/// Text: that all is well, or why not.
+struct Health(Result<String, String>);
 
 impl IntoResponse for Health {
     fn into_response(self) -> Response {
         match self.0 {
-            Ok(word) => format!("{word}\n").into_response(),
+            Ok(text) => format!("{text}\n").into_response(),
             Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
         }
     }
@@ -454,11 +460,18 @@ impl Output for Health {
 }
 
 async fn healthy() -> Health {
-    Health(Ok("ok"))
+    Health(Ok("ok".to_owned()))
 }
 
+/// A secret that cannot be had keeps no sandbox from being registered: it is told, a line each.
 async fn ready<A: Act>(State(act): State<Arc<A>>) -> Health {
-    Health(act.ready().map(|()| "ready"))
+    Health(act.ready().map(|()| {
+        let secrets = act.secrets();
+        std::iter::once("ready".to_owned())
+            .chain(secrets.iter().map(SecretView::to_string))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }))
 }
 
 async fn user() -> Json<UserForm> {

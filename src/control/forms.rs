@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::action::{
     AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal, SandboxView,
-    SessionId, Status, USUAL_TIMEOUT,
+    SecretView, SessionId, Status, USUAL_TIMEOUT,
 };
 use super::answer::Refused;
 use super::describe::SCHEMAS;
@@ -672,6 +672,12 @@ pub(super) struct OldSandboxList {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct FlowList {
     pub(super) flows: Vec<FlowView>,
+}
+
+/// The secrets that policies may name.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SecretList {
+    pub(super) secrets: Vec<SecretView>,
 }
 
 /// The one user, for clients that ask who they are.

@@ -73,13 +73,20 @@ impl Keeper {
     pub async fn ask(&mut self, environment: impl FnOnce(&str) -> Option<OsString>) -> Result<(), SourceError> {
         // Seen first: what changes meanwhile is read again.
         self.stamp = self.look();
-        match source::read(&self.name, &self.source, environment).await {
+        let read = source::read(&self.name, &self.source, environment).await;
+        let now = Instant::now();
+        let next = match &read {
+            Ok(given) => given.good_for.map_or(limits::SECRET_REFRESH, ahead),
+            Err(_) => self.retry,
+        };
+        self.due = match self.source {
+            // The one never changes, the other says so by itself.
+            SourceSpec::Env(_) | SourceSpec::File(_) => None,
+            SourceSpec::Command(_) => Some(now + next),
+        };
+        self.slot.due(self.due);
+        match read {
             Ok(Given { secret, good_for }) => {
-                let now = Instant::now();
-                self.due = match &self.source {
-                    SourceSpec::Env(_) | SourceSpec::File(_) => None,
-                    SourceSpec::Command(_) => Some(now + good_for.map_or(limits::SECRET_REFRESH, ahead)),
-                };
                 self.slot.fill(secret, good_for.map(|time| now + time));
                 (self.retry, _) = limits::SECRET_RETRY;
                 Ok(())
@@ -89,7 +96,6 @@ impl Keeper {
                     self.slot.clear();
                 }
                 self.slot.trouble(error.to_string());
-                self.due = Some(Instant::now() + self.retry);
                 self.retry = (2 * self.retry).min(limits::SECRET_RETRY.1);
                 Err(error)
             }
@@ -195,7 +201,7 @@ mod tests {
         holds(&slot, Some("two")).await;
         fs::remove_file(&path).unwrap();
         holds(&slot, None).await;
-        assert!(slot.why().unwrap().contains("cannot be read"));
+        assert!(slot.why().unwrap().why.contains("cannot be read"));
         fs::write(&path, "three").unwrap();
         holds(&slot, Some("three")).await;
         assert_eq!((slot.why(), told.lock().unwrap().as_slice()), (None, &[false, true][..]));
@@ -249,7 +255,7 @@ mod tests {
         fs::remove_file(&flag).unwrap();
         keeper.ask(|_| None).await.unwrap_err();
         assert_eq!(held(&slot).as_deref(), Some("canary"), "it is good for a minute");
-        assert!(slot.why().is_some_and(|why| !why.contains("canary")));
+        assert!(slot.why().is_some_and(|why| !why.why.contains("canary")));
         let heard = Arc::new(Notify::new());
         let hear = Arc::clone(&heard);
         fs::write(&flag, "").unwrap();

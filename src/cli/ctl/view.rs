@@ -102,6 +102,18 @@ pub(super) fn flows(flows: &Value) -> String {
     aligned(&rows)
 }
 
+/// Secrets, one a row.
+pub(super) fn secrets(secrets: &Value) -> String {
+    let mut rows =
+        vec![["NAME", "SOURCE", "STATE", "EXPIRES", "NEXT REFRESH", "FAILING SINCE", "WHY"].map(str::to_owned)];
+    rows.extend(secrets.as_array().into_iter().flatten().map(|secret| {
+        let [name, source, state, why] = ["/name", "/source", "/state", "/reason"].map(|key| text(secret, key));
+        let [expires, next, since] = ["/expiresAt", "/nextRefresh", "/failingSince"].map(|key| moment(secret, key));
+        [name, source, state, expires, next, since, why]
+    }));
+    aligned(&rows)
+}
+
 /// Variables, as a shell sets them.
 pub(super) fn variables(trust: &Value) -> String {
     let pairs = trust.get("variables").and_then(Value::as_object).into_iter().flatten();
@@ -200,5 +212,19 @@ mod tests {
         );
         assert_eq!(list(&sandboxes), expected);
         assert_eq!(list(&[]), "NAME  STATUS  ATTACHMENT  POLICY  AGE\n");
+    }
+
+    #[test]
+    fn a_list_of_secrets_says_how_each_is_kept() {
+        let listed = json!([
+            { "name": "A", "source": "env", "state": "ready" },
+            { "name": "B", "source": "vault", "state": "failing", "expiresAt": 86_400_000, "nextRefresh": 1_000,
+                "failingSince": 0, "reason": "it is sealed" },
+        ]);
+        let expected = "\
+            NAME  SOURCE  STATE    EXPIRES               NEXT REFRESH          FAILING SINCE         WHY\n\
+            A     env     ready    -                     -                     -                     -\n\
+            B     vault   failing  1970-01-02T00:00:00Z  1970-01-01T00:00:01Z  1970-01-01T00:00:00Z  it is sealed\n";
+        assert_eq!(secrets(&listed), expected);
     }
 }

@@ -9,7 +9,7 @@
 //! - `INVARIANT`: with each attachment the data path of a sandbox begins anew: no pin, pool or ticket is inherited.
 //!   (One that a successor takes over goes on, and so do its pins.)
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{OwnedRwLockWriteGuard, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::broker::{Broker, grants};
 use super::meter::{Meter, News, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
 use super::shelf::{Document, NOTHING, Offer, Shelf};
@@ -44,20 +45,17 @@ use crate::config::Config;
 use crate::confine::{BUNDLE, environment};
 use crate::control::action::{
     Act, Action, AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal,
-    SandboxView, SessionId, Status, TrustView, USUAL_TIMEOUT, Which,
+    SandboxView, SecretView, SessionId, Status, TrustView, USUAL_TIMEOUT, Which,
 };
-use crate::flow::{SandboxId, SecretName};
+use crate::flow::SandboxId;
 use crate::intercept::Stop;
 use crate::issuer::{Issuer, Tokens};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
-use crate::policy::{Grant, SourceSpec};
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
-use crate::secret::Secrets;
-use crate::secret::keep::{Keeper, News as SecretNews};
 use crate::state::Store;
 
 /// See the module's doc. Clones are the same daemon.
@@ -68,7 +66,7 @@ struct Inner {
     host: Host,
     outside: Outside,
     shelf: Shelf,
-    secrets: Secrets,
+    broker: Broker,
     vault: Arc<Vault>,
     before: Before,
     issuer: Option<Arc<Issuer>>,
@@ -137,7 +135,7 @@ impl Daemon {
                 grants(config),
                 Offer { has_issuer: issuer.is_some(), forward_hosts: config.forward_hosts.clone() },
             ),
-            secrets: broker(config).await,
+            broker: Broker::open(config).await,
             vault,
             before: Before::default(),
             issuer,
@@ -657,7 +655,7 @@ impl Daemon {
             return Err(Refusal::Conflict(format!("it is the attachment of sandbox `{}`", owner.as_str())));
         }
         let sandbox =
-            Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), self.0.secrets.clone());
+            Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), self.0.broker.secrets());
         sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
@@ -957,6 +955,10 @@ impl Act for Daemon {
         })
     }
 
+    fn secrets(&self) -> Vec<SecretView> {
+        self.0.broker.views()
+    }
+
     fn events(&self) -> broadcast::Receiver<Arc<str>> {
         self.0.lines.subscribe()
     }
@@ -977,29 +979,6 @@ impl Act for Daemon {
         // It listens only once it has taken up all that it had.
         Ok(())
     }
-}
-
-/// Where the operator's secrets may go.
-fn grants(config: &Config) -> BTreeMap<SecretName, Grant> {
-    config.secrets.iter().map(|(name, brokered)| (name.clone(), brokered.grant.clone())).collect()
-}
-
-/// The operator's secrets, kept current by tasks of the runtime that this is called in. What cannot be had is told, and
-/// nothing is sent that needs it.
-async fn broker(config: &Config) -> Secrets {
-    let mut secrets = Secrets::default();
-    for (name, brokered) in &config.secrets {
-        let mut keeper = Keeper::new(name.clone(), brokered.source.clone());
-        secrets.share(name.clone(), keeper.slot());
-        // A command may take a while, and the sandboxes that do not need it do not wait for it.
-        if !matches!(brokered.source, SourceSpec::Command(_))
-            && let Err(error) = keeper.ask(|variable| std::env::var_os(variable)).await
-        {
-            report::secret(&SecretNews::Failed(error));
-        }
-        tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |news| report::secret(&news)));
-    }
-    secrets
 }
 
 /// A sandbox's turn, unless it was deleted meanwhile.
