@@ -184,6 +184,14 @@ pub const SECRET_TIME: Duration = Duration::from_secs(30);
 pub const SECRET_REFRESH: Duration = Duration::from_secs(300);
 /// Between asking again a source that failed: at first, and at most.
 pub const SECRET_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Random characters of a placeholder, at least: nobody meets one by chance.
+pub const PLACEHOLDER_RANDOM: usize = 16;
+/// Random characters of a placeholder of which neither length nor value is known.
+pub const PLACEHOLDER_USUAL: usize = 36;
+/// Characters of what a placeholder begins with.
+pub const PLACEHOLDER_PREFIX: usize = 64;
+/// Characters of a placeholder.
+pub const PLACEHOLDER_BYTES: usize = 1024;
 /// Words of a command that gives a secret.
 pub const SECRET_WORDS: usize = 64;
 /// Bytes that a secret has at least for its echoes to be searched for: shorter ones stand in any text.

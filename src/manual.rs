@@ -36,6 +36,8 @@
 /// - An origin may echo the credential that it was sent. Echoes are struck out of its answers in every form that
 ///   [`crate::secret::scrub`] lists; one that transforms what it echoes in another way, or that tells a few letters at
 ///   a time, is not seen through.
+/// - A placeholder is not seen in a compressed body, behind a switch of protocols (WebSocket), in TLS that is relayed
+///   unread, in names asked of DNS, or cut in pieces: there it goes out as it is, and is worth nothing.
 /// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
 ///   table that is taken away is made again at once, and told, but not by a daemon that is not running.
 /// - The daemon's Unix socket is a file. Whoever is in the network namespace of an attached sandbox is not let in by
@@ -59,8 +61,9 @@ pub mod threat_model {}
 /// 4. *Decide.* [`crate::policy::Policy::decide`] gives exactly one verdict, with reason and rule.
 /// 5. *Splice*: the name's own addresses are resolved on the host, each is vetted at the moment of dialling, and bytes
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
-///    permit, secrets are put into headers last, and only an upstream whose certificate was verified receives it. What
-///    such an origin answers is searched for what it was sent, and that is struck out ([`crate::secret::scrub`]).
+///    permit, placeholders of secrets are found ([`crate::policy::placeholder`]), secrets are put into headers last,
+///    and only an upstream whose certificate was verified receives it. What such an origin answers is searched for what
+///    it was sent, and that is struck out ([`crate::secret::scrub`]).
 ///
 ///    What HTTP says before its answer (1xx) passes over HTTP/1.1 from end to end: the body of a request with
 ///    `Expect: 100-continue` waits for its origin's word ([`crate::intercept`]`::http::interim`), and hints come before
@@ -257,6 +260,9 @@ pub mod restart {}
 /// | §3 `${secrets.NAME}` is legal in `transform` values alone | `each_fault_of_a_transform_is_found`, `each_fault_of_a_response_or_match_is_found` |
 /// | §3 `transform` and `forwardURL` in clear | `a_transform_in_clear_is_refused_and_nothing_else_is`, `a_request_is_refused_by_the_first_that_refuses_it` |
 /// | §3 a secret goes to port 443, or to those of its grant | `a_secret_goes_to_port_443_alone`, `a_secret_goes_to_the_ports_of_its_grant_alone` |
+/// | §3 a placeholder is replaced in the headers of its secret, on the way to where that may go; elsewhere it is refused | `a_placeholder_is_replaced_where_its_secret_may_go`, `a_placeholder_anywhere_else_is_refused`, `of_a_header_that_a_rule_sets_nothing_is_sent_that_the_sandbox_wrote` |
+/// | §3 a name that a placeholder may go to is terminated | `a_name_that_a_placeholder_may_go_to_is_terminated` |
+/// | §3 what a placeholder looks like, and how long it stays | `a_placeholder_has_the_shape_of_its_value_and_nothing_else_of_it`, `where_a_shape_is_given_the_value_is_not_looked_at`, `what_was_minted_stays_and_stands_in_every_variable_of_its_secret`, `each_fault_of_a_secret_that_has_a_placeholder_is_found` |
 /// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
@@ -339,10 +345,17 @@ pub mod clauses {}
 /// | F57 what we say of a forwarded request, said by the sandbox | `f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request` |
 /// | F58 an origin echoes what it was sent: in fields, bodies, trailers and WebSockets, encoded, compressed, in pieces | `f58_an_echo_is_struck_out_of_fields_and_bodies_in_every_coding`, `f58_it_is_struck_out_across_chunks_and_in_trailers_and_nothing_else_waits`, `f58_it_is_struck_out_over_http2_and_where_this_request_injected_nothing`, `f58_it_is_struck_out_of_what_a_websocket_brings`, `f58_a_credential_in_the_document_is_struck_out_and_plain_words_are_not` |
 /// | F58 asking for a part, or for a coding that cannot be read | `f58_no_part_and_no_coding_is_asked_for_that_could_not_be_read`, `f58_what_cannot_be_read_does_not_pass` |
+/// | F61 a placeholder sent to another origin, as by who follows a redirect | `f61_to_another_origin` |
+/// | F61 a placeholder in a header that is stored and shown again, in several, split over two | `f61_in_another_header`, `f61_split_over_two_headers` |
+/// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
+/// | F61 an echo of what a placeholder became | `f61_the_origin_gets_the_secret_and_its_echo_is_struck_out` |
+/// | F62 a placeholder in another spelling | `f62_in_another_spelling` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
+/// | F64 a placeholder in clear | `f64_a_placeholder_in_clear` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
+/// | F69 another sandbox's placeholder | `f69_another_sandboxes_placeholder` |
 /// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |
 /// | G71 poisoning the answers of a kept connection | `g71_an_answer_that_nobody_asked_for_reaches_nobody`, `g71_what_is_not_a_whole_exchange_leaves_no_connection_behind` |

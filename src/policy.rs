@@ -30,6 +30,7 @@ pub mod diff;
 pub mod explain;
 mod fingerprint;
 pub mod judge;
+pub mod placeholder;
 mod presets;
 mod protected;
 pub mod remedy;
@@ -42,6 +43,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::flow::{Domain, Flow, RequestHead, Scheme, SecretName, Seen};
@@ -50,12 +52,14 @@ use crate::matcher::domain::{DomainMap, DomainPattern};
 use crate::matcher::path::fully_decoded;
 use crate::matcher::request::RequestMatch;
 use diagnostic::Diagnostics;
+use placeholder::StandIn;
 use verdict::{
     Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Permit, Revision, Route, RuleId,
     Target, Verdict,
 };
 
 pub use diff::diff;
+pub use placeholder::{Shape, placeholder_header};
 pub use presets::{preset, presets};
 pub use protected::Protected;
 pub use response_form::PolicyForm;
@@ -86,6 +90,8 @@ pub struct Policy {
     grants: BTreeMap<SecretName, Grant>,
     /// What the sandbox's environment holds instead of secrets.
     placeholders: BTreeMap<String, SecretName>,
+    /// The same secrets, each once, and where their placeholders are replaced.
+    stand_ins: Vec<Arc<StandIn>>,
 }
 
 /// What holds where no list says anything.
@@ -200,13 +206,17 @@ impl SourceSpec {
     }
 }
 
-/// Where a secret may go.
+/// Where a secret may go, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
     /// Names: no rule for others compiles that sends it. Empty: wherever a rule sends it.
     pub to: Vec<DomainPattern>,
     /// Ports. Empty: 443 alone.
     pub ports: Vec<u16>,
+    /// Headers in which its placeholder is replaced. Empty: [`placeholder::HEADERS`].
+    pub headers: Vec<HeaderName>,
+    /// What its placeholders look like; without it, like its value.
+    pub shape: Option<Shape>,
 }
 
 impl Grant {
@@ -215,10 +225,21 @@ impl Grant {
         self.to.is_empty() || self.to.iter().any(|granted| granted.covers(pattern))
     }
 
+    /// Whether it may go to a name.
+    fn names(&self, name: &Domain) -> bool {
+        self.to.is_empty() || self.to.iter().any(|granted| granted.matches(name))
+    }
+
     /// Whether it may go to a port (POLICY §3 "Secrets").
     fn allows(&self, port: u16) -> bool {
         if self.ports.is_empty() { port == HTTPS } else { self.ports.contains(&port) }
     }
+}
+
+/// The beginning of a text by which programs know what kind of key it is: empty, or such as `ghp_`.
+#[must_use]
+pub fn key_prefix(text: &str) -> &str {
+    compile::advice::key_prefix(text)
 }
 
 /// Where a secret goes whose grant says nothing else.
@@ -259,8 +280,6 @@ pub enum Author {
 pub enum Feature {
     /// `forwardURL`: sign the token that goes along.
     Forward,
-    /// `placeholders`: replace them on their way out.
-    Placeholders,
 }
 
 /// Reads the files that a policy `extends`. Implemented by whoever may touch files.
@@ -325,6 +344,7 @@ impl Policy {
             sources: BTreeMap::new(),
             grants: BTreeMap::new(),
             placeholders: BTreeMap::new(),
+            stand_ins: Vec::new(),
         };
         policy.sealed()
     }
@@ -347,9 +367,9 @@ impl Policy {
         self.observe
     }
 
-    /// Names of all secrets that some rule sends.
+    /// Names of all secrets that some rule sends, or that a placeholder stands for.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.injections().flat_map(Injection::secrets)
+        self.injections().flat_map(Injection::secrets).chain(self.stand_ins().map(StandIn::secret))
     }
 
     /// The declared secrets and where their values come from.
@@ -370,6 +390,11 @@ impl Policy {
     /// Variables of the sandbox's environment, and the secrets whose placeholders they hold.
     pub fn placeholders(&self) -> impl Iterator<Item = (&str, &SecretName)> {
         self.placeholders.iter().map(|(variable, name)| (variable.as_str(), name))
+    }
+
+    /// The secrets that have placeholders, and where these are replaced.
+    pub fn stand_ins(&self) -> impl Iterator<Item = &StandIn> {
+        self.stand_ins.iter().map(|stand_in| &**stand_in)
     }
 
     /// May this name be asked of a resolver (POLICY §5)? Matched before it is resolved.
@@ -571,12 +596,12 @@ impl Policy {
     }
 
     /// Whether TLS for a permitted name ends here, and each request is judged.
-    fn terminates(&self, permitted: &Permitted<'_>) -> bool {
+    fn terminates(&self, permitted: &Permitted<'_>, name: &Domain) -> bool {
         let has_rules = match permitted {
             Permitted::Entry(entry) => !entry.rules().is_empty(),
             Permitted::Mode(_) => false,
         };
-        has_rules || self.strict
+        has_rules || self.strict || self.stand_ins.iter().any(|stand_in| stand_in.is_for(name))
     }
 
     /// Row 7: all names that the address is pinned to have an `opaque` rule for this port. It is relayed to the name
@@ -617,7 +642,7 @@ impl Policy {
         match &flow.seen {
             Seen::Tls(hello) => match &hello.sni {
                 Some(name) => self.rows_5_and_6(name).map(|permitted| {
-                    if self.terminates(&permitted) {
+                    if self.terminates(&permitted, name) {
                         return Route::Terminate(self.basis(Some(permitted.rule())));
                     }
                     Route::Splice(self.permit(Target::Name(name.clone(), port), Some(permitted.rule())))
@@ -665,12 +690,18 @@ impl Policy {
                 Scheme::Https => self.deny(DenyReason::NoName, None),
             };
         };
-        let target = || Target::Name(name.clone(), head.dst.port());
+        let stand_ins: Vec<_> =
+            self.stand_ins.iter().filter(|stand_in| stand_in.may_join(name, head)).cloned().collect();
+        let permit = |brokers: bool, rule: &RuleId| {
+            let permit = self.permit(Target::Name(name.clone(), head.dst.port()), Some(rule));
+            let stand_ins = stand_ins.clone();
+            Permit { is_brokered: brokers || !stand_ins.is_empty(), stand_ins, ..permit }
+        };
         match self.rows_5_and_6(name) {
             Verdict::Deny(denial) => Verdict::Deny(denial),
-            Verdict::Allow(Permitted::Mode(rule)) => Verdict::Allow(Action::Forward(self.permit(target(), Some(rule)))),
+            Verdict::Allow(Permitted::Mode(rule)) => Verdict::Allow(Action::Forward(permit(false, rule))),
             Verdict::Allow(Permitted::Entry(entry)) => {
-                let permit = |rule| Permit { is_brokered: entry.brokers(), ..self.permit(target(), Some(rule)) };
+                let permit = |rule| permit(entry.brokers(), rule);
                 match entry.claim(head) {
                     Claim::Ambiguous => self.deny(DenyReason::AmbiguousPath, Some(&entry.id)),
                     Claim::Nobody => Verdict::Allow(Action::Forward(permit(&entry.id))),
@@ -694,7 +725,9 @@ impl Policy {
                     return self.deny(DenyReason::DeniedDomain, Some(rule));
                 }
                 let target = Target::Name(url.host.clone(), url.port);
-                Verdict::Allow(Action::Divert(Arc::clone(url), Permit { target, ..permit }))
+                // What may go to the one may not go to the other.
+                let permit = Permit { target, stand_ins: Vec::new(), ..permit };
+                Verdict::Allow(Action::Divert(Arc::clone(url), permit))
             }
             Then::Transform(injections) if !self.may_go(injections, head.dst.port()) => {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
@@ -774,13 +807,15 @@ impl Policy {
     }
 
     fn permit(&self, target: Target, rule: Option<&RuleId>) -> Permit {
-        Permit { target, basis: self.basis(rule), injections: None, observed: None, is_brokered: false }
+        let basis = self.basis(rule);
+        Permit { target, basis, injections: None, observed: None, is_brokered: false, stand_ins: Vec::new() }
     }
 
     /// The permit of what `observe` lets through: nothing is injected.
     fn observed(&self, target: Target, denial: Denial) -> Permit {
         let Denial { reason, basis } = denial;
-        Permit { target, basis, injections: None, observed: Some(reason), is_brokered: false }
+        let observed = Some(reason);
+        Permit { target, basis, injections: None, observed, is_brokered: false, stand_ins: Vec::new() }
     }
 }
 

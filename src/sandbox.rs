@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::flow::{Domain, FlowId, SandboxId, SecretName};
 use crate::limits;
 use crate::policy::Policy;
+use crate::secret::placeholder::Placeholders;
 use crate::secret::scrub::Scrubber;
 use crate::secret::{Secret, Secrets, Value};
 use quota::{Limits, Quota};
@@ -38,6 +39,7 @@ pub struct Sandbox {
     generation: watch::Sender<u64>,
     standing: Standing,
     secrets: Secrets,
+    placeholders: ArcSwap<Placeholders>,
     scrubber: ArcSwapOption<Searched>,
     pins: Pins,
     next_flow: AtomicU64,
@@ -54,6 +56,7 @@ impl Sandbox {
             generation: watch::Sender::new(1),
             standing: Standing::default(),
             secrets,
+            placeholders: ArcSwap::default(),
             scrubber: ArcSwapOption::empty(),
             pins: Pins::default(),
             next_flow: AtomicU64::new(1),
@@ -104,6 +107,17 @@ impl Sandbox {
     #[must_use]
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
+    }
+
+    /// What it holds instead of secrets.
+    #[must_use]
+    pub fn placeholders(&self) -> Arc<Placeholders> {
+        self.placeholders.load_full()
+    }
+
+    /// From now on it holds these.
+    pub fn hold(&self, placeholders: impl Into<Arc<Placeholders>>) {
+        self.placeholders.store(placeholders.into());
     }
 
     /// Searches what comes back for all that its rules may send under this policy: its secrets, as they are and as they

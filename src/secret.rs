@@ -8,6 +8,7 @@
 
 pub mod inject;
 pub mod keep;
+pub mod placeholder;
 pub mod scrub;
 pub mod source;
 

@@ -18,6 +18,7 @@ mod bypass {
     mod identity;
     mod interception;
     mod names;
+    mod placeholders;
     mod protocols;
     mod resolution;
 }

@@ -64,7 +64,7 @@ const EVERYTHING: [&str; 5] = [
     "{mode: custom, allowedDomains: ['*.a.test', b.test], allowedCIDRs: [10.0.0.0/8], deniedCIDRs: [10.1.0.0/16], \
      injectionRules: [{domain: x.a.test, headers: {X-Key: v}, match: {method: [GET]}}]}",
     "
-secrets: {KEY: {env: KEY}}
+secrets: {KEY: {env: KEY, to: [a.test], headers: [x-api-key], shape: {prefix: k_, length: 20}}}
 placeholders: {VAR: KEY}
 deny: [gist.a.test]
 subnets: {allow: [fd00::/8], deny: ['fd00:1::/32']}

@@ -19,7 +19,7 @@ use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
 use crate::policy::diagnostic::discreet;
-use crate::policy::{Grant, SourceSpec};
+use crate::policy::{Grant, Shape, SourceSpec, placeholder_header};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -45,6 +45,17 @@ struct SecretWire {
     to: Vec<String>,
     #[serde(default)]
     ports: Vec<NonZeroU16>,
+    #[serde(default)]
+    headers: Vec<String>,
+    shape: Option<ShapeWire>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ShapeWire {
+    #[serde(default)]
+    prefix: String,
+    length: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -210,7 +221,7 @@ fn covers(range: &IpNet, address: IpAddr) -> bool {
 impl SecretWire {
     /// An error says the name, if it is one, and nothing else of what is written: it may be a value in a wrong place.
     fn into_brokered(self, name: &str) -> Result<(SecretName, Brokered), String> {
-        let Self { env, file, command, to, ports } = self;
+        let Self { env, file, command, to, ports, headers, shape } = self;
         let name = SecretName::new(name)
             .ok_or_else(|| "`secrets`: a secret's name is letters, digits and `_`, and no digit first".to_owned())?;
         let key = format!("secrets.{}", discreet(name.as_str()));
@@ -235,7 +246,11 @@ impl SecretWire {
         let to = parsed.ok().filter(|to| !to.is_empty());
         let to = to.ok_or_else(|| format!("`{key}.to`: the names that it may go to, such as [api.example.com]"))?;
         let ports = ports.into_iter().map(NonZeroU16::get).collect();
-        Ok((name, Brokered { source, grant: Grant { to, ports } }))
+        let headers = headers.iter().map(|header| placeholder_header(header)).collect::<Option<_>>();
+        let headers = headers.ok_or_else(|| format!("`{key}.headers`: names of headers, such as [authorization]"))?;
+        let shape = shape.map(|ShapeWire { prefix, length }| Shape::new(&prefix, length)).transpose();
+        let shape = shape.map_err(|fault| format!("`{key}.shape`: {fault}"))?;
+        Ok((name, Brokered { source, grant: Grant { to, ports, headers, shape } }))
     }
 }
 

@@ -355,7 +355,7 @@ pub struct TrustView {
     pub certificate: String,
     /// The host's roots and the sandbox's own, in PEM.
     pub bundle: String,
-    /// Variables to set, and their values.
+    /// Variables to set, and their values: those that name the bundle, and those that hold placeholders.
     pub variables: BTreeMap<String, String>,
     /// Where to put the bundle, so that those variables hold.
     pub path: String,

@@ -20,6 +20,7 @@ mod live;
 mod payload;
 mod refuse;
 mod scrub;
+mod search;
 mod serve;
 mod upgrade;
 pub(super) mod upstreams;
@@ -41,6 +42,7 @@ use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, Loca
 use crate::sandbox::quota::Spent;
 use crate::sandbox::{Changes, Snapshot};
 use crate::secret::inject::Injections;
+use crate::secret::placeholder::Placeholders;
 use authority::{Authority, Expected};
 use divert::Diverted;
 use guard::{Fault, Watch};
@@ -49,6 +51,7 @@ use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
+use search::Search;
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
 
 pub(super) use serve::serve;
@@ -94,6 +97,8 @@ struct Permitted {
     generation: u64,
     additions: Additions,
     live: Arc<Live>,
+    /// What its body is searched for.
+    known: Option<Arc<Placeholders>>,
     scrub: Option<Scrub>,
 }
 
@@ -174,8 +179,8 @@ impl Conversation {
         loop {
             let mut changes = self.ctx.sandbox.changes();
             let snapshot = changes.catch_up();
-            let host = self.ctx.host.load_full();
-            let (permit, url) = match snapshot.policy.decide_request(&asked.head(&self.flow, self.scheme), &host) {
+            let known = self.ctx.sandbox.placeholders();
+            let (permit, url) = match self.judge(&snapshot, &known, &asked) {
                 Verdict::Allow(Action::Forward(permit)) => (permit, None),
                 Verdict::Allow(Action::Divert(url, permit)) => (permit, Some(url)),
                 Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
@@ -205,8 +210,22 @@ impl Conversation {
                 Some(diverted) => Some(Scrub::new(diverted.scrubber(), Arc::clone(&self.ledger))),
                 None => self.scrub(&permit, &snapshot),
             };
-            let permitted = Permitted { permit, generation: snapshot.generation, additions, live, scrub };
+            let known = Some(known).filter(|known| !known.is_empty());
+            let permitted = Permitted { permit, generation: snapshot.generation, additions, live, known, scrub };
             return self.forward(permitted, &asked, Request::from_parts(parts, body), lease, switch).await;
+        }
+    }
+
+    /// What a policy says of a request, and of the placeholders in its head.
+    fn judge(&self, snapshot: &Snapshot, known: &Placeholders, asked: &Asked) -> Verdict<Action> {
+        let (head, host) = (asked.head(&self.flow, self.scheme), self.ctx.host.load_full());
+        match snapshot.policy.decide_request(&head, &host) {
+            verdict if known.is_empty() => verdict,
+            Verdict::Allow(Action::Forward(permit)) => permit.replacing(&head, known).map(Action::Forward),
+            Verdict::Allow(Action::Divert(url, permit)) => {
+                permit.replacing(&head, known).map(|permit| Action::Divert(url, permit))
+            }
+            verdict @ (Verdict::Allow(Action::Respond(..)) | Verdict::Deny(_)) => verdict,
         }
     }
 
@@ -269,18 +288,23 @@ impl Conversation {
     async fn forward(
         &self,
         permitted: Permitted,
-        asked: &Asked,
+        asked: &Arc<Asked>,
         mut request: Request<Incoming>,
         mut lease: Lease,
         switch: Option<OnUpgrade>,
     ) -> Result<Response<Payload>, PayloadError> {
-        let Permitted { permit, generation, additions, live, scrub } = permitted;
+        let Permitted { permit, generation, additions, live, known, scrub } = permitted;
+        let search = known.map(|known| (Search::new(&self.ledger, asked, permit.basis()), known));
         if scrub.is_some() {
             Scrub::prepare(request.headers_mut());
         }
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
-        let Some((mut request, sent)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
+        let Some((request, sent)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
+        };
+        let (mut request, search) = match search {
+            Some((search, known)) => (request.map(|body| search.body(body, known)), Some(search)),
+            None => (request, None),
         };
         if asked.hears_interims {
             interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
@@ -295,7 +319,7 @@ impl Conversation {
         leave.iter().for_each(Leave::answered);
         let mut response = match answered {
             Ok(response) => response,
-            Err(sentence) => return Ok(self.broken(sentence, permit.basis())),
+            Err(sentence) => return Ok(self.broken(sentence, permit.basis(), search.as_deref(), asked)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(down) = switch.filter(|_| upgrade::is_granted(&response)) else {
@@ -466,8 +490,11 @@ impl Conversation {
         self.fail(&crate::intercept::chain(error), status)
     }
 
-    /// The exchange broke: by the sandbox's own body, where the guard says so, by the upstream otherwise.
-    fn broken(&self, sentence: &str, basis: &Basis) -> Response<Payload> {
+    /// The exchange broke: by the sandbox's own body, where the guard or the search says so, by the upstream otherwise.
+    fn broken(&self, sentence: &str, basis: &Basis, search: Option<&Search>, asked: &Asked) -> Response<Payload> {
+        if let Some(denial) = search.and_then(Search::denial) {
+            return self.word(&denial, asked.host()).into_response();
+        }
         let Some(fault) = self.watch.fault() else {
             return self.fail(sentence, StatusCode::BAD_GATEWAY);
         };

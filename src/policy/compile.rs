@@ -8,7 +8,7 @@
 //! has it, in the order: the document, then each file of its `extends` followed by those that this one extends. A file
 //! that is met twice counts once, after all that extend it. `tests` are the document's own.
 
-mod advice;
+pub(super) mod advice;
 mod lists;
 mod older;
 mod rules;
@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 use super::cases::{self, Case};
 use super::diagnostic::{Code, Diagnostics, Fault};
+use super::placeholder::StandIn;
 use super::verdict::{Revision, RuleId};
 use super::wire::{
     CommandWord, DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire,
@@ -32,6 +33,8 @@ use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
 use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
+
+pub(super) use rules::belongs_to_connection;
 
 /// Compiles; see [`Policy::compile`].
 pub(super) fn compile(document: Option<Source<'_>>, flags: &Flags, terms: &Terms<'_>) -> Result<Compiled, Diagnostics> {
@@ -222,7 +225,7 @@ impl<'a> Compiler<'a> {
         }
         self.older(wire);
         if let Some(table) = placeholders.get() {
-            self.placeholders(placeholders.key().unwrap_or_default(), table);
+            self.placeholders(table);
         }
         if let (0, Some(list)) = (file, tests.get())
             && self.operators_own("tests", tests.key(), "keep them in a file, and run `exeat test` on it")
@@ -309,21 +312,27 @@ impl<'a> Compiler<'a> {
 
     /// Where a secret may go.
     fn grant(&mut self, wire: &SourceWire<'_>) -> Grant {
-        let SourceWire { span: _, env: _, file: _, command: _, to, ports } = wire;
+        let SourceWire { span: _, env: _, file: _, command: _, to, ports, headers, shape } = wire;
         let names = to.get().map(|list| list.items.as_slice()).unwrap_or_default();
         let to = names.iter().filter_map(|text| self.pattern(text)).collect();
         let ports = ports.get().map(|list| list.items.as_slice()).unwrap_or_default();
-        Grant { to, ports: ports.iter().map(|port| port.value).collect() }
+        let ports = ports.iter().map(|port| port.value).collect();
+        let headers = headers.get().map(|list| self.placeholder_headers(list)).unwrap_or_default();
+        Grant { to, ports, headers, shape: shape.get().and_then(|shape| self.shape(shape)) }
+    }
+
+    /// What is known of where a secret may go.
+    fn grant_of(&self, name: &SecretName) -> Option<&Grant> {
+        match &self.terms.author {
+            Author::Operator => self.grants.get(name),
+            Author::ControlPlane { secrets, .. } => secrets.get(name),
+        }
     }
 
     /// What the rules of an entry send goes nowhere but where it may.
     fn check_sent(&mut self, pattern: Option<&DomainPattern>) {
         for (name, span) in std::mem::take(&mut self.sent) {
-            let grant = match &self.terms.author {
-                Author::Operator => self.grants.get(&name),
-                Author::ControlPlane { secrets, .. } => secrets.get(&name),
-            };
-            let (Some(grant), Some(pattern)) = (grant, pattern) else { continue };
+            let (Some(grant), Some(pattern)) = (self.grant_of(&name), pattern) else { continue };
             if !grant.covers(pattern) {
                 let names: Vec<String> = grant.to.iter().map(|name| format!("`{}`", name.as_str())).collect();
                 let (secret, names) = (name.as_str(), names.join(", "));
@@ -344,7 +353,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
-        let SourceWire { span, env, file, command, to: _, ports: _ } = wire;
+        let SourceWire { span, env, file, command, to: _, ports: _, headers: _, shape: _ } = wire;
         let written = [("env", env.is_written()), ("file", file.is_written()), ("command", command.is_written())];
         let mut written = written.iter().filter(|(_, written)| *written).map(|(key, _)| key);
         match (written.next(), written.next()) {
@@ -546,6 +555,8 @@ impl Compiler<'_> {
                     .collect()
             }
         };
+        let placeholders: BTreeMap<_, _> =
+            self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect();
         let policy = Policy {
             revision: Revision([0; 32]),
             base,
@@ -559,8 +570,9 @@ impl Compiler<'_> {
             dns,
             observe: flags.observe || self.observe.is_some_and(|said| said.value),
             sources: self.sources,
+            stand_ins: StandIn::all(&placeholders, &grants),
             grants,
-            placeholders: self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect(),
+            placeholders,
         };
         let advice = Diagnostics::new(self.advice.0, self.documents);
         Ok(Compiled { policy: policy.sealed(), cases: self.cases, advice })

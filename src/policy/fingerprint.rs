@@ -31,6 +31,8 @@ impl Policy {
             sources,
             grants,
             placeholders,
+            // It is what the two before it come to.
+            stand_ins: _,
         } = &self;
         hash.number(match base {
             Base::DenyAll(_) => 0,
@@ -67,10 +69,9 @@ impl Policy {
                 }
             }
         });
-        hash.list(grants.iter(), |hash, (name, Grant { to, ports })| {
+        hash.list(grants.iter(), |hash, (name, granted)| {
             hash.text(name.as_str());
-            hash.list(to.iter(), |hash, pattern| hash.text(pattern.as_str()));
-            hash.list(ports.iter(), |hash, port| hash.number(u64::from(*port)));
+            grant(hash, granted);
         });
         hash.list(placeholders.iter(), |hash, (variable, name)| {
             hash.text(variable);
@@ -141,9 +142,27 @@ fn text_match(hash: &mut Hash, matcher: &TextMatch) {
 
 fn injection(hash: &mut Hash, Injection { header: _, spelled, value }: &Injection) {
     hash.text(spelled.as_bytes());
-    hash.list(value.0.iter(), |hash, part| match part {
+    parts(hash, &value.0);
+}
+
+fn grant(hash: &mut Hash, Grant { to, ports, headers, shape }: &Grant) {
+    hash.list(to.iter(), |hash, pattern| hash.text(pattern.as_str()));
+    hash.list(ports.iter(), |hash, port| hash.number(u64::from(*port)));
+    hash.list(headers.iter(), |hash, header| hash.text(header.as_str()));
+    hash.list(shape.iter(), |hash, shape| {
+        hash.text(shape.prefix());
+        hash.number(shape.length() as u64);
+    });
+}
+
+fn parts(hash: &mut Hash, all: &[Part]) {
+    hash.list(all.iter(), |hash, part| match part {
         Part::Literal(text) => hash.tagged(0, text),
         Part::Secret(name) => hash.tagged(1, name.as_str()),
+        Part::Base64(coded) => {
+            hash.number(2);
+            parts(hash, coded);
+        }
     });
 }
 

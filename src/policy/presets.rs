@@ -13,8 +13,12 @@ pub fn presets() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
 
-const PRESETS: [(&str, Source<'static>); 7] = [
+const PRESETS: [(&str, Source<'static>); 8] = [
     ("coding-agent", file("policies/coding-agent.yaml", include_str!("../../policies/coding-agent.yaml"))),
+    (
+        "coding-agent-placeholders",
+        file("policies/coding-agent-placeholders.yaml", include_str!("../../policies/coding-agent-placeholders.yaml")),
+    ),
     ("demo", file("policies/demo.yaml", include_str!("../../policies/demo.yaml"))),
     ("github-read-only", file("policies/github-read-only.yaml", include_str!("../../policies/github-read-only.yaml"))),
     ("model-apis", file("policies/model-apis.yaml", include_str!("../../policies/model-apis.yaml"))),

@@ -348,6 +348,7 @@ impl Policy {
             sources: BTreeMap::new(),
             grants: self.grants.clone(),
             placeholders: BTreeMap::new(),
+            stand_ins: self.stand_ins.clone(),
         }
     }
 }

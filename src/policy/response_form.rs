@@ -174,6 +174,7 @@ impl Policy {
             sources: _,
             grants: _,
             placeholders,
+            stand_ins: _,
         } = self;
         let default_dns = if matches!(base, Base::AllowAll(_)) { Dns::Any } else { Dns::Names };
         let mut form = PolicyForm {
@@ -319,7 +320,7 @@ mod tests {
     #[test]
     fn rules_come_back_by_domain_with_the_case_of_header_names() {
         let text = "\
-secrets: {KEY: {env: canary}}
+secrets: {KEY: {env: canary, to: [z.test, a.test]}}
 placeholders: {VAR: KEY}
 allow:
   a.test:

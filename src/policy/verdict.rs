@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::diagnostic::{carries_credentials, looks_like_credential};
+use super::placeholder::StandIn;
 use crate::flow::{Domain, SecretName};
 use crate::matcher::path::fully_decoded;
 
@@ -311,6 +312,8 @@ pub struct Permit {
     pub(super) injections: Option<Arc<[Injection]>>,
     pub(super) observed: Option<DenyReason>,
     pub(super) is_brokered: bool,
+    /// The secrets whose placeholders may be replaced in what is sent.
+    pub(super) stand_ins: Vec<Arc<StandIn>>,
 }
 
 impl Permit {
@@ -343,6 +346,11 @@ impl Permit {
     #[must_use]
     pub fn is_brokered(&self) -> bool {
         self.is_brokered
+    }
+
+    /// The secrets whose placeholders may be replaced in what is sent.
+    pub fn stand_ins(&self) -> impl Iterator<Item = &StandIn> {
+        self.stand_ins.iter().map(|stand_in| &**stand_in)
     }
 
     /// Under `observe`: the reason for which this would have been denied (POLICY §8).
@@ -387,12 +395,14 @@ pub struct Injection {
 }
 
 impl Injection {
+    /// Whether it takes the place of a field of this name.
+    pub fn replaces(&self, name: &HeaderName) -> bool {
+        is_alike(&self.header, name)
+    }
+
     /// The secrets in its value.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.value.0.iter().filter_map(|part| match part {
-            Part::Literal(_) => None,
-            Part::Secret(name) => Some(name),
-        })
+        self.value.secrets()
     }
 
     /// The words of its value that stand in the document itself and are credentials.
@@ -403,15 +413,33 @@ impl Injection {
         };
         let literals = self.value.0.iter().filter_map(|part| match part {
             Part::Literal(text) => Some(text.split_whitespace()),
-            Part::Secret(_) => None,
+            Part::Secret(_) | Part::Base64(_) => None,
         });
         literals.flatten().filter(|word| looks_like_credential(word)).chain(sole)
     }
 }
 
+/// Whether the names are the same, or differ by `_` for `-`, which many servers read as the same.
+#[must_use]
+pub fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
+}
+
 /// A header value with secrets by name: `Bearer ${secrets.GITHUB}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Template(pub Vec<Part>);
+
+impl Template {
+    /// The secrets in it.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        let parts = self.0.iter().flat_map(|part| match part {
+            Part::Base64(parts) => parts.as_slice(),
+            Part::Literal(_) | Part::Secret(_) => std::slice::from_ref(part),
+        });
+        parts.filter_map(|part| if let Part::Secret(name) = part { Some(name) } else { None })
+    }
+}
 
 /// A piece of a [`Template`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -420,6 +448,8 @@ pub enum Part {
     Literal(String),
     /// The value of a secret.
     Secret(SecretName),
+    /// The base64 (RFC 4648 §4) of all these together, which hold none again.
+    Base64(Vec<Self>),
 }
 
 /// Where a `forwardURL` rule sends requests (POLICY §6): https, without user info, query or fragment.

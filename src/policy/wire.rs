@@ -193,6 +193,8 @@ kinds! {
     SecretKey as "a secret's name" such as &["GITHUB"];
     /// An environment variable.
     Variable as "an environment variable" such as &["GITHUB_TOKEN"];
+    /// The beginning of a key, which tells programs what it is for.
+    Prefix as "the beginning of a key" such as &["ghp_", "sk-ant-"];
     /// A file's path, from the folder of this file.
     SecretPath as "a file's path" such as &["/run/secrets/github"];
     /// A program or an argument.
@@ -393,6 +395,11 @@ record! {
         "to" => to: List<Text<'n, Pattern>, 1>,
         /// The ports that it may go to; without it, 443 alone.
         "ports" => ports: List<PortWire, 1>,
+        /// The headers in which its placeholder is replaced; without it, `authorization` and `x-api-key`.
+        "headers" => headers: List<Text<'n, HeaderKey>, 1>,
+        /// What its placeholders look like; without it, like its value: as long, of the same kinds of characters, and
+        /// with the same beginning if that marks a known kind of key.
+        "shape" => shape: ShapeWire<'n>,
     }
     later {
         "vault" => "sources are `env`, `file` and `command`",
@@ -401,6 +408,17 @@ record! {
         "value" => "a policy never holds a secret's value; sources are `env`, `file` and `command`",
     }
     also { "oneOf": [{ "required": ["env"] }, { "required": ["file"] }, { "required": ["command"] }] }
+}
+
+record! {
+    /// What a placeholder looks like: this beginning, and random letters and digits.
+    ShapeWire<'n> as "a shape" at span {
+        /// What it begins with.
+        "prefix" => prefix: Text<'n, Prefix>,
+        /// How many characters it has in all.
+        "length" => length: Number<16, 1024>,
+    }
+    also { "minProperties": 1 }
 }
 
 record! {

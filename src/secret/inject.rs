@@ -10,12 +10,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::{Secrets, Value};
 use crate::flow::SecretName;
-use crate::policy::verdict::{Injection, Part, Template};
+use crate::policy::verdict::{Injection, Part, Template, is_alike};
 
 /// Header values, ready to be set.
 pub struct Injections(Vec<(HeaderName, HeaderValue)>);
@@ -82,16 +84,7 @@ impl std::error::Error for InjectError {}
 
 fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, InjectError> {
     let Template(parts) = &injection.value;
-    // Taken once, for a value may change meanwhile.
-    let pieces = parts.iter().map(|part| match part {
-        Part::Literal(text) => Ok(Piece::Text(text)),
-        Part::Secret(name) => secrets.value(name).map(Piece::Value).ok_or_else(|| InjectError::Missing(name.clone())),
-    });
-    let pieces: Vec<Piece<'_>> = pieces.collect::<Result<_, _>>()?;
-    // Room for all from the start: a vector that grows leaves copies behind.
-    let length = pieces.iter().map(|piece| piece.expose(<[u8]>::len)).sum();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
-    pieces.iter().for_each(|piece| piece.expose(|piece| bytes.extend_from_slice(piece)));
+    let bytes = joined(parts, secrets)?;
     let unprintable = || InjectError::Unprintable(injection.header.clone());
     if bytes.iter().any(u8::is_ascii_control) {
         return Err(unprintable());
@@ -101,10 +94,34 @@ fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, Inject
     Ok(value)
 }
 
+/// The parts as one text.
+fn joined(parts: &[Part], secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
+    // Taken once, for a value may change meanwhile.
+    let pieces = parts.iter().map(|part| match part {
+        Part::Literal(text) => Ok(Piece::Text(text)),
+        Part::Secret(name) => secrets.value(name).map(Piece::Value).ok_or_else(|| InjectError::Missing(name.clone())),
+        Part::Base64(parts) => {
+            let plain = joined(parts, secrets)?;
+            let mut coded = Zeroizing::new(vec![0; plain.len().div_ceil(3) * 4]);
+            // There is room for it: every three bytes begun are four characters.
+            let length = STANDARD.encode_slice(&*plain, &mut coded).unwrap_or_default();
+            coded.truncate(length);
+            Ok(Piece::Coded(coded))
+        }
+    });
+    let pieces: Vec<Piece<'_>> = pieces.collect::<Result<_, _>>()?;
+    // Room for all from the start: a vector that grows leaves copies behind.
+    let length = pieces.iter().map(|piece| piece.expose(<[u8]>::len)).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+    pieces.iter().for_each(|piece| piece.expose(|piece| bytes.extend_from_slice(piece)));
+    Ok(bytes)
+}
+
 /// A part of a header's value, the secret in its place.
 enum Piece<'a> {
     Text(&'a str),
     Value(Arc<Value>),
+    Coded(Zeroizing<Vec<u8>>),
 }
 
 impl Piece<'_> {
@@ -112,15 +129,9 @@ impl Piece<'_> {
         match self {
             Self::Text(text) => f(text.as_bytes()),
             Self::Value(value) => value.expose(f),
+            Self::Coded(coded) => f(coded),
         }
     }
-}
-
-/// Whether the names are the same, or differ by `_` for `-`, which many servers read as the same.
-#[must_use]
-pub fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
 }
 
 #[cfg(test)]

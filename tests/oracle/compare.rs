@@ -197,14 +197,18 @@ fn denied(policy: &Policy, denial: &Denial) -> Said<String> {
     Said { verdict: "deny", reason, rule: rule(&denial.basis), ..Said::default() }
 }
 
+fn written(part: &Part) -> String {
+    match part {
+        Part::Literal(text) => text.clone(),
+        Part::Secret(name) => format!("${{secrets.{}}}", name.as_str()),
+        Part::Base64(parts) => format!("base64({})", parts.iter().map(written).collect::<String>()),
+    }
+}
+
 fn permitted(policy: &Policy, route: &'static str, permit: &Permit, vet: Option<Vet<'_>>) -> Said<String> {
     let target = match permit.target() {
         Target::Name(name, port) => format!("{name}:{port}"),
         Target::Address(address) => address.to_string(),
-    };
-    let written = |part: &Part| match part {
-        Part::Literal(text) => text.clone(),
-        Part::Secret(name) => format!("${{secrets.{}}}", name.as_str()),
     };
     let mut injected: Vec<(String, String)> = permit
         .injections()

@@ -94,8 +94,10 @@ fn own_keys(form: &Value, document: &mut Map<String, Value>) {
         document.extend(form.get(key).map(|value| (key.to_owned(), value.clone())));
     }
     let names = form.get("placeholders").and_then(Value::as_object).into_iter().flat_map(Map::values);
-    let secrets: Map<String, Value> =
-        names.filter_map(Value::as_str).map(|name| (name.to_owned(), json!({ "env": "X" }))).collect();
+    let secrets: Map<String, Value> = names
+        .filter_map(Value::as_str)
+        .map(|name| (name.to_owned(), json!({ "env": "X", "to": ["a.test"] })))
+        .collect();
     document.insert("secrets".to_owned(), Value::Object(secrets));
 }
 

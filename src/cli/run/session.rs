@@ -108,6 +108,7 @@ pub(in crate::cli) fn run(
         resolvers: Vec::new(),
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
+    sandbox.hold(settings.placeholders);
     // What belongs to the runtime is made inside it.
     let inside = runtime.enter();
     let outside = Outside::open(outside).map_err(RunError::own("list the host's addresses"))?;
@@ -184,6 +185,10 @@ fn launch(
     masked.extend(sockets.into_iter().chain(devices).chain(hidden));
     let variables: Vec<_> = settings.variables.iter().map(String::as_str).collect();
     let mut env = environment::inside(std::env::vars_os(), &variables, &settings.secrets);
+    for (variable, placeholder) in settings.placeholders.variables(&settings.policy) {
+        env.retain(|(name, _)| name != variable);
+        env.push((variable.into(), placeholder.into()));
+    }
     if identity.host_uid != identity.uid {
         // Root's home is not for the user that root becomes; programs need one that they may write to.
         env.retain(|(name, _)| name != "HOME");

@@ -17,6 +17,7 @@ use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{self, Policy, SourceSpec};
 use crate::resolve::Overrides;
 use crate::secret::keep::Keeper;
+use crate::secret::placeholder::Placeholders;
 use crate::secret::{Secrets, source};
 
 /// What a session needs.
@@ -25,6 +26,8 @@ pub(in crate::cli) struct Settings {
     /// What of the policy is legal and perhaps not meant.
     pub(in crate::cli) advice: Diagnostics,
     pub(in crate::cli) secrets: Secrets,
+    /// What the command gets instead.
+    pub(in crate::cli) placeholders: Placeholders,
     /// Keep those current.
     pub(in crate::cli) keepers: Vec<Keeper>,
     /// Taken out of the protected ranges.
@@ -75,11 +78,8 @@ impl Settings {
         let document = policy.map(Document::named).transpose().map_err(RunError::Document)?;
         let file = document.as_ref().and_then(Document::file);
         let disk = Disk::default();
-        // A run has nobody to sign the token of a `forwardURL`, nor does it replace placeholders.
-        let lacks = vec![
-            (policy::Feature::Forward, "a run has no issuer for the token that goes along"),
-            (policy::Feature::Placeholders, "this version of exeat sets headers alone"),
-        ];
+        // A run has nobody to sign the token of a `forwardURL`.
+        let lacks = vec![(policy::Feature::Forward, "a run has no issuer for the token that goes along")];
         let terms = policy::Terms { lacks, ..terms(&disk) };
         let compiled = Policy::compile(document.as_ref().map(Document::source), flags, &terms)
             .map_err(|faults| RunError::Policy(Box::new(faults)))?;
@@ -100,7 +100,9 @@ impl Settings {
                 variables.insert(variable.clone());
             }
         }
+        let placeholders = Placeholders::default().with(&policy, &secrets);
         Ok(Self {
+            placeholders: placeholders.map_err(RunError::own("draw a random number"))?,
             policy,
             advice,
             secrets,

@@ -56,6 +56,7 @@ use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
+use crate::secret::placeholder::Placeholders;
 use crate::state::Store;
 
 /// See the module's doc. Clones are the same daemon.
@@ -437,6 +438,7 @@ impl Daemon {
             updated_at: now,
             session: Session::begin(session_id()?, now, timeout_of(&details), Bytes::default()),
             former: Vec::new(),
+            placeholders: self.minted(&Placeholders::default(), &document)?,
             document,
             generation: 1,
             attachment: None,
@@ -490,6 +492,7 @@ impl Daemon {
         facts.updated_at = milliseconds(SystemTime::now());
         if let Some(document) = &document {
             facts.document = Arc::clone(document);
+            facts.placeholders = self.minted(&facts.placeholders, document)?;
             facts.generation += 1;
         }
         let mut attached_now = false;
@@ -511,6 +514,9 @@ impl Daemon {
         if let (Some(limits), Some(held)) = (limits, &turn.held) {
             held.sandbox.quota().set(&limits.or(**self.0.usual.load()));
             self.0.before.limit(&registration.session(), limits).await;
+        }
+        if let Some(held) = &turn.held {
+            held.sandbox.hold(Arc::clone(&registration.facts().placeholders));
         }
         if let (Some(document), Some(held), false) = (document, &turn.held, attached_now)
             && !self.enforce(&registration.session(), &held.sandbox, &document).await
@@ -602,6 +608,12 @@ impl Daemon {
         }
     }
 
+    /// What a sandbox holds instead of secrets under a policy: what it held before, and what is new.
+    fn minted(&self, before: &Placeholders, document: &Document) -> Result<Arc<Placeholders>, Refusal> {
+        let minted = before.with(&document.policy, &self.0.broker.secrets());
+        minted.map(Arc::new).map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
     /// Stores what becomes of a sandbox, and only then makes it so.
     async fn keep(&self, registration: &Arc<Registration>, facts: Facts) -> Result<(), Refusal> {
         let (store, name) = (self.store().await?, registration.name.clone());
@@ -657,6 +669,7 @@ impl Daemon {
         let sandbox =
             Sandbox::new(registration.name.clone(), Arc::clone(&facts.document.policy), self.0.broker.secrets());
         sandbox.quota().set(&facts.limits.or(**self.0.usual.load()));
+        sandbox.hold(Arc::clone(&facts.placeholders));
         let sandbox = Arc::new(sandbox);
         let (authority, meter) = (Arc::clone(&registration.authority), Arc::clone(&registration.meter));
         let tokens = self.0.issuer.as_ref().map(|issuer| Tokens::new(Arc::clone(issuer), registration.subject()));
@@ -945,12 +958,17 @@ impl Act for Daemon {
     }
 
     fn trust(&self, which: &Which) -> Option<TrustView> {
-        let authority = Arc::clone(&self.registration(which)?.authority);
+        let registration = self.registration(which)?;
+        let authority = Arc::clone(&registration.authority);
+        let Facts { placeholders, document, .. } = registration.facts().clone();
         let bundle = bundle::trust_bundle(&system_bundle(), &authority);
         Some(TrustView {
             certificate: authority.certificate_pem(),
             bundle: String::from_utf8_lossy(&bundle).into_owned(),
-            variables: environment::trust().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            variables: environment::trust()
+                .map(owned)
+                .chain(placeholders.variables(&document.policy).map(owned))
+                .collect(),
             path: BUNDLE.to_owned(),
         })
     }
@@ -979,6 +997,10 @@ impl Act for Daemon {
         // It listens only once it has taken up all that it had.
         Ok(())
     }
+}
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
 }
 
 /// A sandbox's turn, unless it was deleted meanwhile.

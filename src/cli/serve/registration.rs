@@ -1,5 +1,6 @@
 //! One sandbox as the daemon has it: what is said of it, what is kept of it over a restart, and what runs for it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,12 +17,13 @@ use crate::cli::data_path::Serving;
 use crate::control::action::{
     AttachmentSpec, AttachmentState, AttachmentView, Bytes, SandboxView, SessionId, SessionView,
 };
-use crate::flow::SandboxId;
+use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Rest;
 use crate::issuer::Subject;
 use crate::limits;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
+use crate::secret::placeholder::Placeholders;
 
 /// Team and project of a sandbox whose control plane names none.
 const LOCAL: &str = "local";
@@ -67,6 +69,8 @@ pub(super) struct Facts {
     /// Sessions before this one, oldest first.
     pub(super) former: Vec<SessionView>,
     pub(super) document: Arc<Document>,
+    /// What it holds instead of secrets.
+    pub(super) placeholders: Arc<Placeholders>,
     pub(super) generation: u64,
     pub(super) attachment: Option<AttachmentView>,
     /// As its control plane says.
@@ -178,6 +182,9 @@ pub(super) struct Kept {
     pub(super) created_at: u64,
     pub(super) updated_at: u64,
     pub(super) policy: String,
+    /// By the name of their secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) placeholders: BTreeMap<String, String>,
     pub(super) generation: u64,
     pub(super) attachment: Option<(AttachmentSpec, String)>,
     #[serde(default)]
@@ -191,8 +198,19 @@ pub(super) struct Kept {
 impl Kept {
     /// What is kept of a registration whose facts become these.
     pub(super) fn of(registration: &Registration, facts: &Facts) -> Self {
-        let Facts { created_at, updated_at, session, former, document, generation, attachment, limits, details } =
-            facts;
+        let Facts {
+            created_at,
+            updated_at,
+            session,
+            former,
+            document,
+            placeholders,
+            generation,
+            attachment,
+            limits,
+            details,
+        } = facts;
+        let texts = placeholders.texts().iter();
         let (root, made_at) = registration.authority.root();
         Self {
             number: registration.number,
@@ -201,6 +219,7 @@ impl Kept {
             created_at: *created_at,
             updated_at: *updated_at,
             policy: document.text.to_string(),
+            placeholders: texts.map(|(name, text)| (name.as_str().to_owned(), text.clone())).collect(),
             generation: *generation,
             attachment: attachment.as_ref().map(|view| (view.spec.clone(), view.id.clone())),
             limits: *limits,
@@ -223,12 +242,14 @@ impl Kept {
             id: id.clone(),
             state: AttachmentState::Detached(detached.to_owned()),
         });
+        let texts = self.placeholders.iter().filter_map(|(name, text)| Some((SecretName::new(name)?, text.clone())));
         Facts {
             created_at: self.created_at,
             updated_at: self.updated_at,
             session: self.session.clone(),
             former: self.former.clone(),
             document,
+            placeholders: Arc::new(Placeholders::of(texts.collect())),
             generation: self.generation,
             attachment,
             limits: self.limits,

@@ -42,11 +42,10 @@ pub(super) struct Offer {
 
 impl Offer {
     fn lacks(&self) -> Vec<(Feature, &'static str)> {
-        let mut lacks = vec![(Feature::Placeholders, "this version of exeat sets headers alone")];
-        if !self.has_issuer {
-            lacks.push((Feature::Forward, "this daemon has no `issuer` for the token that goes along"));
+        if self.has_issuer {
+            return Vec::new();
         }
-        lacks
+        vec![(Feature::Forward, "this daemon has no `issuer` for the token that goes along")]
     }
 }
 

@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 
 use super::authority::Authority;
 use crate::issuer::Tokens;
+use crate::policy::verdict::is_alike;
 use crate::policy::verdict::{DenyReason, ForwardUrl};
 use crate::secret::Secret;
-use crate::secret::inject::is_alike;
 use crate::secret::scrub::Scrubber;
 
 const HOST: HeaderName = HeaderName::from_static("vercel-forwarded-host");

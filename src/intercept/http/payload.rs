@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
-use crate::secret::inject::is_alike;
+use crate::policy::verdict::is_alike;
 
 use super::divert;
 use super::guard::{Busy, may_trail};
@@ -48,6 +48,8 @@ pub(super) enum PayloadError {
     Unreadable,
     /// The origin has answered, and does not want it.
     Unwanted,
+    /// A placeholder is in it that may not be.
+    Misdirected,
 }
 
 impl fmt::Display for PayloadError {
@@ -57,6 +59,7 @@ impl fmt::Display for PayloadError {
             Self::Revoked => "a change of policy ended the request",
             Self::Unreadable => "the answer cannot be searched for secrets",
             Self::Unwanted => "the origin answered without the body",
+            Self::Misdirected => "a placeholder was found in the body",
         })
     }
 }
@@ -65,7 +68,7 @@ impl Error for PayloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Revoked | Self::Unreadable | Self::Unwanted => None,
+            Self::Revoked | Self::Unreadable | Self::Unwanted | Self::Misdirected => None,
         }
     }
 }

@@ -169,9 +169,9 @@ async fn govern(conversation: &Conversation, changes: &mut Changes) {
             return;
         }
         let mut ended = false;
+        let known = ctx.sandbox.placeholders();
         for live in conversation.live.all() {
-            let (way, basis) = match snapshot.policy.decide_request(&live.asked.head(flow, conversation.scheme), &host)
-            {
+            let (way, basis) = match conversation.judge(&snapshot, &known, &live.asked) {
                 Verdict::Allow(Action::Forward(permit)) => (Some(Way::of(&permit, None)), permit.basis().clone()),
                 Verdict::Allow(Action::Divert(url, permit)) => {
                     (Some(Way::of(&permit, Some(&url))), permit.basis().clone())

@@ -10,6 +10,8 @@
 mod credentials;
 mod hosts;
 
+pub(in crate::policy) use credentials::prefix as key_prefix;
+
 use std::collections::HashSet;
 
 use http::HeaderName;
@@ -367,11 +369,7 @@ fn secrets(rule: &Rule) -> impl Iterator<Item = &SecretName> {
         Then::Transform(injections) => &**injections,
         Then::Pass | Then::Respond(_) | Then::Divert(_) => &[],
     };
-    let parts = injections.iter().flat_map(|injection| &injection.value.0);
-    parts.filter_map(|part| match part {
-        Part::Secret(name) => Some(name),
-        Part::Literal(_) => None,
-    })
+    injections.iter().flat_map(|injection| injection.value.secrets())
 }
 
 #[cfg(test)]

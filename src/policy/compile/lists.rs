@@ -1,7 +1,9 @@
 //! The lists of a document: names, ranges, placeholders.
 
+use http::HeaderName;
 use ipnet::IpNet;
 
+use super::rules::Use;
 use super::{Compiler, Said, is_variable};
 use crate::limits;
 use crate::matcher::cidr;
@@ -9,9 +11,9 @@ use crate::matcher::domain::{DomainPattern, Refusal};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::verdict::RuleId;
 use crate::policy::wire::{
-    AllowWire, Field, List, Pattern, Range, SecretKey, Span, SubnetsWire, Table, Text, Variable,
+    AllowWire, Field, HeaderKey, List, Pattern, Range, SecretKey, ShapeWire, Span, SubnetsWire, Table, Text, Variable,
 };
-use crate::policy::{Entry, Feature, Handling};
+use crate::policy::{Entry, Handling, Shape};
 
 impl Compiler<'_> {
     pub(super) fn deny(&mut self, list: &List<Text<'_, Pattern>>) {
@@ -145,16 +147,41 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn placeholders(&mut self, span: Span, table: &Table<'_, Variable, Text<'_, SecretKey>>) {
-        if self.lacks(Feature::Placeholders, "placeholders", span) {
-            return;
+    /// The headers in which a placeholder is replaced.
+    pub(super) fn placeholder_headers(&mut self, list: &List<Text<'_, HeaderKey>, 1>) -> Vec<HeaderName> {
+        let mut headers = Vec::new();
+        for key in &list.items {
+            match self.header_name(key, Use::Placeholder) {
+                Some(name) if headers.contains(&name) => {
+                    let message = format!("the header `{name}` stands here twice");
+                    self.faults.push(Fault::new(Code::Duplicate, message).place(key.span));
+                }
+                name => headers.extend(name),
+            }
         }
+        headers
+    }
+
+    /// What a placeholder looks like.
+    pub(super) fn shape(&mut self, wire: &ShapeWire<'_>) -> Option<Shape> {
+        let ShapeWire { span, prefix, length } = wire;
+        let prefix = prefix.get().map(|prefix| prefix.text).unwrap_or_default();
+        let shape = Shape::new(prefix, length.get().map(|length| usize::from(length.value)));
+        shape.map_err(|fault| self.faults.push(Fault::new(Code::BadValue, fault).place(*span).hidden())).ok()
+    }
+
+    pub(super) fn placeholders(&mut self, table: &Table<'_, Variable, Text<'_, SecretKey>>) {
         for (variable, secret) in &table.entries {
             if !is_variable(variable.text) {
                 self.faults.bad(variable.span, "this is not the name of an environment variable");
             }
             let Some(name) = self.secret_name(secret) else { continue };
             self.refer_to_secret(&name, secret.span);
+            if self.knows_secret(&name) && self.grant_of(&name).is_none_or(|grant| grant.to.is_empty()) {
+                let message = format!("the secret `{}` has a placeholder, and no `to`", name.as_str());
+                let fault = Fault::new(Code::Missing, message).place(secret.span);
+                self.faults.push(fault.help("say to which names it may go: `to: [api.example.com]`"));
+            }
             match self.placeholders.get(variable.text) {
                 Some(first) if first.value != name => {
                     let first = self.id(first.span);

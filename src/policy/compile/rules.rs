@@ -18,9 +18,10 @@ use crate::policy::{Author, Feature, Handling, Rule, Then};
 
 /// How a header or a response uses a header's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Transform,
     Response,
+    Placeholder,
 }
 
 /// A matcher's one key.
@@ -297,20 +298,7 @@ impl Compiler<'_> {
         headers
     }
 
-    fn header_name(&mut self, key: &Text<'_, HeaderKey>, purpose: Use) -> Option<HeaderName> {
-        /// Framing and hop-by-hop (RFC 9110 §7.6.1, §8.6), which belong to each connection.
-        const CONNECTION: [&str; 10] = [
-            "connection",
-            "content-length",
-            "keep-alive",
-            "proxy-authenticate",
-            "proxy-authorization",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
+    pub(super) fn header_name(&mut self, key: &Text<'_, HeaderKey>, purpose: Use) -> Option<HeaderName> {
         let refuse = |message: String| Fault::new(Code::BadValue, message).place(key.span);
         let name = match HeaderName::from_bytes(key.text.as_bytes()) {
             Ok(name) => name,
@@ -323,8 +311,12 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        if CONNECTION.contains(&name.as_str()) {
+        if belongs_to_connection(&name) {
             self.faults.push(refuse(format!("`{name}` belongs to the connection and cannot be set")));
+            return None;
+        }
+        if purpose == Use::Placeholder && name == http::header::HOST {
+            self.faults.push(refuse("no placeholder stands in `host`".to_owned()));
             return None;
         }
         if purpose == Use::Response && name == "content-type" {
@@ -430,6 +422,23 @@ impl Compiler<'_> {
         }
         Some(bytes::Bytes::copy_from_slice(text.text.as_bytes()))
     }
+}
+
+/// Framing and hop-by-hop (RFC 9110 §7.6.1, §8.6), which belong to each connection.
+pub(in crate::policy) fn belongs_to_connection(name: &HeaderName) -> bool {
+    const CONNECTION: [&str; 10] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    CONNECTION.contains(&name.as_str())
 }
 
 /// `https://HOST[:PORT][/PATH]`, without anything else.

@@ -154,11 +154,10 @@ fn each_fault_of_a_document_is_found() {
         ("mode: deny-all\nallow: [a.test]", "conflict: `mode: deny-all` stands alone, and `allow` stands beside it"),
         ("extends: []", "unsupported: no further file can be read here"),
         (
-            "placeholders: {A=B: KEY}\nsecrets: {KEY: {env: X}}",
+            "placeholders: {A=B: KEY}\nsecrets: {KEY: {env: X, to: [a.test]}}",
             "bad-value: this is not the name of an environment variable",
         ),
         ("placeholders: {A: KEY}", "bad-value: the secret `KEY` is not declared"),
-        ("placeholders: {A: 'K Y'}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
         ("forwardRules: []", "unsupported: `forwardRules` is not supported by this version of exeat"),
         ("allowedDomains: []", "conflict: `allowedDomains` is an older spelling, which goes with `mode: custom`"),
         (
@@ -205,6 +204,33 @@ fn each_fault_of_a_document_is_found() {
         ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
         ("secrets: {A: X}", "wrong-type: a secret's source must be a map, and this is text"),
         ("<<: {}", "unknown-key: a policy has no key `<<`"),
+    ] {
+        assert_eq!(faults(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_secret_that_has_a_placeholder_is_found() {
+    for (text, expected) in [
+        (
+            "placeholders: {A: KEY}\nsecrets: {KEY: {env: X}}",
+            "missing: the secret `KEY` has a placeholder, and no `to`",
+        ),
+        ("secrets: {KEY: {env: X, to: [a.test], headers: [host]}}", "bad-value: no placeholder stands in `host`"),
+        (
+            "secrets: {KEY: {env: X, to: [a.test], headers: [TE]}}",
+            "bad-value: `te` belongs to the connection and cannot be set",
+        ),
+        ("secrets: {KEY: {env: X, to: [a.test], headers: [a, A]}}", "duplicate: the header `a` stands here twice"),
+        (
+            "secrets: {KEY: {env: X, shape: {prefix: 'a b'}}}",
+            "bad-value: `prefix` is ASCII without blanks, 64 bytes at most",
+        ),
+        (
+            "secrets: {KEY: {env: X, shape: {prefix: ghp_, length: 19}}}",
+            "bad-value: `length` is from 20, the prefix and what nobody guesses, to 1024",
+        ),
+        ("placeholders: {A: 'K Y'}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
     ] {
         assert_eq!(faults(text), [expected], "{text}");
     }
@@ -498,17 +524,21 @@ fn told(compiled: &Compiled) -> Vec<String> {
 fn a_file_counts_before_all_that_it_extends_by_whatever_way() {
     let folder = Folder(&[
         ("left.yaml", "extends: [base.yaml]\nallow: {l.test: []}"),
-        ("right.yaml", "extends: [base.yaml]\nallow: {a.test: [{}]}\nstrict: true\nsecrets: {KEY: {env: RIGHT}}"),
+        (
+            "right.yaml",
+            "extends: [base.yaml]\nallow: {a.test: [{}]}\nstrict: true\nsecrets: {KEY: {env: RIGHT, to: [z.test]}}",
+        ),
         (
             "base.yaml",
-            "allow: {a.test: [], b.test: []}\nstrict: false\nsecrets: {KEY: {env: BASE}}\nplaceholders: {V: KEY}",
+            "allow: {a.test: [], b.test: []}\nstrict: false\nsecrets: {KEY: {env: BASE, to: [z.test]}}\n\
+             placeholders: {V: KEY}",
         ),
     ]);
     // By the left way alone the base would come before what `right.yaml` says instead.
     let diamond =
         extended("p.yaml", "extends: [left.yaml, right.yaml]", &folder).unwrap_or_else(|faults| panic!("{faults}"));
-    let flat = "allow: {l.test: [], a.test: [{}], b.test: []}\nstrict: true\nsecrets: {KEY: {env: RIGHT}}\n\
-                placeholders: {V: KEY}";
+    let flat = "allow: {l.test: [], a.test: [{}], b.test: []}\nstrict: true\n\
+                secrets: {KEY: {env: RIGHT, to: [z.test]}}\nplaceholders: {V: KEY}";
     let flat = compiled(flat, &Flags::default()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(diamond.policy.revision(), flat.policy.revision());
     assert_eq!(told(&diamond), [""; 0], "each of them means it");
@@ -525,13 +555,15 @@ fn what_two_files_say_that_do_not_extend_one_another_is_told() {
         (
             "one.yaml",
             "allow: {a.test: [{}], b.test: []}\nstrict: true\nmode: custom\ndns: any\n\
-             secrets: {KEY: {env: ONE}, SAME: {file: f}}\nplaceholders: {V: KEY}\ndenials: terse\nobserve: true\n\
+             secrets: {KEY: {env: ONE, to: [z.test]}, SAME: {file: f, to: [z.test]}}\nplaceholders: {V: KEY}\n\
+             denials: terse\nobserve: true\n\
              deny: [d.test]\nsubnets: {allow: [10.0.0.0/8]}",
         ),
         (
             "two.yaml",
             "allow: {a.test: [],\n b.test: []}\nstrict: false\nmode: allow-all\ndns: none\n\
-             secrets: {KEY: {env: TWO}, SAME: {file: f}}\nplaceholders: {V: SAME}\ndenials: explain\nobserve: false\n\
+             secrets: {KEY: {env: TWO, to: [z.test]}, SAME: {file: f, to: [z.test]}}\nplaceholders: {V: SAME}\n\
+             denials: explain\nobserve: false\n\
              deny: [d.test]\nsubnets: {allow: [10.0.0.0/8]}",
         ),
         ("over.yaml", "extends: [two.yaml]\nstrict: true\ndns: any"),
@@ -554,7 +586,7 @@ fn what_two_files_say_that_do_not_extend_one_another_is_told() {
     assert_eq!(of("extends: [over.yaml]").0, [""; 0]);
     let (told, _) = of(
         "extends: [one.yaml, two.yaml]\nallow: {a.test: []}\nstrict: true\nmode: custom\ndns: any\ndenials: terse\n\
-         observe: false\nsecrets: {KEY: {env: X}}\nplaceholders: {V: KEY}",
+         observe: false\nsecrets: {KEY: {env: X, to: [z.test]}}\nplaceholders: {V: KEY}",
     );
     assert_eq!(told, [""; 0], "the file that extends both has settled it");
     let compiled = extended("q/p.yaml", "extends: [../one.yaml, ../two.yaml]", &folder).unwrap();
@@ -712,15 +744,10 @@ fn a_control_plane_says_less_and_opens_what_the_operator_lists() {
 
 #[test]
 fn what_the_host_lacks_is_refused_with_its_reason() {
-    let lacks = vec![(Feature::Forward, "a run has no issuer"), (Feature::Placeholders, "not yet")];
-    let terms = Terms { lacks, ..Terms::default() };
-    for (text, message) in [
-        ("allow: {a.test: [{forwardURL: 'https://b.test'}]}", "`forwardURL` cannot be had here: a run has no issuer"),
-        ("secrets: {A: {env: A}}\nplaceholders: {A: A}", "`placeholders` cannot be had here: not yet"),
-    ] {
-        let report = compile(Some(Source { path: "p.yaml", text }), &Flags::default(), &terms).unwrap_err().to_string();
-        assert!(report.contains(message), "{report}");
-    }
+    let terms = Terms { lacks: vec![(Feature::Forward, "a run has no issuer")], ..Terms::default() };
+    let text = "allow: {a.test: [{forwardURL: 'https://b.test'}]}";
+    let report = compile(Some(Source { path: "p.yaml", text }), &Flags::default(), &terms).unwrap_err().to_string();
+    assert!(report.contains("`forwardURL` cannot be had here: a run has no issuer"), "{report}");
 }
 
 #[test]
@@ -792,11 +819,12 @@ fn spellings() -> Vec<(&'static str, Json)> {
         ),
         (
             "allow: [a.test]\nsubnets: {allow: [10.0.0.0/8, 'fd00::/8']}\nstrict: true\ndenials: terse\ndns: none\n\
-             observe: true\nversion: 1\nname: x\nsecrets: {K: {env: V}, L: {file: /l}}\nplaceholders: {V: K}",
+             observe: true\nversion: 1\nname: x\nsecrets: {K: {env: V, to: [z.test]}, L: {file: /l}}\n\
+             placeholders: {V: K}",
             json!({
                 "version": 1, "name": "x", "allow": ["a.test"], "subnets": {"allow": ["10.0.0.0/8", "fd00::/8"]},
                 "strict": true, "denials": "terse", "dns": "none", "observe": true,
-                "secrets": {"K": {"env": "V"}, "L": {"file": "/l"}}, "placeholders": {"V": "K"},
+                "secrets": {"K": {"env": "V", "to": ["z.test"]}, "L": {"file": "/l"}}, "placeholders": {"V": "K"},
             }),
         ),
         (
@@ -972,7 +1000,7 @@ fn a_secret_goes_to_the_names_of_its_grant_alone() {
 /// Whoever pushes policies may use the operator's secrets, and not decide where they go.
 #[test]
 fn a_control_plane_sends_the_operators_secret_where_the_operator_says() {
-    let grant = Grant { to: vec![DomainPattern::parse("a.test").unwrap()], ports: Vec::new() };
+    let grant = Grant { to: vec![DomainPattern::parse("a.test").unwrap()], ..Grant::default() };
     let author =
         Author::ControlPlane { openable: Vec::new(), secrets: [(SecretName::new("KEY").unwrap(), grant)].into() };
     let terms = Terms { author, ..Terms::default() };

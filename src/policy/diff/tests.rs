@@ -508,8 +508,8 @@ fn observation_answers_and_secrets() {
             ],
         ),
         (
-            "{secrets: {A: {env: ONE}}, placeholders: {V: A, W: A}}",
-            "{secrets: {A: {env: ONE}}, placeholders: {V: A, X: A}}",
+            "{secrets: {A: {env: ONE, to: [z.test]}}, placeholders: {V: A, W: A}}",
+            "{secrets: {A: {env: ONE, to: [z.test]}}, placeholders: {V: A, X: A}}",
             &[
                 "~ the sandbox's variable `W` no longer holds a placeholder of the secret A",
                 "~ the sandbox's variable `X` now holds a placeholder of the secret A",

@@ -11,7 +11,7 @@ use crate::flow::SecretName;
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 use crate::policy::Then;
 use crate::policy::diagnostic::discreet;
-use crate::policy::verdict::{Injection, Part, RuleId};
+use crate::policy::verdict::{Injection, RuleId};
 
 /// `a`, `a and b`, `a, b and c`.
 pub(super) fn list<S: AsRef<str>>(items: &[S]) -> String {
@@ -139,12 +139,7 @@ pub(super) fn injected(injection: &Injection) -> String {
 
 /// The secrets that a header holds.
 pub(super) fn secrets(injection: &Injection) -> BTreeSet<&SecretName> {
-    let parts = injection.value.0.iter();
-    let secrets = parts.filter_map(|part| match part {
-        Part::Secret(name) => Some(name),
-        Part::Literal(_) => None,
-    });
-    secrets.collect()
+    injection.value.secrets().collect()
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ impl<'a> Walk<'a> {
             return self.nameless(RouteTaken::Relay);
         };
         let permitted = self.rows_5_and_6(name, RouteTaken::Splice)?;
-        if self.is_doomed() || !self.policy.terminates(&permitted) {
+        if self.is_doomed() || !self.policy.terminates(&permitted, name) {
             return self.allow(RouteTaken::Splice, Some(permitted.rule()), &Contact::Dialled);
         }
         match &self.question.asked {
@@ -315,22 +315,37 @@ impl<'a> Walk<'a> {
             Verdict::Allow(permitted) => {
                 self.put(no(Row::Table(5), denies));
                 let what = match (self.question.asked.as_ref().map(|asked| asked.scheme), &permitted) {
-                    (Some(Scheme::Https), _) if !self.policy.terminates(&permitted) => {
+                    (Some(Scheme::Https), _) if !self.policy.terminates(&permitted, name) => {
                         ", without rules: relayed unread"
                     }
                     (Some(Scheme::Https), Permitted::Entry(entry)) if !entry.rules().is_empty() => {
                         ", with rules: TLS ends here, and each request is judged"
                     }
+                    (Some(Scheme::Https), _) if !self.policy.strict => {
+                        ", with a placeholder: TLS ends here, and each request is judged"
+                    }
                     (Some(Scheme::Https), _) => ", under `strict`: TLS ends here, and each request is judged",
                     _ => "",
                 };
-                let note = format!("{}{what}", self.why_allowed(name));
+                let note = format!("{}{what}{}", self.why_allowed(name), self.stand_ins(name));
                 self.put(yes(Row::Table(6), allows).by(Some(permitted.rule())).noting(note));
                 return Continue(permitted);
             }
         }
         self.let_through(route)?;
         Break(())
+    }
+
+    /// What becomes of placeholders on the way to a name.
+    fn stand_ins(&self, name: &Domain) -> String {
+        let Some(asked) = &self.question.asked else { return String::new() };
+        let head = self.question.head(asked, Some(name));
+        let replaced = self.policy.stand_ins().filter(|stand_in| stand_in.may_join(name, &head));
+        let told = replaced.map(|stand_in| {
+            let headers: Vec<String> = stand_in.headers().iter().map(|header| format!("`{header}`")).collect();
+            format!("; the placeholder of {} is replaced in {}", stand_in.secret().as_str(), headers.join(" and "))
+        });
+        told.collect()
     }
 
     /// Rows 5–9, where no name is known and none can be.

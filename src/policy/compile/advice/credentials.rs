@@ -69,6 +69,16 @@ const KINDS: [Kind; 42] = [
     kind("eyJ", usize::MAX, 0, "a JSON Web Token"),
 ];
 
+/// Longer beginnings of keys of the kinds above, each with what tells programs more.
+const LONGER: [&str; 5] = ["sk-ant-api03-", "sk-ant-oat01-", "sk-or-v1-", "sk-proj-", "sk-svcacct-"];
+
+/// The beginning of a text by which programs know what kind of key it is.
+pub(in crate::policy) fn prefix(text: &str) -> &str {
+    let kinds = KINDS.iter().map(|kind| kind.begins).filter(|begins| *begins != "eyJ").chain(LONGER);
+    let longest = kinds.filter(|begins| text.starts_with(begins)).map(str::len).max();
+    text.get(..longest.unwrap_or_default()).unwrap_or_default()
+}
+
 /// Parts of texts that stand for a credential, in lower case.
 const STAND_INS: [&str; 9] =
     ["xxxx", "example", "your", "placeholder", "redacted", "changeme", "change-me", "dummy", "replace"];

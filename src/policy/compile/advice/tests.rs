@@ -218,7 +218,7 @@ fn a_secret_is_told_that_nothing_uses() {
         &[("secrets: {KEY: {env: KEY}}", &["1:11"]), ("secrets: {A: {env: A},\n  B: {file: b}}", &["1:11", "2:3"])],
         &[
             &with_key(&rules(&[&format!("match: {{method: [GET]}}, {INJECT}")])),
-            &with_key("placeholders: {TOKEN: KEY}\nallow: [a.example.com]"),
+            "secrets: {KEY: {env: KEY, to: [a.example.com]}}\nplaceholders: {TOKEN: KEY}\nallow: [a.example.com]",
         ],
     );
 }
