@@ -15,6 +15,7 @@ mod data_path {
     mod scrubbing;
     mod udp;
     mod upstreams;
+    mod websocket;
 }
 
 use std::process::Stdio;

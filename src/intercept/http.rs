@@ -31,6 +31,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::task::JoinSet;
 
 use crate::audit::{self, Judged, Protocol, RouteTaken};
 use crate::flow::{Domain, Flow, HttpVersion, RequestHead, Scheme, Seen};
@@ -52,6 +53,7 @@ use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
 use search::Search;
+use upgrade::{Opened, Switch};
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
 
 pub(super) use serve::serve;
@@ -69,9 +71,11 @@ pub(super) struct Conversation {
     upstreams: Arc<Upstreams>,
     live: live::Register,
     switched: Mutex<Option<Switched>>,
+    /// Streams that have switched; they end with the connection.
+    relays: Mutex<JoinSet<()>>,
 }
 
-/// A connection that leaves HTTP: what joins its two ends (RFC 9110 §7.8).
+/// A connection, or a stream, that leaves HTTP: what joins its two ends (RFC 9110 §7.8).
 struct Switched {
     down: OnUpgrade,
     up: OnUpgrade,
@@ -130,6 +134,7 @@ impl Conversation {
             upstreams,
             live: live::Register::default(),
             switched: Mutex::default(),
+            relays: Mutex::default(),
         }
     }
 
@@ -139,7 +144,12 @@ impl Conversation {
             self.watch.begin();
         }
         let busy = self.watch.answering();
-        let response = self.respond(request).await?;
+        let connects = request.method() == Method::CONNECT;
+        let mut response = self.respond(request).await?;
+        // To whoever asked by `CONNECT`, success is a stream that is open.
+        if connects && response.status().is_success() && response.extensions().get::<Opened>().is_none() {
+            response = self.fail("the upstream did not switch protocols", StatusCode::BAD_GATEWAY);
+        }
         Ok(response.map(|body| body.keeping(busy)))
     }
 
@@ -151,7 +161,7 @@ impl Conversation {
             let host = self.expected().sni.map(ToString::to_string).or_else(|| claimed_host(&request));
             return Ok(self.word(denial, host.as_deref()).into_response());
         }
-        let switch = upgrade::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
+        let switch = upgrade::take(&mut request);
         let awaits = interim::is_awaited(&request);
         let (mut parts, body) = request.into_parts();
         if !headers::are_plain(&parts.headers) {
@@ -176,6 +186,7 @@ impl Conversation {
         if let Err(spent) = self.ctx.sandbox.quota().requests.take() {
             return Ok(self.put_off(&spent, &asked));
         }
+        let wanted = self.wanted(switch.as_ref());
         loop {
             let mut changes = self.ctx.sandbox.changes();
             let snapshot = changes.catch_up();
@@ -191,7 +202,7 @@ impl Conversation {
                 Err(reason) => return Ok(self.deny(&Denial { reason, basis: permit.basis().clone() }, &asked)),
             };
             let due = self.ledger.due(asked.permitted(&permit, &additions));
-            let lease = match self.lease_unless(&mut changes, &permit, &snapshot).await {
+            let lease = match self.lease_unless(&mut changes, &permit, &snapshot, wanted).await {
                 Some(Ok(lease)) => lease,
                 Some(Err(error)) => return Ok(self.fail_dial(&error, due, &asked)),
                 None => {
@@ -248,10 +259,10 @@ impl Conversation {
         Ok(Additions { injections, diverted })
     }
 
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self, switch: Option<&Switch>) -> Wanted {
         let version = match self.version {
-            HttpVersion::Http1 => Version::HTTP_11,
-            HttpVersion::Http2 => Version::HTTP_2,
+            HttpVersion::Http2 if switch.is_none() => Version::HTTP_2,
+            HttpVersion::Http1 | HttpVersion::Http2 => Version::HTTP_11,
         };
         Wanted { scheme: self.scheme, version }
     }
@@ -262,20 +273,21 @@ impl Conversation {
         changes: &mut Changes,
         permit: &Permit,
         snapshot: &Snapshot,
+        wanted: Wanted,
     ) -> Option<Result<Lease, DialError>> {
         // Where one is kept, nothing that could dial is made: it would be a large future.
-        if let Some(lease) = self.upstreams.lease_now(&self.ctx, permit, snapshot, self.wanted()) {
+        if let Some(lease) = self.upstreams.lease_now(&self.ctx, permit, snapshot, wanted) {
             return Some(Ok(lease));
         }
         tokio::select! {
             biased;
             () = changes.changed() => None,
-            leased = Box::pin(self.lease(permit, snapshot)) => Some(leased),
+            leased = Box::pin(self.lease(permit, snapshot, wanted)) => Some(leased),
         }
     }
 
-    async fn lease(&self, permit: &Permit, snapshot: &Snapshot) -> Result<Lease, DialError> {
-        self.upstreams.lease(&self.ctx, permit, snapshot, self.wanted()).await
+    async fn lease(&self, permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Result<Lease, DialError> {
+        self.upstreams.lease(&self.ctx, permit, snapshot, wanted).await
     }
 
     /// What reads the answers of this permit's origin, where they may hold what rules send.
@@ -291,7 +303,7 @@ impl Conversation {
         asked: &Arc<Asked>,
         mut request: Request<Incoming>,
         mut lease: Lease,
-        switch: Option<OnUpgrade>,
+        switch: Option<Switch>,
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
         let search = known.map(|known| (Search::new(&self.ledger, asked, permit.basis()), known));
@@ -322,15 +334,17 @@ impl Conversation {
             Err(sentence) => return Ok(self.broken(sentence, permit.basis(), search.as_deref(), asked)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(down) = switch.filter(|_| upgrade::is_granted(&response)) else {
+            let Some(switch) = switch.filter(|switch| switch.is_granted_by(&response)) else {
                 let sentence = "the upstream switched to a protocol that was not asked for";
                 return Ok(self.fail(sentence, StatusCode::BAD_GATEWAY));
             };
             let up = hyper::upgrade::on(&mut response);
             headers::sanitise_response(response.headers_mut());
+            response.extensions_mut().clear();
             scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
-            self.switch(Switched { down, up, live, scrub, lease });
-            upgrade::restore(response.headers_mut());
+            switch.word(&mut response);
+            let is_of_a_stream = switch.is_of_a_stream();
+            self.switch(Switched { down: switch.down(), up, live, scrub, lease }, is_of_a_stream);
             return Ok(response.map(|_| payload::whole(bytes::Bytes::new())));
         }
         let (mut head, body) = response.into_parts();
@@ -395,7 +409,7 @@ impl Conversation {
         const GONE: &str = "the upstream closed the connection before it answered";
         lease.retire();
         let snapshot = self.ctx.sandbox.snapshot();
-        let again = Box::pin(self.lease(permit, &snapshot)).await.map_err(|_| GONE)?;
+        let again = Box::pin(self.lease(permit, &snapshot, lease.wanted())).await.map_err(|_| GONE)?;
         if snapshot.generation != generation || again.version() != lease.version() {
             return Err(GONE);
         }
@@ -407,7 +421,18 @@ impl Conversation {
         }
     }
 
-    fn switch(&self, switched: Switched) {
+    fn switch(&self, switched: Switched, is_of_a_stream: bool) {
+        if is_of_a_stream {
+            self.watch.begin();
+            let (busy, ledger) = (self.watch.answering(), Arc::clone(&self.ledger));
+            let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+            while relays.try_join_next().is_some() {}
+            relays.spawn(async move {
+                serve::relay_switched(switched, &ledger).await;
+                drop(busy);
+            });
+            return;
+        }
         self.watch.switch_protocol();
         *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
     }

@@ -56,6 +56,26 @@ fn a_websocket_passes_both_ways_with_its_credential() {
 }
 
 #[test]
+fn node_opens_a_websocket_on_a_stream() {
+    if !is_root() {
+        return skipped("WebSocket over HTTP/2: the wide world takes root");
+    }
+    let Some(python) = with_packages() else {
+        return skipped("WebSocket over HTTP/2: websockets cannot be installed");
+    };
+    let world = World::best();
+    let service = Service::start(&world, python, "socket.rig", "websocket_server");
+    let client = include_str!("programs/websocket_stream.mjs");
+    let command = ["node", "--input-type=module", "--eval", client];
+    let outcome = terminated(&world, "socket.rig", "/denied").command(command).succeeded();
+    let expected = "offered true\nopened 200 rig\ntext text\nclosed 4001 as you say\ndenied 403\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:#?}");
+    assert!(eventually(|| service.log().contains("closed 4001")), "{}", service.log());
+    assert!(service.log().contains(&format!("credential {CANARY}\n")), "{}", service.log());
+    outcome.assert_allowed(&[("protocol", "h2"), ("method", "GET"), ("path", "/chat")]);
+}
+
+#[test]
 fn curl_waits_for_its_origin_and_gets_hints() {
     if !is_root() {
         return skipped("interim answers: the wide world takes root");

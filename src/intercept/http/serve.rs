@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::attach::Reset;
 use crate::flow::HttpVersion;
-use crate::intercept::ledger::{Metered, denied};
+use crate::intercept::ledger::{Ledger, Metered, denied};
 use crate::intercept::pace::Paced;
 use crate::intercept::splice;
 use crate::limits;
@@ -51,6 +51,8 @@ where
         () = govern(&conversation, &mut changes) => {}
         () = served => {}
     }
+    let mut relays = std::mem::take(&mut *conversation.relays.lock().unwrap_or_else(PoisonError::into_inner));
+    relays.shutdown().await;
 }
 
 async fn serve_http1<Io>(io: Io, conversation: &Arc<Conversation>)
@@ -86,27 +88,27 @@ where
         }
     }
     let switched = conversation.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(switched) = switched {
-        relay_switched(switched, conversation).await;
+    if let Some(switched) = switched
+        && !relay_switched(switched, &conversation.ledger).await
+    {
+        conversation.ledger.end_with_reset();
     }
 }
 
 /// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is
-/// revoked.
-async fn relay_switched(switched: Switched, conversation: &Conversation) {
+/// revoked; whether they ended in good order.
+pub(super) async fn relay_switched(switched: Switched, ledger: &Ledger) -> bool {
     let Switched { down, up, live, scrub, lease: _held } = switched;
     let (Ok(down), Ok(up)) = (down.await, up.await) else {
-        conversation.ledger.error("the connection broke while it switched protocols");
-        return;
+        ledger.error("the connection broke while it switched protocols");
+        return true;
     };
     let (down, up) = (TokioIo::new(down), TokioIo::new(up));
     let relayed = match scrub {
         None => Box::pin(splice::relay(down, up, live.cut(Waiter::Handler))).await,
         Some(scrub) => Box::pin(splice::relay(down, scrub.stream(up), live.cut(Waiter::Handler))).await,
     };
-    if !matches!(relayed.end, splice::End::Closed) {
-        conversation.ledger.end_with_reset();
-    }
+    matches!(relayed.end, splice::End::Closed)
 }
 
 /// What HTTP has left cannot be reached below the library; the end of its connection is for the ledger to say, which
@@ -128,6 +130,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));

@@ -141,6 +141,11 @@ impl Link {
 }
 
 impl Lease {
+    /// What was wanted.
+    pub(in crate::intercept::http) fn wanted(&self) -> Wanted {
+        self.key.wanted
+    }
+
     /// What this connection speaks.
     pub(in crate::intercept::http) fn version(&self) -> Version {
         match self.link {
