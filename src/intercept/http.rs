@@ -1,6 +1,6 @@
 //! One connection of HTTP: every request is judged alone, and goes out under its own permit or not at all.
 //!
-//! It owns the order of a request's stages (see [`Conversation::respond`]); each stage is a file below. It never
+//! It owns the order of a request's stages (see `Conversation::respond`); each stage is a file below. It never
 //! dials (`intercept::upstream` does) and never decides (the policy does).
 //!
 //! - `INVARIANT`: nobody upstream is contacted before a request's permit, nor without every value it injects.

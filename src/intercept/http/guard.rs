@@ -5,14 +5,14 @@
 //! silence (RFC 9112 §11.2: `Content-Length` beside `Transfer-Encoding`, bare LF, folded fields, `+5`, …) never
 //! reaches it, and nobody upstream can read a message otherwise than we did. It never judges where a request may go.
 //!
-//! - `INVARIANT`: every head that passes satisfies [`head::check`], keep-alive and pipelined ones included.
+//! - `INVARIANT`: every head that passes satisfies `head::check`, keep-alive and pipelined ones included.
 //! - `INVARIANT`: after a fault no further byte passes.
 //! - `INVARIANT`: what is written beside the library's bytes stands between two flushes of them.
 //! - `INVARIANT`: a fault between requests is answered here, after every earlier answer; a fault inside a body is
 //!   answered by whoever reads the body. Never both.
 //!
 //! It buffers one head at most ([`limits::HEAD_BYTES`]), and nothing while the connection is idle. So that the HTTP
-//! library does not either, it is [`Lent`] to a connection of the library's, which is dropped when all is answered.
+//! library does not either, it is `Lent` to a connection of the library's, which is dropped when all is answered.
 
 mod chunked;
 mod head;
