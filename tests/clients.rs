@@ -12,6 +12,8 @@ mod clients {
     mod udp;
 }
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::exeat::Run;
 use support::world::World;
@@ -105,6 +107,43 @@ fn git_clones_over_https() {
             "target=$(mktemp -d); git clone --quiet https://allowed.rig/repository.git $target/r && cat $target/r/file";
         assert_eq!(terminated(world).bash(clone).succeeded().stdout, "content\n");
         assert!(received(world).iter().all(|(_, header)| header == "canary-ohphie4eigoh"));
+    });
+}
+
+/// The server is git's own (`git http-backend`), the password a placeholder, asked for by a 401 and sent as `Basic`.
+#[test]
+fn git_pushes_with_a_placeholder_for_its_password() {
+    let key = format!("ghp_{}", "c4NarY".repeat(6));
+    World::each(|world| {
+        let files = world.folder().join("files");
+        std::fs::create_dir_all(&files).expect("a folder");
+        let bare =
+            "cd $0; git init --quiet --bare --initial-branch main r.git; git -C r.git config http.receivepack true";
+        world.command(&["bash", "-ec", bare, files.to_str().expect("UTF-8")]);
+        let run = world.run().file("key", &key);
+        let path = run.folder().join("key").display().to_string();
+        let run = run.policy(&format!(
+            "version: 1\nallow: {{ allowed.rig: [] }}\nplaceholders: {{ GIT_TOKEN: KEY }}\n\
+             secrets: {{ KEY: {{ file: {path}, to: [allowed.rig], headers: [authorization] }} }}\n"
+        ));
+        let outcome = run
+            .bash(
+                "set -e; cd $(mktemp -d); git init --quiet --initial-branch main .; echo content > file; git add file
+                 git -c user.name=rig -c user.email=rig@rig commit --quiet --message first
+                 git push --quiet https://x-access-token:$GIT_TOKEN@allowed.rig/git/r.git main
+                 git clone --quiet https://x-access-token:$GIT_TOKEN@allowed.rig/git/r.git again; cat again/file",
+            )
+            .succeeded();
+        assert_eq!(outcome.stdout, "content\n");
+        let pushed = world.command(&["git", "-C", files.join("r.git").to_str().expect("UTF-8"), "log", "--format=%s"]);
+        assert_eq!(pushed, "first\n");
+        let requests = world.allowed.https.requests();
+        let sent: Vec<_> = requests.iter().flat_map(|request| request.header("authorization")).collect();
+        let basic = format!("Basic {}", STANDARD.encode(format!("x-access-token:{key}")));
+        assert!(sent.len() > 3 && sent.iter().all(|value| *value == basic), "{sent:?}");
+        for text in [&outcome.stdout, &outcome.stderr, &outcome.audit] {
+            assert!(!text.contains(&key), "{outcome:#?}");
+        }
     });
 }
 

@@ -550,3 +550,39 @@ fn the_capabilities_of_the_unit_suffice_and_none_is_too_many() {
         assert_ne!(attached(&rest).len(), kinds.len(), "{left_out} is not needed");
     }
 }
+
+/// What programs inside are given instead of a secret; never a trace of that.
+#[test]
+fn placeholders_stay_over_pushes_crashes_and_successors() {
+    let Some(rig) = Rig::new() else { return };
+    let key = format!("ghp_{}", "Cn4ry".repeat(8));
+    let settings = std::fs::read_to_string(rig.at("serve.yaml")).expect("settings");
+    let secrets = format!("secrets: {{ KEY: {{ file: {}, to: [a.test] }} }}\n", rig.at("key").display());
+    std::fs::write(rig.at("key"), &key).expect("a file");
+    std::fs::write(rig.at("serve.yaml"), settings + &secrets).expect("settings");
+    let policy = |variables: Value| json!({ "allow": ["a.test"], "placeholders": variables });
+    let held = |name: &str| {
+        let trust = rig.done("GET", &format!("/trust-bundle?sandbox={name}"), &Value::Null);
+        assert!(!trust.to_string().contains(&key), "{trust}");
+        trust["variables"]["TOKEN"].as_str().unwrap_or_else(|| panic!("{trust}")).to_owned()
+    };
+    let first = rig.serve(&[]);
+    for name in ["exd-a", "exd-b"] {
+        rig.ground.sandbox(name);
+        let attachment = json!({ "netns": format!("/run/netns/{name}") });
+        rig.register(name, &attachment, &policy(json!({ "TOKEN": "KEY" })));
+    }
+    let (a, b) = (held("exd-a"), held("exd-b"));
+    assert!(a != b && [&a, &b].iter().all(|text| text.starts_with("ghp_") && text.len() == key.len()), "{a} {b}");
+    std::fs::write(rig.at("key"), "another, and shorter").expect("a file");
+    let more = json!({ "networkPolicy": policy(json!({ "TOKEN": "KEY", "OTHER": "KEY" })) });
+    let answer = rig.done("PATCH", "/v2/sandboxes/exd-a", &more).to_string();
+    assert!(!answer.contains(&key) && !answer.contains(&a), "the name of the secret alone: {answer}");
+    assert_eq!(held("exd-a"), a, "after a push");
+    first.kill();
+    let _second = rig.serve(&[]);
+    assert_eq!((held("exd-a"), held("exd-b")), (a.clone(), b.clone()), "after a crash");
+    let _third = rig.serve(&["--take-over"]);
+    assert_eq!((held("exd-a"), held("exd-b")), (a, b), "with a successor");
+    assert!(!rig.words().contains(&key) && !rig.audit().iter().any(|event| event.to_string().contains(&key)));
+}

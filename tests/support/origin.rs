@@ -1,9 +1,11 @@
 //! Origins that keep every byte they were sent: plain TCP, HTTP, and HTTPS with HTTP/1.1 and HTTP/2.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -111,11 +113,45 @@ pub(crate) fn files_or_echo(files: PathBuf) -> Handler {
     let echo = echo();
     Arc::new(move |request: &Request| {
         let path = request.uri.parse::<http::Uri>().expect("it was parsed before").path().to_owned();
+        if let Some(path) = path.strip_prefix("/git") {
+            return git(&files, path, request);
+        }
         match std::fs::read(files.join(path.trim_start_matches('/'))) {
             Ok(content) => http::Response::new(Full::from(content)),
             Err(_) => echo(request),
         }
     })
+}
+
+/// The answer of git's own server to whoever brings a name and a password; others are asked for them.
+fn git(files: &Path, path: &str, request: &Request) -> http::Response<Full<Bytes>> {
+    let header = |name: &str| request.header(name).join(", ");
+    if header("authorization").is_empty() {
+        let response = http::Response::builder().status(401).header("www-authenticate", "Basic realm=\"rig\"");
+        return response.body(Full::default()).expect("a response");
+    }
+    let mut backend = Command::new("git");
+    backend.arg("http-backend").env("GIT_PROJECT_ROOT", files).env("GIT_HTTP_EXPORT_ALL", "1").env("PATH_INFO", path);
+    let query = request.uri.split_once('?').map_or("", |(_, query)| query);
+    backend.env("QUERY_STRING", query).env("REQUEST_METHOD", &request.method).env("REMOTE_USER", "rig");
+    backend.env("CONTENT_TYPE", header("content-type")).env("HTTP_CONTENT_ENCODING", header("content-encoding"));
+    backend.env("CONTENT_LENGTH", request.body.len().to_string()).env("GIT_PROTOCOL", header("git-protocol"));
+    let mut backend = backend.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git is installed");
+    backend.stdin.take().expect("a pipe").write_all(&request.body).expect("it reads");
+    let answer = backend.wait_with_output().expect("it ends").stdout;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8_lossy(&answer[..end]);
+    let mut response = http::Response::new(Full::from(answer[end + 4..].to_vec()));
+    for (name, value) in head.lines().filter_map(|line| line.split_once(": ")) {
+        match name {
+            "Status" => *response.status_mut() = value[..3].parse().expect("a status"),
+            _ => {
+                let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+                response.headers_mut().append(name, value.parse().expect("a value"));
+            }
+        }
+    }
+    response
 }
 
 /// A request as an origin received it.
