@@ -181,7 +181,8 @@ pub mod costs {}
 ///
 /// **The process before** stays while it has flows: it follows policies, limits and settings, passes on its part of the
 /// audit record, and ends them when it is told to, when its successor is gone, or after
-/// [`crate::limits::OUTLIVING_TIME`]. Several may stand one behind another.
+/// [`crate::limits::OUTLIVING_TIME`]. Several may stand one behind another. It knows the placeholders that it had: one
+/// that was minted since is any text to it.
 ///
 /// UDP flows are not handed over. What a client says next is judged by the successor as a first datagram, and goes out
 /// from another port: who answers questions (DNS, NTP) or lets addresses change (QUIC, WireGuard) notices nothing, and
@@ -202,6 +203,7 @@ pub mod costs {}
 /// | only the same user takes over | `only_the_same_user_is_talked_to` |
 /// | every acknowledged policy is in force after `kill -9` | `killed_at_any_moment_every_acknowledged_policy_is_in_force` |
 /// | after a reboot nothing is attached | `after_a_reboot_policies_are_there_and_nothing_is_attached` |
+/// | placeholders stay | `placeholders_stay_over_pushes_crashes_and_successors` |
 /// | a store that cannot be used is left as it is | `a_store_that_cannot_be_used_is_left_as_it_is`, `a_store_that_is_not_ours_is_refused_and_left_as_it_is` |
 /// | the unit is accepted, and its capabilities are the least | `the_unit_is_one_that_systemd_accepts`, `the_capabilities_of_the_unit_suffice_and_none_is_too_many` |
 pub mod restart {}
@@ -264,6 +266,8 @@ pub mod restart {}
 /// | §3 `${secrets.NAME}` is legal in `transform` values alone | `each_fault_of_a_transform_is_found`, `each_fault_of_a_response_or_match_is_found` |
 /// | §3 `transform` and `forwardURL` in clear | `a_transform_in_clear_is_refused_and_nothing_else_is`, `a_request_is_refused_by_the_first_that_refuses_it` |
 /// | §3 a secret goes to port 443, or to those of its grant | `a_secret_goes_to_port_443_alone`, `a_secret_goes_to_the_ports_of_its_grant_alone` |
+/// | §3 `basic`, base64, `existing` | `what_is_to_be_encoded_is_encoded_with_its_secret_in_place`, `each_fault_of_basic_and_of_an_encoding_is_found`, `a_header_gives_way_to_the_sandboxes_own_only_where_the_rule_says_so` |
+/// | §3 a secret goes along with requests of its `methods` and `paths` alone | `a_secret_goes_along_with_the_requests_of_its_grant_alone`, `a_placeholder_anywhere_else_is_refused` |
 /// | §3 a placeholder is replaced in the headers of its secret, on the way to where that may go; elsewhere it is refused | `a_placeholder_is_replaced_where_its_secret_may_go`, `a_placeholder_anywhere_else_is_refused`, `of_a_header_that_a_rule_sets_nothing_is_sent_that_the_sandbox_wrote` |
 /// | §3 a name that a placeholder may go to is terminated | `a_name_that_a_placeholder_may_go_to_is_terminated` |
 /// | §3 what a placeholder looks like, and how long it stays | `a_placeholder_has_the_shape_of_its_value_and_nothing_else_of_it`, `where_a_shape_is_given_the_value_is_not_looked_at`, `what_was_minted_stays_and_stands_in_every_variable_of_its_secret`, `each_fault_of_a_secret_that_has_a_placeholder_is_found` |

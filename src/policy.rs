@@ -43,14 +43,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use crate::flow::{Domain, Flow, RequestHead, Scheme, SecretName, Seen};
 use crate::matcher::cidr::{CidrMap, readings, unwrap};
 use crate::matcher::domain::{DomainMap, DomainPattern};
 use crate::matcher::path::fully_decoded;
-use crate::matcher::request::RequestMatch;
+use crate::matcher::request::{RequestMatch, TextMatch};
 use diagnostic::Diagnostics;
 use placeholder::StandIn;
 use verdict::{
@@ -213,6 +213,10 @@ pub struct Grant {
     pub to: Vec<DomainPattern>,
     /// Ports. Empty: 443 alone.
     pub ports: Vec<u16>,
+    /// Methods. Empty: all.
+    pub methods: Vec<String>,
+    /// Patterns of paths, of which one matches. Empty: all.
+    pub paths: Vec<TextMatch>,
     /// Headers in which its placeholder is replaced. Empty: [`placeholder::HEADERS`].
     pub headers: Vec<HeaderName>,
     /// What its placeholders look like; without it, like its value.
@@ -230,9 +234,22 @@ impl Grant {
         self.to.is_empty() || self.to.iter().any(|granted| granted.matches(name))
     }
 
-    /// Whether it may go to a port (POLICY §3 "Secrets").
-    fn allows(&self, port: u16) -> bool {
-        if self.ports.is_empty() { port == HTTPS } else { self.ports.contains(&port) }
+    /// Whether it may go along with every request that a rule claims.
+    fn covers_requests(&self, when: &RequestMatch) -> bool {
+        let methods = self.methods.is_empty()
+            || (!when.methods.is_empty() && when.methods.iter().all(|method| self.methods.contains(method)));
+        let covered = |path: &TextMatch| self.paths.iter().any(|granted| granted.covers(path, false));
+        methods && (self.paths.is_empty() || when.path.as_ref().is_some_and(covered))
+    }
+
+    /// Whether it may go along with a request, to its port (POLICY §3 "Secrets"), by each reading of its path.
+    fn permits(&self, head: &RequestHead<'_>) -> bool {
+        let port = head.dst.port();
+        let port = if self.ports.is_empty() { port == HTTPS } else { self.ports.contains(&port) };
+        let method = self.methods.is_empty() || self.methods.iter().any(|method| method == head.method);
+        let path = |path: &[u8]| self.paths.iter().any(|granted| granted.matches(path));
+        let paths = || self.paths.is_empty() || (path(head.path.as_bytes()) && path(&fully_decoded(head.path)));
+        port && method && paths()
     }
 }
 
@@ -694,8 +711,9 @@ impl Policy {
             self.stand_ins.iter().filter(|stand_in| stand_in.may_join(name, head)).cloned().collect();
         let permit = |brokers: bool, rule: &RuleId| {
             let permit = self.permit(Target::Name(name.clone(), head.dst.port()), Some(rule));
-            let stand_ins = stand_ins.clone();
-            Permit { is_brokered: brokers || !stand_ins.is_empty(), stand_ins, ..permit }
+            // What one request was sent, the answer to another may hold.
+            let is_brokered = brokers || self.stand_ins.iter().any(|stand_in| stand_in.is_for(name));
+            Permit { is_brokered, stand_ins: stand_ins.clone(), ..permit }
         };
         match self.rows_5_and_6(name) {
             Verdict::Deny(denial) => Verdict::Deny(denial),
@@ -729,19 +747,21 @@ impl Policy {
                 let permit = Permit { target, stand_ins: Vec::new(), ..permit };
                 Verdict::Allow(Action::Divert(Arc::clone(url), permit))
             }
-            Then::Transform(injections) if !self.may_go(injections, head.dst.port()) => {
+            Then::Transform(injections) if !self.may_go(injections, head) => {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
             }
             Then::Transform(injections) => {
-                Verdict::Allow(Action::Forward(Permit { injections: Some(Arc::clone(injections)), ..permit }))
+                let injections = Some(left_to_set(injections, head.headers));
+                Verdict::Allow(Action::Forward(Permit { injections, ..permit }))
             }
         }
     }
 
-    /// Whether every secret in these headers may go to this port (POLICY §3 "Secrets").
-    fn may_go(&self, injections: &[Injection], port: u16) -> bool {
+    /// Whether every secret in these headers may go along with this request (POLICY §3 "Secrets").
+    fn may_go(&self, injections: &[Injection], head: &RequestHead<'_>) -> bool {
+        let usual = Grant::default();
         let mut secrets = injections.iter().flat_map(Injection::secrets);
-        secrets.all(|name| self.grants.get(name).map_or(port == HTTPS, |grant| grant.allows(port)))
+        secrets.all(|name| self.grants.get(name).unwrap_or(&usual).permits(head))
     }
 
     /// A flow's verdict where `observe` may relax it, or has relaxed what was asked before (POLICY §8).
@@ -817,6 +837,15 @@ impl Policy {
         let observed = Some(reason);
         Permit { target, basis, injections: None, observed, is_brokered: false, stand_ins: Vec::new() }
     }
+}
+
+/// Those that do not give way to a header of the request's own.
+fn left_to_set(injections: &Arc<[Injection]>, headers: &HeaderMap) -> Arc<[Injection]> {
+    let gives_way = |set: &Injection| set.yields && headers.keys().any(|name| set.replaces(name));
+    if !injections.iter().any(gives_way) {
+        return Arc::clone(injections);
+    }
+    injections.iter().filter(|set| !gives_way(set)).cloned().collect()
 }
 
 /// Who claims a request.

@@ -64,13 +64,16 @@ const EVERYTHING: [&str; 5] = [
     "{mode: custom, allowedDomains: ['*.a.test', b.test], allowedCIDRs: [10.0.0.0/8], deniedCIDRs: [10.1.0.0/16], \
      injectionRules: [{domain: x.a.test, headers: {X-Key: v}, match: {method: [GET]}}]}",
     "
-secrets: {KEY: {env: KEY, to: [a.test], headers: [x-api-key], shape: {prefix: k_, length: 20}}}
+secrets: {KEY: {env: KEY, to: [a.test], headers: [x-api-key], shape: {prefix: k_, length: 20}}, B: {env: B,
+  methods: [GET], paths: [/e/**]}}
 placeholders: {VAR: KEY}
 deny: [gist.a.test]
 subnets: {allow: [fd00::/8], deny: ['fd00:1::/32']}
 allow:
   a.test:
     - {match: {method: [GET, PUT], path: {exact: /a}}, transform: [{headers: {A: b}}, {headers: {C: '${secrets.KEY}'}}]}
+    - match: {method: [GET], path: {exact: /e/x}}
+      transform: [{basic: {user: u, password: '${secrets.B}'}, existing: keep}]
     - {match: {path: {startsWith: /b}}, forwardURL: 'https://x.test:8443/p'}
     - {match: {path: {regex: '^/c$'}, queryString: [{key: {regex: k}}, {value: {startsWith: v}}]}}
     - {match: {path: {glob: /d/**}, headers: [{key: {exact: X-A}, value: {exact: B}}]}, response: {statusCode: 404}}

@@ -18,6 +18,7 @@ use super::{
 use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
+use crate::matcher::request::TextMatch;
 use crate::policy::diagnostic::discreet;
 use crate::policy::{Grant, Shape, SourceSpec, placeholder_header};
 
@@ -45,6 +46,10 @@ struct SecretWire {
     to: Vec<String>,
     #[serde(default)]
     ports: Vec<NonZeroU16>,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    paths: Vec<String>,
     #[serde(default)]
     headers: Vec<String>,
     shape: Option<ShapeWire>,
@@ -221,7 +226,7 @@ fn covers(range: &IpNet, address: IpAddr) -> bool {
 impl SecretWire {
     /// An error says the name, if it is one, and nothing else of what is written: it may be a value in a wrong place.
     fn into_brokered(self, name: &str) -> Result<(SecretName, Brokered), String> {
-        let Self { env, file, command, to, ports, headers, shape } = self;
+        let Self { env, file, command, to, ports, methods, paths, headers, shape } = self;
         let name = SecretName::new(name)
             .ok_or_else(|| "`secrets`: a secret's name is letters, digits and `_`, and no digit first".to_owned())?;
         let key = format!("secrets.{}", discreet(name.as_str()));
@@ -250,7 +255,12 @@ impl SecretWire {
         let headers = headers.ok_or_else(|| format!("`{key}.headers`: names of headers, such as [authorization]"))?;
         let shape = shape.map(|ShapeWire { prefix, length }| Shape::new(&prefix, length)).transpose();
         let shape = shape.map_err(|fault| format!("`{key}.shape`: {fault}"))?;
-        Ok((name, Brokered { source, grant: Grant { to, ports, headers, shape } }))
+        if methods.iter().any(|method| http::Method::from_bytes(method.as_bytes()).is_err()) {
+            return Err(format!("`{key}.methods`: names of methods, such as [GET, POST]"));
+        }
+        let paths: Result<_, _> = paths.iter().map(|path| TextMatch::glob(path)).collect();
+        let paths = paths.map_err(|fault| format!("`{key}.paths`: {fault}"))?;
+        Ok((name, Brokered { source, grant: Grant { to, ports, methods, paths, headers, shape } }))
     }
 }
 

@@ -97,6 +97,20 @@ impl TextMatch {
     }
 }
 
+/// Equal if they are written alike.
+impl PartialEq for TextMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(other)) | (Self::StartsWith(one), Self::StartsWith(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            (Self::Glob { text: one, regex: _ }, Self::Glob { text: other, regex: _ }) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for TextMatch {}
+
 /// Takes `/` out of every class of a translated glob, for `[!a]` and `[+-9]` hold it, and a class stays in its segment
 /// as `?` does: `[^a]` becomes `[[^a]&&[^/]]`. Brackets that are not escaped are those of classes. Where `/**` was, a
 /// line feed counts as any other byte: what is decoded may hold one.

@@ -33,6 +33,7 @@ use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
 use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
+use crate::matcher::request::RequestMatch;
 
 pub(super) use rules::belongs_to_connection;
 
@@ -312,13 +313,15 @@ impl<'a> Compiler<'a> {
 
     /// Where a secret may go.
     fn grant(&mut self, wire: &SourceWire<'_>) -> Grant {
-        let SourceWire { span: _, env: _, file: _, command: _, to, ports, headers, shape } = wire;
+        let SourceWire { span: _, env: _, file: _, command: _, to, ports, methods, paths, headers, shape } = wire;
         let names = to.get().map(|list| list.items.as_slice()).unwrap_or_default();
         let to = names.iter().filter_map(|text| self.pattern(text)).collect();
         let ports = ports.get().map(|list| list.items.as_slice()).unwrap_or_default();
         let ports = ports.iter().map(|port| port.value).collect();
         let headers = headers.get().map(|list| self.placeholder_headers(list)).unwrap_or_default();
-        Grant { to, ports, headers, shape: shape.get().and_then(|shape| self.shape(shape)) }
+        let methods = methods.get().map(|list| self.methods(list)).unwrap_or_default();
+        let paths = paths.get().map(|list| self.granted_paths(list)).unwrap_or_default();
+        Grant { to, ports, methods, paths, headers, shape: shape.get().and_then(|shape| self.shape(shape)) }
     }
 
     /// What is known of where a secret may go.
@@ -343,6 +346,20 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// What a rule sends, from this place of `sent` on, goes along with no request but those it may.
+    fn check_scope(&mut self, from: usize, when: &RequestMatch) {
+        let sent = self.sent.get(from..).unwrap_or_default();
+        let refused =
+            |(name, _): &&(SecretName, Span)| self.grant_of(name).is_some_and(|grant| !grant.covers_requests(when));
+        let refused: Vec<_> = sent.iter().filter(refused).cloned().collect();
+        for (name, span) in refused {
+            let name = name.as_str();
+            let message = format!("the secret `{name}` may not go along with every request that this rule claims");
+            let fault = Fault::new(Code::BadValue, message).place(span).hidden();
+            self.faults.push(fault.help("give the rule a `match` within the `methods` and `paths` of the secret"));
+        }
+    }
+
     fn secret_name<K>(&mut self, text: &Text<'_, K>) -> Option<SecretName> {
         let name = SecretName::new(text.text);
         if name.is_none() {
@@ -353,7 +370,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
-        let SourceWire { span, env, file, command, to: _, ports: _, headers: _, shape: _ } = wire;
+        let SourceWire { span, env, file, command, to: _, ports: _, methods: _, paths: _, headers: _, shape: _ } = wire;
         let written = [("env", env.is_written()), ("file", file.is_written()), ("command", command.is_written())];
         let mut written = written.iter().filter(|(_, written)| *written).map(|(key, _)| key);
         match (written.next(), written.next()) {

@@ -140,14 +140,17 @@ fn text_match(hash: &mut Hash, matcher: &TextMatch) {
     }
 }
 
-fn injection(hash: &mut Hash, Injection { header: _, spelled, value }: &Injection) {
+fn injection(hash: &mut Hash, Injection { header: _, spelled, value, yields }: &Injection) {
     hash.text(spelled.as_bytes());
+    hash.number(u64::from(*yields));
     parts(hash, &value.0);
 }
 
-fn grant(hash: &mut Hash, Grant { to, ports, headers, shape }: &Grant) {
+fn grant(hash: &mut Hash, Grant { to, ports, methods, paths, headers, shape }: &Grant) {
     hash.list(to.iter(), |hash, pattern| hash.text(pattern.as_str()));
     hash.list(ports.iter(), |hash, port| hash.number(u64::from(*port)));
+    hash.list(methods.iter(), Hash::text);
+    hash.list(paths.iter(), text_match);
     hash.list(headers.iter(), |hash, header| hash.text(header.as_str()));
     hash.list(shape.iter(), |hash, shape| {
         hash.text(shape.prefix());

@@ -79,7 +79,7 @@ impl StandIn {
 
     /// Whether this request to a name may.
     pub(super) fn may_join(&self, name: &Domain, head: &RequestHead<'_>) -> bool {
-        head.scheme == Scheme::Https && self.is_for(name) && self.grant.allows(head.dst.port())
+        head.scheme == Scheme::Https && self.is_for(name) && self.grant.permits(head)
     }
 }
 
@@ -164,7 +164,7 @@ impl Permit {
             }
             if values.iter().any(|value| holds(value.as_bytes(), known)) {
                 let value = self.replaced(name, &values, known)?;
-                more.push(Injection { header: name.clone(), spelled: name.as_str().into(), value });
+                more.push(Injection { header: name.clone(), spelled: name.as_str().into(), value, yields: false });
             }
         }
         Some(more)
@@ -179,11 +179,7 @@ impl Permit {
             self.stand_ins().any(|stand_in| stand_in.secret() == secret && stand_in.headers().contains(name))
         };
         let is_left = |part: &Part| matches!(part, Part::Literal(text) if known.is_in(text.as_bytes()));
-        let mut parts = template.0.iter().flat_map(|part| match part {
-            Part::Base64(parts) => parts.as_slice(),
-            Part::Literal(_) | Part::Secret(_) => std::slice::from_ref(part),
-        });
-        (template.secrets().all(may_stand) && !parts.any(is_left)).then_some(template)
+        (template.secrets().all(may_stand) && !template.pieces().any(is_left)).then_some(template)
     }
 }
 
@@ -218,7 +214,7 @@ mod tests {
     /// `ONE`, `TWO` … are the placeholders of the secrets of those names, and found as they stand alone.
     struct Plain;
 
-    const NAMES: [&str; 2] = ["ONE", "TWO"];
+    const NAMES: [&str; 3] = ["ONE", "TWO", "SCOPED"];
 
     impl Known for Plain {
         fn is_in(&self, text: &[u8]) -> bool {
@@ -240,11 +236,13 @@ mod tests {
 allow:
   a.test: [{match: {path: {exact: /set}}, transform: [{headers: {authorization: 'Bearer ${secrets.TWO}'}}]}]
   b.test: []
+  c.test: []
   other.test: [{}]
 secrets:
   ONE: {env: A, to: [a.test]}
   TWO: {env: B, to: [a.test, b.test], headers: [private-token], ports: [8443]}
-placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE}
+  SCOPED: {env: C, to: [c.test], methods: [GET], paths: ['/v1/**']}
+placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED}
 ";
 
     /// What `GET url` with these headers comes to: the headers that are set, or the reason.
@@ -305,6 +303,7 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE}
             ("https://a.test/", "authorization", &*basic("user:ONE"), "authorization: Basic [user:<ONE>]"),
             ("https://a.test/", "authorization", &*basic("ONE:"), "authorization: Basic [<ONE>:]"),
             ("https://b.test:8443/", "private-token", "TWO", "private-token: <TWO>"),
+            ("https://c.test/v1/x", "x-api-key", "SCOPED", "x-api-key: <SCOPED>"),
         ] {
             assert_eq!(asked(url, &[(header, value)]), Ok(vec![set.to_owned()]), "{url} {header}: {value}");
         }
@@ -320,6 +319,8 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE}
     fn a_placeholder_anywhere_else_is_refused() {
         for (url, fields) in [
             ("https://other.test/", &[("authorization", "Bearer ONE")][..]),
+            ("https://c.test/v2/x", &[("x-api-key", "SCOPED")]),
+            ("https://c.test/v1/%2e%2e/v2", &[("x-api-key", "SCOPED")]),
             ("https://b.test/", &[("authorization", "Bearer ONE")]),
             ("http://a.test/", &[("authorization", "Bearer ONE")]),
             ("https://a.test:8443/", &[("authorization", "Bearer ONE")]),

@@ -4,7 +4,7 @@ mod precedence;
 
 use std::collections::BTreeSet;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -334,6 +334,78 @@ fn of_transforms_the_later_element_wins() {
     assert_eq!(plain.value.0, [Part::Literal("b".into())]);
     assert_eq!(policy.secrets().collect::<Vec<_>>(), [&key]);
     assert_eq!(policy.sources().collect::<Vec<_>>(), [(&key, &SourceSpec::Env("KEY".into()))]);
+}
+
+/// The headers that are set on `METHOD https://a.test/path` with these of its own, or why it is refused.
+fn set(text: &str, method: &str, path: &str, own: &[&'static str]) -> Result<Vec<String>, DenyReason> {
+    let headers: HeaderMap =
+        own.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("own"))).collect();
+    let name = name("a.test");
+    let head = RequestHead {
+        scheme: Scheme::Https,
+        authority: Some(&name),
+        dst: OriginalDst("1.1.1.1:443".parse().unwrap()),
+        method,
+        path,
+        query: None,
+        headers: &headers,
+    };
+    match policy(text).decide_request(&head, &host()) {
+        Verdict::Allow(Action::Forward(permit)) => {
+            Ok(permit.injections().iter().map(|injection| injection.header.to_string()).collect())
+        }
+        Verdict::Allow(_) => panic!("{path}"),
+        Verdict::Deny(denial) => Err(denial.reason),
+    }
+}
+
+#[test]
+fn a_header_gives_way_to_the_sandboxes_own_only_where_the_rule_says_so() {
+    const POLICY: &str = "
+allow:
+  a.test:
+    - transform:
+        - {basic: {user: u, password: '${secrets.KEY}'}, existing: keep}
+        - {headers: {x-set: '${secrets.KEY}'}, existing: replace}
+secrets: {KEY: {env: KEY}}
+";
+    for (own, expected) in [
+        (&[][..], &["authorization", "x-set"][..]),
+        (&["authorization"], &["x-set"]),
+        (&["x-set"], &["authorization", "x-set"]),
+        (&["x-set", "authorization"], &["x-set"]),
+    ] {
+        assert_eq!(set(POLICY, "GET", "/", own).unwrap(), expected, "{own:?}");
+    }
+}
+
+#[test]
+fn a_secret_goes_along_with_the_requests_of_its_grant_alone() {
+    let with = |rule: &str| {
+        format!(
+            "allow: {{a.test: [{{{rule}, transform: [{{headers: {{x: '${{secrets.KEY}}'}}}}]}}]}}\n\
+             secrets: {{KEY: {{env: KEY, methods: [GET, PUT], paths: [/a/**, /b]}}}}"
+        )
+    };
+    for rule in ["match: {method: [GET], path: {startsWith: /a/}}", "match: {method: [PUT], path: {exact: /b}}"] {
+        assert_eq!(set(&with(rule), "POST", "/a/x", &[]), Ok(vec![]), "{rule}");
+    }
+    let first = with("match: {method: [GET], path: {startsWith: /a/}}");
+    assert_eq!(set(&first, "GET", "/a/x", &[]), Ok(vec!["x".to_owned()]));
+    assert_eq!(set(&first, "GET", "/a/%2e%2e/c", &[]), Err(DenyReason::AmbiguousPath));
+    for rule in [
+        "match: {method: [GET]}",
+        "match: {method: [GET, POST], path: {exact: /b}}",
+        "match: {path: {exact: /b}}",
+        "match: {method: [GET], path: {startsWith: /}}",
+        "match: {method: [GET], path: {exact: /bc}}",
+    ] {
+        let text = with(rule);
+        let compiled =
+            Policy::compile(Some(Source { path: "p.yaml", text: &text }), &Flags::default(), &Terms::default());
+        let report = compiled.unwrap_err().to_string();
+        assert!(report.contains("the secret `KEY` may not go along with every request"), "{rule}: {report}");
+    }
 }
 
 #[test]

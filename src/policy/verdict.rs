@@ -392,6 +392,8 @@ pub struct Injection {
     pub spelled: Box<str>,
     /// Its value, secrets still by name.
     pub value: Template,
+    /// Whether it gives way to one that the sandbox sent.
+    pub yields: bool,
 }
 
 impl Injection {
@@ -411,10 +413,11 @@ impl Injection {
             [Part::Literal(text)] if carries_credentials(self.header.as_str()) => text.split_whitespace().next_back(),
             _ => None,
         };
-        let literals = self.value.0.iter().filter_map(|part| match part {
+        let literals = self.value.pieces().filter_map(|part| match part {
             Part::Literal(text) => Some(text.split_whitespace()),
             Part::Secret(_) | Part::Base64(_) => None,
         });
+        let sole = sole.or_else(|| self.value.password());
         literals.flatten().filter(|word| looks_like_credential(word)).chain(sole)
     }
 }
@@ -433,11 +436,26 @@ pub struct Template(pub Vec<Part>);
 impl Template {
     /// The secrets in it.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        let parts = self.0.iter().flat_map(|part| match part {
+        self.pieces().filter_map(|part| if let Part::Secret(name) = part { Some(name) } else { None })
+    }
+
+    /// Its parts, those that are encoded one by one.
+    pub fn pieces(&self) -> impl Iterator<Item = &Part> {
+        self.0.iter().flat_map(|part| match part {
             Part::Base64(parts) => parts.as_slice(),
             Part::Literal(_) | Part::Secret(_) => std::slice::from_ref(part),
-        });
-        parts.filter_map(|part| if let Part::Secret(name) = part { Some(name) } else { None })
+        })
+    }
+
+    /// The password of `Basic`, if it stands in the document.
+    fn password(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [Part::Literal(_), Part::Base64(parts)] => match parts.as_slice() {
+                [.., Part::Literal(colon), Part::Literal(password)] if colon == ":" => Some(password),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }
 

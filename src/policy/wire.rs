@@ -201,12 +201,14 @@ kinds! {
     CommandWord as "a word of a command" such as &["/usr/bin/gh", "auth", "token"];
     /// A header's name; case does not matter.
     HeaderKey as "a header's name" such as &["authorization"];
-    /// A header's value; `${secrets.NAME}` in it stands for a secret.
+    /// A header's value; `${secrets.NAME}` in it stands for a secret, `${secrets.NAME | base64}` for its base64.
     HeaderTemplate as "a header's value" such as &["Bearer ${secrets.GITHUB}"];
     /// A header's value.
     HeaderText as "a header's value";
     /// A request method; case matters.
     MethodName as "a method" such as &["GET", "HEAD", "POST"];
+    /// A pattern of paths: `*` stays in one segment, `**` crosses.
+    PathPattern as "a path pattern" such as &["/repos/**"];
     /// Text to compare with.
     Matched as "a text to match";
     /// A URL: https, a name, perhaps a port and a path; no user info, query or fragment.
@@ -351,9 +353,39 @@ record! {
 
 record! {
     /// Headers to set: all copies that the sandbox sent go, and exactly one is added.
-    TransformWire<'n> as "an element of `transform`" {
+    TransformWire<'n> as "an element of `transform`" at span {
         /// Names and values.
-        "headers" (required) => headers: Table<'n, HeaderKey, Text<'n, HeaderTemplate>>,
+        "headers" => headers: Table<'n, HeaderKey, Text<'n, HeaderTemplate>>,
+        /// A user's name and password: sets `authorization` to what HTTP calls Basic.
+        "basic" => basic: BasicWire<'n>,
+        /// What becomes of a header that the sandbox sent itself: it gives way, or it is kept and none is set.
+        "existing" => existing: Word<Existing>,
+    }
+    also { "anyOf": [{ "required": ["headers"] }, { "required": ["basic"] }] }
+}
+
+record! {
+    /// A user's name and password.
+    BasicWire<'n> as "`basic`" {
+        /// The name; it holds no colon.
+        "user" (required) => user: Text<'n, HeaderTemplate>,
+        /// The password.
+        "password" (required) => password: Text<'n, HeaderTemplate>,
+    }
+}
+
+/// What becomes of a header of the sandbox's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    Replace,
+    Keep,
+}
+
+impl Words for Existing {
+    const NOUN: &'static str = "what becomes of a header that is there";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("replace", Self::Replace), ("keep", Self::Keep)]
     }
 }
 
@@ -395,6 +427,10 @@ record! {
         "to" => to: List<Text<'n, Pattern>, 1>,
         /// The ports that it may go to; without it, 443 alone.
         "ports" => ports: List<PortWire, 1>,
+        /// The methods of requests that it may go along with; without it, all.
+        "methods" => methods: List<Text<'n, MethodName>, 1>,
+        /// The paths of requests that it may go along with, as patterns; without it, all.
+        "paths" => paths: List<Text<'n, PathPattern>, 1>,
         /// The headers in which its placeholder is replaced; without it, `authorization` and `x-api-key`.
         "headers" => headers: List<Text<'n, HeaderKey>, 1>,
         /// What its placeholders look like; without it, like its value: as long, of the same kinds of characters, and

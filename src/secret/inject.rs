@@ -151,7 +151,7 @@ mod tests {
 
     fn bearer(secret: &str) -> Injection {
         let value = Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name(secret))]);
-        Injection { header: HeaderName::from_static("x-api-key"), spelled: "x-api-key".into(), value }
+        Injection { header: HeaderName::from_static("x-api-key"), spelled: "x-api-key".into(), value, yields: false }
     }
 
     #[test]
@@ -177,6 +177,18 @@ mod tests {
             let error = Injections::prepare(&[bearer("KEY")], &secrets(value)).unwrap_err();
             assert!(matches!(error, InjectError::Unprintable(_)), "{value:?}");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_encoded_is_encoded_with_its_secret_in_place() {
+        let parts = vec![Part::Literal("user:".to_owned()), Part::Secret(name("KEY"))];
+        let value = Template(vec![Part::Literal("Basic ".to_owned()), Part::Base64(parts)]);
+        let basic = Injection { value, ..bearer("KEY") };
+        let mut headers = HeaderMap::new();
+        Injections::prepare(std::slice::from_ref(&basic), &secrets(b"s3cret")).unwrap().apply(&mut headers);
+        assert_eq!(headers.get("x-api-key").unwrap(), "Basic dXNlcjpzM2NyZXQ=");
+        let missing = Injections::prepare(&[basic], &Secrets::default()).unwrap_err();
+        assert_eq!(missing, InjectError::Missing(name("KEY")));
     }
 
     #[test]

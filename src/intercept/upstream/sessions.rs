@@ -126,7 +126,8 @@ mod tests {
 
     fn credentials(value: &str) -> Arc<[Injection]> {
         let value = Template(vec![Part::Literal(value.to_owned())]);
-        Arc::new([Injection { header: http::header::AUTHORIZATION, spelled: "authorization".into(), value }])
+        let header = http::header::AUTHORIZATION;
+        Arc::new([Injection { header, spelled: "authorization".into(), value, yields: false }])
     }
 
     #[test]

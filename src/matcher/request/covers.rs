@@ -65,7 +65,8 @@ fn part_covers(ours: Option<&TextMatch>, theirs: Option<&TextMatch>, any_case: b
 
 impl TextMatch {
     /// Whether it matches every text that `other`, compiled with the same regard to case, matches.
-    fn covers(&self, other: &Self, any_case: bool) -> bool {
+    #[must_use]
+    pub fn covers(&self, other: &Self, any_case: bool) -> bool {
         if let Some(text) = other.only(any_case) {
             return self.matches(&text);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Compiler;
@@ -11,8 +12,9 @@ use crate::matcher::request::{PairMatch, RegexError, RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Template};
 use crate::policy::wire::{
-    Field, ForwardTo, HeaderKey, HeaderTemplate, Kind, List, MatchWire, Matched, MatcherWire, MethodName, OpaqueWire,
-    PairWire, PathMatcherWire, PortWire, ResponseWire, RuleWire, Span, Table, Text, TransformWire,
+    BasicWire, Existing, Field, ForwardTo, HeaderKey, HeaderTemplate, Kind, List, MatchWire, Matched, MatcherWire,
+    MethodName, OpaqueWire, PairWire, PathMatcherWire, PathPattern, PortWire, ResponseWire, RuleWire, Span, Table,
+    Text, TransformWire,
 };
 use crate::policy::{Author, Feature, Handling, Rule, Then};
 
@@ -68,6 +70,7 @@ impl Compiler<'_> {
             return Some(());
         }
         let when = self.when(when)?;
+        let before = self.sent.len();
         let then = if forward.is_written() {
             Then::Divert(Arc::new(self.forward_url(forward.get()?)?))
         } else if transform.is_written() {
@@ -77,6 +80,7 @@ impl Compiler<'_> {
         } else {
             Then::Pass
         };
+        self.check_scope(before, &when);
         handling.add(Rule { id: self.id(*span), when, then });
         Some(())
     }
@@ -102,9 +106,10 @@ impl Compiler<'_> {
         when: &Field<'_, MatchWire<'_>>,
     ) -> Option<Rule> {
         self.count_rule(span);
-        let mut injections = Vec::new();
-        self.set_headers(headers?, &mut injections);
+        let (mut injections, before) = (Vec::new(), self.sent.len());
+        self.set_headers(headers?, false, &mut injections);
         let when = self.when(when)?;
+        self.check_scope(before, &when);
         Some(Rule { id: self.id(span), when, then: Then::Transform(injections.into()) })
     }
 
@@ -159,7 +164,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn methods<const MIN: usize>(&mut self, list: &List<Text<'_, MethodName>, MIN>) -> Vec<String> {
+    pub(super) fn methods<const MIN: usize>(&mut self, list: &List<Text<'_, MethodName>, MIN>) -> Vec<String> {
         let mut methods: Vec<String> = Vec::new();
         for Text { text, span, .. } in &list.items {
             if Method::from_bytes(text.as_bytes()).is_err() {
@@ -235,6 +240,18 @@ impl Compiler<'_> {
         compiled.ok()
     }
 
+    /// The paths that a secret's grant has.
+    pub(super) fn granted_paths(&mut self, list: &List<Text<'_, PathPattern>, 1>) -> Vec<TextMatch> {
+        let mut paths = Vec::new();
+        for pattern in &list.items {
+            match self.counted(pattern.span, || TextMatch::glob(pattern.text)) {
+                Ok(path) => paths.push(path),
+                Err(fault) => self.faults.bad(pattern.span, fault.to_string()),
+            }
+        }
+        paths
+    }
+
     /// Compiles an expression unless there are too many.
     fn counted(
         &mut self,
@@ -262,20 +279,60 @@ impl Compiler<'_> {
 
     fn transform(&mut self, list: &List<TransformWire<'_>, 1>) -> Vec<Injection> {
         let mut injections: Vec<Injection> = Vec::new();
-        for TransformWire { headers } in &list.items {
+        for TransformWire { span, headers, basic, existing } in &list.items {
+            if !headers.is_written() && !basic.is_written() {
+                let fault = Fault::new(Code::Missing, "an element of `transform` needs `headers` or `basic`");
+                self.faults.push(fault.place(*span));
+            }
+            let yields = existing.get().is_some_and(|word| word.value == Existing::Keep);
             if let Some(headers) = headers.get() {
-                self.set_headers(headers, &mut injections);
+                self.set_headers(headers, yields, &mut injections);
+            }
+            if let Some(value) = basic.get().and_then(|basic| self.basic(basic)) {
+                let mut names = headers.get().into_iter().flat_map(|table| &table.entries);
+                if names.any(|(name, _)| name.text.eq_ignore_ascii_case(AUTHORIZATION.as_str())) {
+                    let message = "`basic` sets `authorization`, which `headers` sets, too";
+                    self.faults.push(Fault::new(Code::Duplicate, message).place(*span));
+                }
+                injections.retain(|other| other.header != AUTHORIZATION);
+                let spelled = AUTHORIZATION.as_str().into();
+                injections.push(Injection { header: AUTHORIZATION, spelled, value, yields });
             }
         }
         injections
     }
 
+    /// The credentials of `Basic` (RFC 7617).
+    fn basic(&mut self, BasicWire { user, password }: &BasicWire<'_>) -> Option<Template> {
+        let (user, password) = (user.get()?, password.get()?);
+        let Template(mut parts) = self.template(&AUTHORIZATION, user)?;
+        let Template(behind) = self.template(&AUTHORIZATION, password)?;
+        if parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains(':'))) {
+            let fault = Fault::new(Code::BadValue, "a user's name holds no colon").place(user.span).hidden();
+            self.faults.push(fault);
+            return None;
+        }
+        if parts.iter().chain(&behind).any(|part| matches!(part, Part::Base64(_))) {
+            let fault = Fault::new(Code::BadValue, "`basic` is base64 as a whole").place(user.span).hidden();
+            self.faults.push(fault.help("write `${secrets.NAME}` alone"));
+            return None;
+        }
+        parts.push(Part::Literal(":".to_owned()));
+        parts.extend(behind);
+        Some(Template(vec![Part::Literal("Basic ".to_owned()), Part::Base64(parts)]))
+    }
+
     /// Adds the headers of one element. Elements merge, and the later wins; within one, no name stands twice.
-    fn set_headers(&mut self, table: &Table<'_, HeaderKey, Text<'_, HeaderTemplate>>, injections: &mut Vec<Injection>) {
+    fn set_headers(
+        &mut self,
+        table: &Table<'_, HeaderKey, Text<'_, HeaderTemplate>>,
+        yields: bool,
+        injections: &mut Vec<Injection>,
+    ) {
         for (header, spelled, value) in self.headers(table, Use::Transform) {
             let Some(value) = self.template(&header, value) else { continue };
             injections.retain(|other| other.header != header);
-            injections.push(Injection { header, spelled: spelled.into(), value });
+            injections.push(Injection { header, spelled: spelled.into(), value, yields });
         }
     }
 
@@ -334,17 +391,18 @@ impl Compiler<'_> {
         while let Some((literal, after)) = rest.split_once("${") {
             let name = after.split_once('}').and_then(|(inside, after)| {
                 rest = after;
-                SecretName::new(inside.strip_prefix("secrets.")?)
+                secret_reference(inside)
             });
-            let Some(name) = name else {
+            let Some((name, is_coded)) = name else {
                 let fault = refuse("`${` must begin a secret's name".to_owned());
-                self.faults.push(fault.help("a secret is written `${secrets.NAME}`"));
+                self.faults.push(fault.help("a secret is written `${secrets.NAME}`, or `${secrets.NAME | base64}`"));
                 return None;
             };
             self.refer_to_secret(&name, value.span);
             self.sent.push((name.clone(), value.span));
             parts.extend((!literal.is_empty()).then(|| Part::Literal(literal.to_owned())));
-            parts.push(Part::Secret(name));
+            let secret = Part::Secret(name);
+            parts.push(if is_coded { Part::Base64(vec![secret]) } else { secret });
         }
         parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.to_owned())));
         for part in &parts {
@@ -422,6 +480,13 @@ impl Compiler<'_> {
         }
         Some(bytes::Bytes::copy_from_slice(text.text.as_bytes()))
     }
+}
+
+/// `secrets.NAME`, or `secrets.NAME | base64`: which secret, and whether its base64 is meant.
+fn secret_reference(text: &str) -> Option<(SecretName, bool)> {
+    let (name, coding) = text.split_once('|').map_or((text, None), |(name, coding)| (name.trim_end(), Some(coding)));
+    let is_known = coding.is_none_or(|coding| coding.trim() == "base64");
+    SecretName::new(name.strip_prefix("secrets.")?).filter(|_| is_known).map(|name| (name, coding.is_some()))
 }
 
 /// Framing and hop-by-hop (RFC 9110 §7.6.1, §8.6), which belong to each connection.

@@ -242,6 +242,25 @@ fn with_rule(rule: &str) -> String {
 }
 
 #[test]
+fn each_fault_of_basic_and_of_an_encoding_is_found() {
+    for (element, expected) in [
+        ("{basic: {user: u}}", "missing: `password` is missing"),
+        ("{basic: {user: 'a:b', password: p}}", "bad-value: a user's name holds no colon"),
+        ("{basic: {user: u, password: '${secrets.KEY | base64}'}}", "bad-value: `basic` is base64 as a whole"),
+        (
+            "{headers: {Authorization: x}, basic: {user: u, password: p}}",
+            "duplicate: `basic` sets `authorization`, which `headers` sets, too",
+        ),
+        ("{headers: {a: '${secrets.KEY | hex}'}}", "bad-value: `${` must begin a secret's name"),
+        ("{headers: {a: '${secrets.KEY | }'}}", "bad-value: `${` must begin a secret's name"),
+        ("{existing: keep}", "missing: an element of `transform` needs `headers` or `basic`"),
+        ("{headers: {a: b}, existing: drop}", "bad-value: `existing` cannot be `drop`"),
+    ] {
+        assert_eq!(faults(&with_rule(&format!("{{transform: [{element}]}}"))), [expected], "{element}");
+    }
+}
+
+#[test]
 fn each_fault_of_a_transform_is_found() {
     for (rule, expected) in [
         ("{forwardURL: 'http://x.test'}", "bad-value: `forwardURL` begins with `https://`"),
@@ -269,7 +288,7 @@ fn each_fault_of_a_transform_is_found() {
         ),
         ("{transforms: []}", "unknown-key: a rule has no key `transforms`"),
         ("{transform: []}", "bad-value: `transform` cannot be empty"),
-        ("{transform: [{}]}", "missing: `headers` is missing"),
+        ("{transform: [{}]}", "missing: an element of `transform` needs `headers` or `basic`"),
         ("{transform: [{headers: {a: 1}}]}", "wrong-type: a header's value must be text, and this is a number"),
         ("{transform: [{headers: {a b: x}}]}", "bad-value: `a …` cannot be the name of a header"),
         ("{transform: [{headers: {':path': x}}]}", "bad-value: `:path` cannot be the name of a header"),

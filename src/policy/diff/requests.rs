@@ -353,7 +353,7 @@ impl<'p> Comparison<'p> {
                 let direction = if secret { Direction::Opens } else { Direction::Changes };
                 let what = words::injected(injection);
                 facets.push(facet(direction, format!("{what} is now sent to {shown} with {requests}")));
-            } else if before.is_some_and(|other| other.value != injection.value) {
+            } else if before.is_some_and(|other| !words::does_as(other, injection)) {
                 let sentence = format!("what `{}` holds changes in {requests} to {shown}", injection.header);
                 facets.push(facet(Direction::Changes, sentence));
             }
@@ -494,7 +494,7 @@ fn same_action(one: Deed<'_>, other: Deed<'_>) -> bool {
         (None | Some(Then::Pass), None | Some(Then::Pass)) => true,
         (Some(Then::Transform(one)), Some(Then::Transform(other))) => {
             let set = |ours: &Injection| {
-                other.iter().any(|theirs| theirs.header == ours.header && theirs.value == ours.value)
+                other.iter().any(|theirs| theirs.header == ours.header && words::does_as(theirs, ours))
             };
             one.len() == other.len() && one.iter().all(set)
         }

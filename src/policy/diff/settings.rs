@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use http::HeaderName;
+
 use super::addresses;
 use super::names::Named;
 use super::words;
@@ -52,6 +54,7 @@ pub(super) fn compare(old: &Policy, new: &Policy, named: &Named, telling: &mut T
     sources(old, new, &mut tell);
     grants(old, new, &mut tell);
     placeholders(old, new, &mut tell);
+    stand_ins(old, new, &mut tell);
 }
 
 fn resolution(old: Dns, new: Dns) -> (Direction, &'static str) {
@@ -144,6 +147,13 @@ fn grants(old: &Policy, new: &Policy, tell: &mut impl FnMut(&'static str, Direct
         let list = |ports: Vec<&u16>| ports.into_iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
         let (more, fewer) = (list(after.difference(&before).collect()), list(before.difference(&after).collect()));
         let text = name.as_str();
+        let with = |policy: &Policy| {
+            policy.grants.get(name).map(|grant| (grant.methods.clone(), grant.paths.clone())).unwrap_or_default()
+        };
+        if with(old) != with(new) {
+            let sentence = format!("the methods and paths of requests that the secret {text} may go along with change");
+            tell("secrets", Direction::Changes, sentence);
+        }
         if !more.is_empty() {
             tell("secrets", Direction::Opens, format!("the secret {text} may now go to port {more}"));
         }
@@ -158,6 +168,32 @@ fn kept(source: &SourceSpec) -> String {
         SourceSpec::Env(variable) => format!("the variable `{}`", discreet(variable)),
         SourceSpec::File(path) => format!("the file `{}`", discreet(&path.to_string_lossy())),
         SourceSpec::Command(words) => format!("the command `{}`", discreet(&words.join(" "))),
+    }
+}
+
+/// Where placeholders are replaced.
+fn stand_ins(old: &Policy, new: &Policy, tell: &mut impl FnMut(&'static str, Direction, String)) {
+    let places = |policy: &Policy| -> BTreeSet<(String, String, String)> {
+        let mut places = BTreeSet::new();
+        for stand_in in policy.stand_ins() {
+            for name in &stand_in.grant().to {
+                let place = |header: &HeaderName| {
+                    (stand_in.secret().as_str().to_owned(), name.as_str().to_owned(), header.to_string())
+                };
+                places.extend(stand_in.headers().iter().map(place));
+            }
+        }
+        places
+    };
+    let (before, after) = (places(old), places(new));
+    for (secret, name, header) in after.difference(&before) {
+        let sentence = format!("the placeholder of the secret {secret} is now replaced in `{header}` to `{name}`");
+        tell("placeholders", Direction::Opens, sentence);
+    }
+    for (secret, name, header) in before.difference(&after) {
+        let sentence =
+            format!("the placeholder of the secret {secret} is no longer replaced in `{header}` to `{name}`");
+        tell("placeholders", Direction::Closes, sentence);
     }
 }
 

@@ -509,8 +509,11 @@ fn observation_answers_and_secrets() {
         ),
         (
             "{secrets: {A: {env: ONE, to: [z.test]}}, placeholders: {V: A, W: A}}",
-            "{secrets: {A: {env: ONE, to: [z.test]}}, placeholders: {V: A, X: A}}",
+            "{secrets: {A: {env: ONE, to: [y.test], headers: [x-api-key]}}, placeholders: {V: A, X: A}}",
             &[
+                "+ the placeholder of the secret A is now replaced in `x-api-key` to `y.test`",
+                "- the placeholder of the secret A is no longer replaced in `authorization` to `z.test`",
+                "- the placeholder of the secret A is no longer replaced in `x-api-key` to `z.test`",
                 "~ the sandbox's variable `W` no longer holds a placeholder of the secret A",
                 "~ the sandbox's variable `X` now holds a placeholder of the secret A",
             ],

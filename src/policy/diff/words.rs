@@ -137,6 +137,11 @@ pub(super) fn injected(injection: &Injection) -> String {
     }
 }
 
+/// Whether two of one header come to the same.
+pub(super) fn does_as(one: &Injection, other: &Injection) -> bool {
+    (&one.value, one.yields) == (&other.value, other.yields)
+}
+
 /// The secrets that a header holds.
 pub(super) fn secrets(injection: &Injection) -> BTreeSet<&SecretName> {
     injection.value.secrets().collect()

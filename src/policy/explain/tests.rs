@@ -429,7 +429,7 @@ fn a_request_is_told_with_the_rule_that_claims_it() {
         GET https://api.example:8443/public/x
         {rules}
         6.1 yes p.yaml:3
-          it sets `authorization`, with a secret that may not go to this port
+          it sets `authorization`, with a secret that may not go along with this request
           -> deny secret-unavailable
         => make the secret available, and use port 443, or one of its `ports`
 

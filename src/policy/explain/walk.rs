@@ -432,7 +432,7 @@ impl<'a> Walk<'a> {
                     DenyReason::PlaintextInjection => ", which is never done in clear",
                     DenyReason::DeniedDomain => ", to a host that `deny` matches",
                     DenyReason::AmbiguousPath => ", beneath whose URL this path may not stay",
-                    _ => ", with a secret that may not go to this port",
+                    _ => ", with a secret that may not go along with this request",
                 });
                 self.refuse(denial)
             }
