@@ -5,11 +5,13 @@ mod completion;
 pub mod ctl;
 mod data_path;
 mod demo;
+mod dial;
 mod doctor;
 mod host;
 pub mod policy;
 pub mod run;
 pub mod serve;
+mod world;
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};

@@ -20,16 +20,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_lc_rs::signature::KeyPair as _;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::jws::{self, encoded};
 use crate::limits;
 
 /// How far a verifier's clock may be off.
@@ -132,12 +130,7 @@ impl Issuer {
             "sandbox_id": sandbox_id,
             "sandbox_name": sandbox_name,
         });
-        let mut token = Zeroizing::new(format!("{}.{}", encoded(header.to_string()), encoded(claims.to_string())));
-        let mut signature = vec![0; key.pair.public_modulus_len()];
-        let signed = key.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), token.as_bytes(), &mut signature);
-        signed.map_err(|_| IssuerError::Library)?;
-        token.push('.');
-        token.push_str(&encoded(signature));
+        let token = jws::rs256(&key.pair, &header, &claims).ok_or(IssuerError::Library)?;
         let mut value = HeaderValue::from_str(&token).map_err(|_| IssuerError::Library)?;
         value.set_sensitive(true);
         Ok((value, signed_at))
@@ -200,10 +193,6 @@ impl Key {
 
 /// 65537, as a JWK has it.
 const EXPONENT: &str = "AQAB";
-
-fn encoded(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

@@ -6,7 +6,7 @@
 //! 1. [`flow`], [`limits`], [`sys`]: vocabulary, bounds, system calls (`sys` for `attach`, `confine`,
 //!    `secret`, `intercept::splice` and `cli` only)
 //! 2. [`matcher`]
-//! 3. [`policy`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
+//! 3. [`policy`], [`jws`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
 //! 4. [`secret`], [`ca`], [`issuer`]
 //! 5. [`sandbox`], [`audit`], [`metrics`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
@@ -25,6 +25,7 @@ pub mod dns;
 pub mod flow;
 pub mod intercept;
 pub mod issuer;
+pub mod jws;
 pub mod limits;
 pub mod manual;
 pub mod matcher;

@@ -178,11 +178,13 @@ pub const ISSUER_CHECK: Duration = Duration::from_secs(60);
 pub const RESPONSE_BODY_BYTES: usize = 64 * 1024;
 /// How often it is looked whether a file that holds a secret has changed.
 pub const SECRET_CHECK: Duration = Duration::from_secs(1);
-/// How long a command that gives a secret may take.
+/// How long a command or a service that gives a secret may take.
 pub const SECRET_TIME: Duration = Duration::from_secs(30);
-/// How often a command is asked again that does not say how long its secret is good.
+/// How often a source is asked again that does not say how long its secret is good.
 pub const SECRET_REFRESH: Duration = Duration::from_secs(300);
-/// Between asking again a source that failed: at first, and at most.
+/// How long what a source gave is good at most, whatever it says.
+pub const SECRET_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Between asking again a source that failed: at first, and at most; up to a half less, by chance.
 pub const SECRET_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Random characters of a placeholder, at least: nobody meets one by chance.
 pub const PLACEHOLDER_RANDOM: usize = 16;
@@ -192,6 +194,10 @@ pub const PLACEHOLDER_USUAL: usize = 36;
 pub const PLACEHOLDER_PREFIX: usize = 64;
 /// Characters of a placeholder.
 pub const PLACEHOLDER_BYTES: usize = 1024;
+/// Bytes that are read of what a service answers that is asked for a secret.
+pub const SECRET_ANSWER_BYTES: usize = 1024 * 1024;
+/// How long before and after now the token lasts that a GitHub App signs about itself, which is ten minutes at most.
+pub const GITHUB_TOKEN_TIMES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(540));
 /// Words of a command that gives a secret.
 pub const SECRET_WORDS: usize = 64;
 /// Bytes that a secret has at least for its echoes to be searched for: shorter ones stand in any text.

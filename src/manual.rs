@@ -224,7 +224,9 @@ pub mod restart {}
 /// | §1 `mode: allow-all` may stand beside lists, `mode: deny-all` stands alone | `the_most_specific_entry_alone_applies`, `what_denies_all_permits_nothing_beside_it` |
 /// | §1 every key, and what it means | `every_key_of_the_language_is_in_the_schema_with_words_for_it` |
 /// | §1 what only the operator may say | `a_control_plane_says_less_and_opens_what_the_operator_lists` |
-/// | §1 `secrets`, `placeholders` | `of_transforms_the_later_element_wins`, `a_secrets_file_is_found_from_the_file_that_names_it`, `each_fault_of_a_document_is_found` |
+/// | §1 `secrets`, `placeholders` | `of_transforms_the_later_element_wins`, `a_secrets_file_is_found_from_the_file_that_names_it`, `each_fault_of_a_document_is_found`, `each_fault_of_a_source_is_found` |
+/// | §1 where values of secrets come from, each as its documentation says | `a_command_gives_what_it_prints_with_how_long_that_is_good`, `a_role_logs_in_once_and_its_token_is_renewed_for_as_long_as_it_can_be`, `a_token_that_was_given_is_looked_up_and_renewed_and_changed_where_it_lies`, `a_service_account_logs_in_with_its_token`, `a_client_shows_its_own_secret_as_a_header_or_in_the_body`, `a_refresh_token_that_the_server_gives_counts_until_the_server_refuses_it`, `an_app_signs_about_itself_and_gets_a_token_of_its_installation` |
+/// | §1 a source is asked ahead of the end of what it gave, and after a growing time where it fails | `one_that_fails_is_asked_again_after_a_time_that_grows_and_is_left_to_chance`, `a_vault_that_cannot_be_asked_takes_nothing_away_and_one_that_refuses_does`, `secrets_are_listed_with_how_each_is_kept_and_without_a_value` |
 /// | §1 `extends` | `what_a_file_extends_adds_to_it_and_the_nearest_counts`, `a_file_counts_before_all_that_it_extends_by_whatever_way` |
 /// | §1 `tests` | `each_fault_of_a_test_is_found`, `every_preset_passes_its_cases_and_has_some`, `a_case_that_does_not_hold_says_what_was_expected_and_what_came` |
 /// | §1 an empty, an absent and a deny-only policy deny all | `nothing_said_is_deny_all` |
@@ -359,7 +361,7 @@ pub mod clauses {}
 /// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
 /// | F61 an echo of what a placeholder became | `f61_the_origin_gets_the_secret_and_its_echo_is_struck_out` |
 /// | F62 a placeholder in another spelling | `f62_in_another_spelling` |
-/// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted` |
+/// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted`, `f63_services_give_secrets_and_without_one_nothing_is_sent` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F64 a placeholder in clear | `f64_a_placeholder_in_clear` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |

@@ -35,12 +35,12 @@ mod presets;
 mod protected;
 pub mod remedy;
 mod response_form;
+pub mod source;
 pub mod verdict;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
@@ -63,6 +63,7 @@ pub use placeholder::{Shape, placeholder_header};
 pub use presets::{preset, presets};
 pub use protected::Protected;
 pub use response_form::PolicyForm;
+pub use source::SourceSpec;
 pub use wire::{Source, near, schema, without_tests};
 
 /// The address that a refused name is answered with, so that an HTTP client can be told why (POLICY §5).
@@ -181,29 +182,6 @@ pub enum Denials {
     Explain,
     /// Status or alert alone.
     Terse,
-}
-
-/// Where the value of a secret comes from. Never the value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceSpec {
-    /// An environment variable of exeat's own.
-    Env(String),
-    /// A file, read as it is; its path is joined to the folder of the policy file that names it.
-    File(PathBuf),
-    /// What a command prints: the program and its arguments, for no shell.
-    Command(Vec<String>),
-}
-
-impl SourceSpec {
-    /// What kind of source it is: the key that it stands under.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Env(_) => "env",
-            Self::File(_) => "file",
-            Self::Command(_) => "command",
-        }
-    }
 }
 
 /// Where a secret may go, and how.

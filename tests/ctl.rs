@@ -238,7 +238,10 @@ fn secrets_are_listed_with_how_each_is_kept_and_without_a_value() {
     assert_eq!((&listed[1]["name"], &listed[1]["state"]), (&json!("LOST"), &json!("unavailable")));
     assert!(listed[1]["failingSince"].is_u64(), "{listed}");
     let reason = listed[1]["reason"].as_str().expect("a sentence");
-    assert!(reason.starts_with("the secret LOST cannot be had: the file") && reason.ends_with("cannot be read"));
+    assert!(
+        reason.starts_with("the secret LOST cannot be had: the file")
+            && reason.contains("cannot be read: No such file")
+    );
     let table = verb.ctl("secrets").well();
     assert!(table.starts_with("NAME   SOURCE  STATE        EXPIRES  NEXT REFRESH"), "{table}");
     assert!(table.contains("GIVEN  file    ready ") && table.contains("LOST   file    unavailable "), "{table}");

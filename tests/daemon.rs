@@ -14,6 +14,7 @@ mod serve {
     mod forward;
     pub(crate) mod pki;
     pub(crate) mod reload;
+    mod sources;
     pub(crate) mod verb;
 }
 

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::run::{self, RunError, Settings};
+use super::world::Host;
 use super::{Exit, say};
 use crate::audit::{Event, Fanout, Judged, Kind, Record, RouteTaken};
 use crate::policy;
@@ -124,9 +125,8 @@ fn show() -> Result<usize, RunError> {
 /// What `exeat run --policy preset:demo --allow-protected 127.0.0.1/32 --resolve … --upstream-ca …` would have, and
 /// the origin's certificate for the client that is spliced to it.
 fn settings(origin: &Origin) -> Result<Settings, RunError> {
-    let key = origin.key().to_owned();
-    let environment = move |variable: &str| (variable == VARIABLE).then(|| OsString::from(&key));
-    let mut settings = Settings::of_policy(Some(POLICY), &policy::Flags::default(), environment)?;
+    let world = Host::with(VARIABLE, OsString::from(origin.key()));
+    let mut settings = Settings::of_policy(Some(POLICY), &policy::Flags::default(), &world)?;
     settings.allow_protected.push(IpAddr::from(Ipv4Addr::LOCALHOST).into());
     let SocketAddr::V4(address) = origin.address() else { return Ok(settings) };
     let to_origin =

@@ -137,12 +137,13 @@ pub(super) fn probe() -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::world::Host;
     use crate::policy::Flags;
 
     fn told(allow: &[&str], allow_cidr: &[&str], opened: &[&str]) -> String {
         let list = |items: &[&str]| items.iter().map(ToString::to_string).collect();
         let flags = Flags { allow: list(allow), allow_cidr: list(allow_cidr), ..Flags::default() };
-        let Ok(mut settings) = Settings::of_policy(None, &flags, |_| None) else { panic!("no settings") };
+        let Ok(mut settings) = Settings::of_policy(None, &flags, &Host::default()) else { panic!("no settings") };
         settings.allow_protected = opened.iter().map(|range| range.parse().unwrap()).collect();
         brief(&settings)
     }

@@ -26,6 +26,7 @@ fn the_sample_says_what_holds_without_it() {
     assert!(on.control.cleartext.is_some() && on.control.owner.is_some() && on.control.tcp.is_some());
     assert!(matches!(on.audit, Audit::File { rotate: Some(_), .. }));
     assert!(on.issuer.is_some() && on.forward_hosts.is_some());
+    assert_eq!(on.secrets.values().map(|one| one.source.kind()).collect::<Vec<_>>(), ["githubApp", "vault", "oauth2"]);
 }
 
 #[test]
@@ -133,6 +134,22 @@ fn a_secret_has_a_source_and_says_where_it_may_go() {
         ("secrets: { A: { file: canary, to: [a.test] } }", "`secrets.A.file`"),
         ("secrets: { A: { command: [canary], to: [a.test] } }", "`secrets.A.command`"),
         ("secrets: { A: { value: canary, to: [a.test] } }", "unknown field"),
+        (
+            "secrets: { A: { vault: { address: 'http://canary.test', path: a, token: { env: X } }, to: [a.test] } }",
+            "`secrets.A.vault.address`: an https URL",
+        ),
+        (
+            "secrets: { A: { vault: { address: 'https://a.test', path: a, token: { file: canary } }, to: [a.test] } }",
+            "`secrets.A.vault.token.file`",
+        ),
+        (
+            "secrets: { A: { vault: { address: 'https://a.test', path: canary }, to: [a.test] } }",
+            "`secrets.A.vault`: exactly one of `token`, `appRole` and `kubernetes`",
+        ),
+        (
+            "secrets: { A: { oauth2: { tokenUrl: 'https://a.test', clientId: canary }, to: [a.test] } }",
+            "`secrets.A.oauth2`: `clientSecret`, `refreshToken` or both",
+        ),
         ("secrets: { 'c n': { env: X, to: [a.test] } }", "a secret's name"),
     ] {
         let told = read(text).unwrap_err();

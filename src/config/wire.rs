@@ -1,9 +1,10 @@
 //! The file's own form, and what it means together with the command line.
 
+mod secrets;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -11,16 +12,13 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
+use self::secrets::SecretWire;
 use super::{
-    Audit, Brokered, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute,
-    resolver,
+    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute, resolver,
 };
-use crate::flow::{Domain, SecretName};
+use crate::flow::Domain;
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
-use crate::matcher::request::TextMatch;
-use crate::policy::diagnostic::discreet;
-use crate::policy::{Grant, Shape, SourceSpec, placeholder_header};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -35,32 +33,6 @@ pub(super) struct ConfigWire {
     secrets: BTreeMap<String, SecretWire>,
     issuer: Option<String>,
     forward_hosts: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct SecretWire {
-    env: Option<String>,
-    file: Option<PathBuf>,
-    command: Option<Vec<String>>,
-    to: Vec<String>,
-    #[serde(default)]
-    ports: Vec<NonZeroU16>,
-    #[serde(default)]
-    methods: Vec<String>,
-    #[serde(default)]
-    paths: Vec<String>,
-    #[serde(default)]
-    headers: Vec<String>,
-    shape: Option<ShapeWire>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ShapeWire {
-    #[serde(default)]
-    prefix: String,
-    length: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -221,47 +193,6 @@ fn reachable_by_sandboxes(config: &Config) -> Result<(), String> {
 /// Whether a listener at `address` is one at an address of `range`, too.
 fn covers(range: &IpNet, address: IpAddr) -> bool {
     address.is_unspecified() || range.contains(&address.to_canonical()) || range.contains(&address)
-}
-
-impl SecretWire {
-    /// An error says the name, if it is one, and nothing else of what is written: it may be a value in a wrong place.
-    fn into_brokered(self, name: &str) -> Result<(SecretName, Brokered), String> {
-        let Self { env, file, command, to, ports, methods, paths, headers, shape } = self;
-        let name = SecretName::new(name)
-            .ok_or_else(|| "`secrets`: a secret's name is letters, digits and `_`, and no digit first".to_owned())?;
-        let key = format!("secrets.{}", discreet(name.as_str()));
-        let one = || format!("`{key}`: exactly one of `env`, `file` and `command` says where its value comes from");
-        let source = match (env, file, command) {
-            (Some(variable), None, None) => SourceSpec::Env(variable),
-            (None, Some(path), None) => SourceSpec::File(absolute(&format!("{key}.file"), path)?),
-            (None, None, Some(words)) => {
-                let is_absolute = words.first().is_some_and(|program| program.starts_with('/'));
-                if !is_absolute || words.len() > limits::SECRET_WORDS {
-                    return Err(format!(
-                        "`{key}.command`: the program's path, which begins with `/`, and its arguments; \
-                         {} words at most",
-                        limits::SECRET_WORDS
-                    ));
-                }
-                SourceSpec::Command(words)
-            }
-            _ => return Err(one()),
-        };
-        let parsed: Result<Vec<DomainPattern>, _> = to.iter().map(|text| DomainPattern::parse(text)).collect();
-        let to = parsed.ok().filter(|to| !to.is_empty());
-        let to = to.ok_or_else(|| format!("`{key}.to`: the names that it may go to, such as [api.example.com]"))?;
-        let ports = ports.into_iter().map(NonZeroU16::get).collect();
-        let headers = headers.iter().map(|header| placeholder_header(header)).collect::<Option<_>>();
-        let headers = headers.ok_or_else(|| format!("`{key}.headers`: names of headers, such as [authorization]"))?;
-        let shape = shape.map(|ShapeWire { prefix, length }| Shape::new(&prefix, length)).transpose();
-        let shape = shape.map_err(|fault| format!("`{key}.shape`: {fault}"))?;
-        if methods.iter().any(|method| http::Method::from_bytes(method.as_bytes()).is_err()) {
-            return Err(format!("`{key}.methods`: names of methods, such as [GET, POST]"));
-        }
-        let paths: Result<_, _> = paths.iter().map(|path| TextMatch::glob(path)).collect();
-        let paths = paths.map_err(|fault| format!("`{key}.paths`: {fault}"))?;
-        Ok((name, Brokered { source, grant: Grant { to, ports, methods, paths, headers, shape } }))
-    }
 }
 
 impl AuditWire {

@@ -12,9 +12,9 @@ pub(super) mod advice;
 mod lists;
 mod older;
 mod rules;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -23,14 +23,12 @@ use super::diagnostic::{Code, Diagnostics, Fault};
 use super::placeholder::StandIn;
 use super::verdict::{Revision, RuleId};
 use super::wire::{
-    CommandWord, DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire,
-    Word,
+    DocumentWire, Documents, Faults, Field, Flag, Mode, PolicyWire, Source, SourceWire, Span, Text, Wire, Word,
 };
 use super::{
     Author, Base, Compiled, Denials, Dns, Entry, Feature, Flags, Grant, Handling, Policy, SourceSpec, Terms, protected,
 };
 use crate::flow::{Domain, SecretName};
-use crate::limits;
 use crate::matcher::cidr::{self, CidrMap};
 use crate::matcher::domain::{DomainMap, DomainPattern, Refusal};
 use crate::matcher::request::RequestMatch;
@@ -313,7 +311,21 @@ impl<'a> Compiler<'a> {
 
     /// Where a secret may go.
     fn grant(&mut self, wire: &SourceWire<'_>) -> Grant {
-        let SourceWire { span: _, env: _, file: _, command: _, to, ports, methods, paths, headers, shape } = wire;
+        let SourceWire {
+            span: _,
+            env: _,
+            file: _,
+            command: _,
+            vault: _,
+            oauth2: _,
+            github_app: _,
+            to,
+            ports,
+            methods,
+            paths,
+            headers,
+            shape,
+        } = wire;
         let names = to.get().map(|list| list.items.as_slice()).unwrap_or_default();
         let to = names.iter().filter_map(|text| self.pattern(text)).collect();
         let ports = ports.get().map(|list| list.items.as_slice()).unwrap_or_default();
@@ -367,69 +379,6 @@ impl<'a> Compiler<'a> {
             self.faults.push(Fault::new(Code::BadValue, message).place(text.span).help("such as `GITHUB_TOKEN`"));
         }
         name
-    }
-
-    fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
-        let SourceWire { span, env, file, command, to: _, ports: _, methods: _, paths: _, headers: _, shape: _ } = wire;
-        let written = [("env", env.is_written()), ("file", file.is_written()), ("command", command.is_written())];
-        let mut written = written.iter().filter(|(_, written)| *written).map(|(key, _)| key);
-        match (written.next(), written.next()) {
-            (Some(first), Some(second)) => {
-                let fault = Fault::new(Code::Conflict, "a secret has one source, and this has two").place(*span);
-                self.faults.push(fault.help(format!("keep one of `{first}` and `{second}`")));
-                return None;
-            }
-            // What stands there instead has its own fault.
-            (None, _) if self.faults.0.iter().any(|fault| fault.is_within(*span)) => return None,
-            (None, _) => {
-                let fault = Fault::new(Code::Missing, "a secret needs `env`, `file` or `command`").place(*span);
-                self.faults.push(fault.help("write `env: VARIABLE`, `file: PATH` or `command: [PROGRAM, ARGUMENT]`"));
-                return None;
-            }
-            (Some(_), None) => {}
-        }
-        let refuse = |message: &str, span: Span| Fault::new(Code::BadValue, message).place(span).hidden();
-        if let Some(env) = env.get() {
-            if !is_variable(env.text) {
-                let fault = refuse("this is not the name of an environment variable", env.span);
-                self.faults
-                    .push(fault.help("`env` names the variable that holds the value; no policy holds the value"));
-                return None;
-            }
-            self.advise_on_credential(env.text, env.span, None);
-            return Some(SourceSpec::Env(env.text.to_owned()));
-        }
-        if command.is_written() {
-            return self.command(&command.get()?.items, *span);
-        }
-        let file = file.get()?;
-        if file.text.is_empty() || file.text.contains('\0') {
-            self.faults.push(refuse("this is not a path", file.span));
-            return None;
-        }
-        let document = self.documents.get(file.span.file).map_or("", |document| &*document.path);
-        let folder = Path::new(document).parent().unwrap_or(Path::new(""));
-        Some(SourceSpec::File(folder.join(PathBuf::from(file.text))))
-    }
-
-    /// A command that prints a secret.
-    fn command(&mut self, words: &[Text<'_, CommandWord>], span: Span) -> Option<SourceSpec> {
-        let program = words.first().map(|word| word.text).unwrap_or_default();
-        let message = if program.is_empty() {
-            "a command begins with its program"
-        } else if words.len() > limits::SECRET_WORDS {
-            "a command has 64 words at most"
-        } else if words.iter().any(|word| word.text.contains('\0')) {
-            "a command's words hold no NUL"
-        } else {
-            for word in words {
-                self.advise_on_credential(word.text, word.span, None);
-            }
-            return Some(SourceSpec::Command(words.iter().map(|word| word.text.to_owned()).collect()));
-        };
-        let fault = Fault::new(Code::BadValue, message).place(span).hidden();
-        self.faults.push(fault.help("such as `command: [gh, auth, token]`; no shell reads it"));
-        None
     }
 
     /// Whether `${secrets.NAME}` may refer to it.

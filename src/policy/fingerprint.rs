@@ -8,8 +8,9 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use super::source::{CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec};
 use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
-use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, SourceSpec, Then};
+use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, Then};
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 
 impl Policy {
@@ -60,14 +61,7 @@ impl Policy {
         hash.list(opened.iter(), |hash, (range, _)| hash.text(range.to_string()));
         hash.list(sources.iter(), |hash, (name, source)| {
             hash.text(name.as_str());
-            match source {
-                SourceSpec::Env(variable) => hash.tagged(0, variable),
-                SourceSpec::File(path) => hash.tagged(1, Path::as_os_str(path).as_encoded_bytes()),
-                SourceSpec::Command(words) => {
-                    hash.number(2);
-                    hash.list(words.iter(), |hash, word| hash.text(word));
-                }
-            }
+            source_content(hash, source);
         });
         hash.list(grants.iter(), |hash, (name, granted)| {
             hash.text(name.as_str());
@@ -80,6 +74,89 @@ impl Policy {
         self.revision = hash.revision();
         self
     }
+}
+
+fn source_content(hash: &mut Hash, source: &SourceSpec) {
+    match source {
+        SourceSpec::Env(variable) => hash.tagged(0, variable),
+        SourceSpec::File(path) => hash.tagged(1, Path::as_os_str(path).as_encoded_bytes()),
+        SourceSpec::Command(words) => {
+            hash.number(2);
+            hash.list(words.iter(), |hash, word| hash.text(word));
+        }
+        SourceSpec::Vault(spec) => vault_content(hash, spec),
+        SourceSpec::OAuth2(spec) => oauth2_content(hash, spec),
+        SourceSpec::GithubApp(spec) => github_app_content(hash, spec),
+    }
+}
+
+fn vault_content(hash: &mut Hash, spec: &VaultSpec) {
+    let VaultSpec { address, namespace, mount, path, field, ca, auth } = spec;
+    hash.number(3);
+    hash.text(address.to_string());
+    hash.list(namespace.iter(), |hash, namespace| hash.text(namespace.as_str()));
+    for text in [mount.as_str(), path.as_str(), field] {
+        hash.text(text);
+    }
+    file_content(hash, ca.as_deref());
+    match auth {
+        VaultAuth::Token(token) => {
+            hash.number(0);
+            credential_content(hash, token);
+        }
+        VaultAuth::AppRole { mount, role_id, secret_id } => {
+            hash.tagged(1, mount.as_str());
+            hash.text(role_id);
+            credential_content(hash, secret_id);
+        }
+        VaultAuth::Kubernetes { mount, role, token } => {
+            hash.tagged(2, mount.as_str());
+            hash.text(role);
+            file_content(hash, Some(token));
+        }
+    }
+}
+
+fn oauth2_content(hash: &mut Hash, spec: &OAuth2Spec) {
+    let OAuth2Spec { token_url, client_id, grant, by_body, scopes, audience, ca } = spec;
+    hash.number(4);
+    hash.text(token_url.to_string());
+    hash.text(client_id);
+    hash.list(grant.secret().into_iter(), credential_content);
+    hash.list(grant.refresh_token().into_iter(), credential_content);
+    hash.number(u64::from(*by_body));
+    hash.list(scopes.iter(), |hash, scope| hash.text(scope));
+    hash.list(audience.iter(), |hash, audience| hash.text(audience));
+    file_content(hash, ca.as_deref());
+}
+
+fn github_app_content(hash: &mut Hash, spec: &GithubAppSpec) {
+    let GithubAppSpec { api, app_id, installation_id, private_key, repositories, permissions, ca } = spec;
+    hash.number(5);
+    hash.text(api.to_string());
+    hash.text(app_id);
+    hash.number(*installation_id);
+    credential_content(hash, private_key);
+    hash.list(repositories.iter(), |hash, repository| hash.text(repository));
+    hash.list(permissions.iter(), |hash, (permission, level)| {
+        hash.text(permission);
+        hash.text(level);
+    });
+    file_content(hash, ca.as_deref());
+}
+
+fn credential_content(hash: &mut Hash, credential: &CredentialSpec) {
+    match credential {
+        CredentialSpec::Env(variable) => hash.tagged(0, variable),
+        CredentialSpec::File(path) => {
+            hash.number(1);
+            file_content(hash, Some(path));
+        }
+    }
+}
+
+fn file_content(hash: &mut Hash, path: Option<&Path>) {
+    hash.list(path.into_iter(), |hash, path| hash.text(path.as_os_str().as_encoded_bytes()));
 }
 
 impl Entry {

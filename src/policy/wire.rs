@@ -199,6 +199,14 @@ kinds! {
     SecretPath as "a file's path" such as &["/run/secrets/github"];
     /// A program or an argument.
     CommandWord as "a word of a command" such as &["/usr/bin/gh", "auth", "token"];
+    /// Where a service listens: https, or http and a loopback address; no user info, query or fragment.
+    ServiceUrl as "a service's URL" such as &["https://vault.example:8200", "http://127.0.0.1:8200"];
+    /// Names with slashes between them, as Vault has them.
+    VaultPath as "a path in Vault" such as &["ci/github"];
+    /// The name or id of something that a service knows.
+    Identifier as "a name or an id" such as &["exeat"];
+    /// A number in quotes.
+    Digits as "a number in quotes" such as &["12345"];
     /// A header's name; case does not matter.
     HeaderKey as "a header's name" such as &["authorization"];
     /// A header's value; `${secrets.NAME}` in it stands for a secret, `${secrets.NAME | base64}` for its base64.
@@ -415,7 +423,8 @@ record! {
 pub(super) type PortWire = Number<1, 65535>;
 
 record! {
-    /// Where a secret's value comes from, which is exactly one of `env`, `file` and `command`, and where it may go.
+    /// Where a secret's value comes from, which is exactly one of `env`, `file`, `command`, `vault`, `oauth2` and
+    /// `githubApp`, and where it may go.
     SourceWire<'n> as "a secret's source" at span {
         /// An environment variable of exeat's own.
         "env" => env: Text<'n, Variable>,
@@ -423,6 +432,12 @@ record! {
         "file" => file: Text<'n, SecretPath>,
         /// A command, without a shell, that prints the value, or `{"value": …, "expiresIn": SECONDS}`.
         "command" => command: List<Text<'n, CommandWord>, 1>,
+        /// A field of a secret in the KV store, version 2, of Vault or OpenBao.
+        "vault" => vault: VaultWire<'n>,
+        /// An access token of an OAuth 2.0 server.
+        "oauth2" => oauth2: OAuth2Wire<'n>,
+        /// A token of an installation of a GitHub App.
+        "githubApp" => github_app: GithubAppWire<'n>,
         /// The names that it may go to; without it, those that rules send it to.
         "to" => to: List<Text<'n, Pattern>, 1>,
         /// The ports that it may go to; without it, 443 alone.
@@ -438,12 +453,138 @@ record! {
         "shape" => shape: ShapeWire<'n>,
     }
     later {
-        "vault" => "sources are `env`, `file` and `command`",
-        "aws" => "sources are `env`, `file` and `command`",
-        "literal" => "a policy never holds a secret's value; sources are `env`, `file` and `command`",
-        "value" => "a policy never holds a secret's value; sources are `env`, `file` and `command`",
+        "aws" => "sources are `env`, `file`, `command`, `vault`, `oauth2` and `githubApp`",
+        "literal" => "a policy never holds a secret's value; `env: VARIABLE` or `file: PATH` says where it is",
+        "value" => "a policy never holds a secret's value; `env: VARIABLE` or `file: PATH` says where it is",
     }
-    also { "oneOf": [{ "required": ["env"] }, { "required": ["file"] }, { "required": ["command"] }] }
+    also {
+        "oneOf": [
+            { "required": ["env"] }, { "required": ["file"] }, { "required": ["command"] }, { "required": ["vault"] },
+            { "required": ["oauth2"] }, { "required": ["githubApp"] },
+        ]
+    }
+}
+
+record! {
+    /// Where a credential lies that is shown to get a secret: one of these.
+    CredentialWire<'n> as "a credential" at span {
+        /// An environment variable of exeat's own.
+        "env" => env: Text<'n, Variable>,
+        /// A file.
+        "file" => file: Text<'n, SecretPath>,
+    }
+    later {
+        "value" => "a policy holds no credential; `env: VARIABLE` or `file: PATH` says where it is",
+    }
+    also { "minProperties": 1, "maxProperties": 1 }
+}
+
+record! {
+    /// A field of a secret in the KV store, version 2, of Vault or OpenBao, and one of `token`, `appRole` and
+    /// `kubernetes`, which is shown to be let in.
+    VaultWire<'n> as "`vault`" at span {
+        /// Where it listens.
+        "address" (required) => address: Text<'n, ServiceUrl>,
+        /// The namespace that all of it is in.
+        "namespace" => namespace: Text<'n, VaultPath>,
+        /// Where the store is mounted; without it, `secret`.
+        "mount" => mount: Text<'n, VaultPath>,
+        /// The secret's path in the store.
+        "path" (required) => path: Text<'n, VaultPath>,
+        /// The field that has the value; without it, `value`.
+        "field" => field: Text<'n, Identifier>,
+        /// A token.
+        "token" => token: CredentialWire<'n>,
+        /// A role and its secret.
+        "appRole" => app_role: AppRoleWire<'n>,
+        /// The token of a Kubernetes service account.
+        "kubernetes" => kubernetes: KubernetesWire<'n>,
+        /// A file of certificates, in PEM, to trust instead of the system's.
+        "ca" => ca: Text<'n, SecretPath>,
+    }
+    also { "oneOf": [{ "required": ["token"] }, { "required": ["appRole"] }, { "required": ["kubernetes"] }] }
+}
+
+record! {
+    /// Vault's AppRole.
+    AppRoleWire<'n> as "`appRole`" {
+        /// The role's id.
+        "roleId" (required) => role_id: Text<'n, Identifier>,
+        /// The role's secret.
+        "secretId" (required) => secret_id: CredentialWire<'n>,
+        /// Where the method is mounted; without it, `approle`.
+        "mount" => mount: Text<'n, VaultPath>,
+    }
+}
+
+record! {
+    /// Vault's Kubernetes method.
+    KubernetesWire<'n> as "`kubernetes`" {
+        /// The role at Vault.
+        "role" (required) => role: Text<'n, Identifier>,
+        /// The token's file; without it, where Kubernetes puts it.
+        "tokenFile" => token_file: Text<'n, SecretPath>,
+        /// Where the method is mounted; without it, `kubernetes`.
+        "mount" => mount: Text<'n, VaultPath>,
+    }
+}
+
+record! {
+    /// A client of an OAuth 2.0 server: with a `refreshToken` it refreshes, without one it shows its secret alone.
+    OAuth2Wire<'n> as "`oauth2`" at span {
+        /// Where tokens are asked for.
+        "tokenUrl" (required) => token_url: Text<'n, ServiceUrl>,
+        /// The client's id.
+        "clientId" (required) => client_id: Text<'n, Identifier>,
+        /// The client's secret; one that refreshes may have none.
+        "clientSecret" => client_secret: CredentialWire<'n>,
+        /// How the secret is shown: as the header that is usual, or in the body.
+        "clientAuth" => client_auth: Word<ClientAuth>,
+        /// The first refresh token. Those that the server gives in its place are kept in memory alone.
+        "refreshToken" => refresh_token: CredentialWire<'n>,
+        /// What the token is to be good for.
+        "scopes" => scopes: List<Text<'n, Identifier>>,
+        /// Whom the token is for, where the server asks that.
+        "audience" => audience: Text<'n, Identifier>,
+        /// A file of certificates, in PEM, to trust instead of the system's.
+        "ca" => ca: Text<'n, SecretPath>,
+    }
+    also { "anyOf": [{ "required": ["clientSecret"] }, { "required": ["refreshToken"] }] }
+}
+
+/// How a client shows its secret (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientAuth {
+    Basic,
+    Body,
+}
+
+impl Words for ClientAuth {
+    const NOUN: &'static str = "how a client shows its secret";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("basic", Self::Basic), ("body", Self::Body)]
+    }
+}
+
+record! {
+    /// An installation of a GitHub App.
+    GithubAppWire<'n> as "`githubApp`" {
+        /// The app's id in quotes, or its client id.
+        "appId" (required) => app_id: Text<'n, Identifier>,
+        /// The installation's id.
+        "installationId" (required) => installation_id: Text<'n, Digits>,
+        /// The app's private key, in PEM.
+        "privateKey" (required) => private_key: CredentialWire<'n>,
+        /// Names of the repositories that the token is for; without it, all of the installation.
+        "repositories" => repositories: List<Text<'n, Identifier>, 1>,
+        /// What the token is for, such as `contents: read`; without it, all that the installation has.
+        "permissions" => permissions: Table<'n, Identifier, Text<'n, Identifier>>,
+        /// Where GitHub's API is, if it is a server of one's own.
+        "api" => api: Text<'n, ServiceUrl>,
+        /// A file of certificates, in PEM, to trust instead of the system's.
+        "ca" => ca: Text<'n, SecretPath>,
+    }
 }
 
 record! {

@@ -3,12 +3,16 @@
 //! One task keeps one slot, so a source is asked once at a time, however many sandboxes use it. It never sends a value
 //! anywhere and decides nothing; whoever needs a value that is not there is refused (POLICY §7: `secret-unavailable`).
 //!
+//! Those that fail are asked again after a time that grows, and nothing is asked in step with anything else: chance
+//! makes each time a little shorter.
+//!
 //! - `INVARIANT`: a value is in the slot no longer than its source said that it is good.
-//! - `INVARIANT`: a file that is gone, empty or unreadable takes its value away. A command that fails does not: what it
-//!   gave before is good until it expires.
+//! - `INVARIANT`: a file that is gone, empty or unreadable takes its value away, and so does a service that says that
+//!   there is none, or none for us. A command that fails, or a service that cannot be asked, does not: what it gave
+//!   before is good until it expires.
 //! - `INVARIANT`: what is told of a source holds no value.
 
-use std::ffi::OsString;
+use std::error::Error;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +21,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Slot;
-use super::source::{self, Given, SourceError};
+use super::source::{Given, Source, SourceError, World};
 use crate::flow::SecretName;
 use crate::limits;
 use crate::policy::SourceSpec;
 
 /// Keeps one slot.
 pub struct Keeper {
-    name: SecretName,
-    source: SourceSpec,
+    source: Source,
     slot: Arc<Slot>,
     /// What of its file was seen last.
     stamp: Option<Stamp>,
@@ -56,8 +59,8 @@ impl Keeper {
     /// A keeper of an empty slot.
     #[must_use]
     pub fn new(name: SecretName, source: SourceSpec) -> Self {
-        let (first, _) = limits::SECRET_RETRY;
-        Self { name, source, slot: Arc::default(), stamp: None, due: Some(Instant::now()), retry: first }
+        let ((first, _), source) = (limits::SECRET_RETRY, Source::new(name, source));
+        Self { source, slot: Arc::default(), stamp: None, due: Some(Instant::now()), retry: first }
     }
 
     /// What it keeps.
@@ -66,36 +69,38 @@ impl Keeper {
         Arc::clone(&self.slot)
     }
 
-    /// Asks the source now. `environment` looks a variable up.
+    /// Asks the source now.
     ///
     /// # Errors
     /// When there is no value.
-    pub async fn ask(&mut self, environment: impl FnOnce(&str) -> Option<OsString>) -> Result<(), SourceError> {
+    pub async fn ask<W: World>(&mut self, world: &W) -> Result<(), SourceError> {
         // Seen first: what changes meanwhile is read again.
         self.stamp = self.look();
-        let read = source::read(&self.name, &self.source, environment).await;
+        let read = self.source.read(world).await;
         let now = Instant::now();
         let next = match &read {
-            Ok(given) => given.good_for.map_or(limits::SECRET_REFRESH, ahead),
-            Err(_) => self.retry,
+            Ok(given) => next(given),
+            Err(_) => spread(self.retry, 2),
         };
-        self.due = match self.source {
+        self.due = match self.source.spec() {
             // The one never changes, the other says so by itself.
             SourceSpec::Env(_) | SourceSpec::File(_) => None,
-            SourceSpec::Command(_) => Some(now + next),
+            SourceSpec::Command(_) | SourceSpec::Vault(_) | SourceSpec::OAuth2(_) | SourceSpec::GithubApp(_) => {
+                Some(now + next)
+            }
         };
         self.slot.due(self.due);
         match read {
-            Ok(Given { secret, good_for }) => {
+            Ok(Given { secret, good_for, again: _ }) => {
                 self.slot.fill(secret, good_for.map(|time| now + time));
                 (self.retry, _) = limits::SECRET_RETRY;
                 Ok(())
             }
             Err(error) => {
-                if matches!(self.source, SourceSpec::File(_)) {
+                if matches!(self.source.spec(), SourceSpec::File(_)) || error.is_final() {
                     self.slot.clear();
                 }
-                self.slot.trouble(error.to_string());
+                self.slot.trouble(sentence(&error));
                 self.retry = (2 * self.retry).min(limits::SECRET_RETRY.1);
                 Err(error)
             }
@@ -103,12 +108,12 @@ impl Keeper {
     }
 
     /// Keeps the slot current for as long as it is polled; `tell` hears when that fails and when it works again.
-    pub async fn keep(mut self, environment: impl Fn(&str) -> Option<OsString>, tell: impl Fn(News)) {
+    pub async fn keep<W: World>(mut self, world: Arc<W>, tell: impl Fn(News)) {
         loop {
             self.changed().await;
             let was_well = self.slot.why().is_none();
-            match self.ask(&environment).await {
-                Ok(()) if !was_well => tell(News::Back(self.name.clone())),
+            match self.ask(&*world).await {
+                Ok(()) if !was_well => tell(News::Back(self.source.name().clone())),
                 Err(error) if was_well => tell(News::Failed(error)),
                 Ok(()) | Err(_) => {}
             }
@@ -117,7 +122,7 @@ impl Keeper {
 
     /// Ready when the source is to be asked again.
     async fn changed(&self) {
-        match (&self.source, self.due) {
+        match (self.source.spec(), self.due) {
             // Whatever its last reading came to, a file says by itself when there is something new.
             (SourceSpec::File(_), _) => {
                 while self.look() == self.stamp {
@@ -131,7 +136,7 @@ impl Keeper {
     }
 
     fn look(&self) -> Option<Stamp> {
-        let SourceSpec::File(path) = &self.source else { return None };
+        let SourceSpec::File(path) = self.source.spec() else { return None };
         Stamp::of(path)
     }
 }
@@ -144,9 +149,29 @@ impl Stamp {
     }
 }
 
+/// When to ask again for what was given.
+fn next(given: &Given) -> Duration {
+    let next = given.good_for.map_or(limits::SECRET_REFRESH, ahead);
+    spread(given.again.map_or(next, |again| again.min(next)), 10).max(limits::SECRET_RETRY.0)
+}
+
 /// When to ask again for what is good for so long: in time for a few failures.
 fn ahead(good_for: Duration) -> Duration {
-    good_for.saturating_sub((good_for / 5).min(limits::SECRET_REFRESH)).max(limits::SECRET_RETRY.0)
+    good_for.saturating_sub((good_for / 5).min(limits::SECRET_REFRESH))
+}
+
+/// A time that chance makes shorter, by a part of this share at most.
+fn spread(time: Duration, share: u32) -> Duration {
+    let mut chance = [0; 2];
+    // Without it they come together, which does them no harm.
+    let _ = aws_lc_rs::rand::fill(&mut chance);
+    time - (time / share).mul_f64(f64::from(u16::from_be_bytes(chance)) / f64::from(u16::MAX))
+}
+
+/// An error and what is behind it, in one sentence.
+fn sentence(error: &SourceError) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 #[cfg(test)]
@@ -155,6 +180,8 @@ mod tests {
     use std::fs;
     use std::sync::Mutex;
     use tokio::sync::Notify;
+
+    use crate::secret::source::tests::Nowhere;
 
     fn name() -> SecretName {
         SecretName::new("KEY").unwrap()
@@ -185,16 +212,13 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let mut keeper = Keeper::new(name(), SourceSpec::File(path.clone()));
         let slot = keeper.slot();
-        keeper.ask(|_| None).await.unwrap();
+        keeper.ask(&Nowhere).await.unwrap();
         assert_eq!(held(&slot).as_deref(), Some("one"));
         let told = Arc::new(Mutex::new(Vec::new()));
         let news = Arc::clone(&told);
-        let keeping = tokio::spawn(keeper.keep(
-            |_| None,
-            move |heard| {
-                news.lock().unwrap().push(matches!(heard, News::Back(_)));
-            },
-        ));
+        let keeping = tokio::spawn(keeper.keep(Arc::new(Nowhere), move |heard| {
+            news.lock().unwrap().push(matches!(heard, News::Back(_)));
+        }));
         // As those do that must not be read half written: another file takes its name.
         fs::write(folder.path().join("new"), "two").unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
@@ -217,9 +241,9 @@ mod tests {
         let script = format!("echo run >> {runs}; printf '{{\"value\": \"v%s\", \"expiresIn\": 2}}' $(wc -l < {runs})");
         let mut keeper = Keeper::new(name(), command(script));
         let slot = keeper.slot();
-        keeper.ask(|_| None).await.unwrap();
+        keeper.ask(&Nowhere).await.unwrap();
         assert_eq!(held(&slot).as_deref(), Some("v1"));
-        let keeping = tokio::spawn(keeper.keep(|_| None, |_| {}));
+        let keeping = tokio::spawn(keeper.keep(Arc::new(Nowhere), |_| {}));
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some("v3") {
             let now = held(&slot).expect("there is one all the time");
@@ -244,6 +268,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_fails_is_asked_again_after_a_time_that_grows_and_is_left_to_chance() {
+        let mut keeper = Keeper::new(name(), command("exit 1".to_owned()));
+        let (mut expected, most) = limits::SECRET_RETRY;
+        let mut parts = Vec::new();
+        for _ in 0..12 {
+            keeper.ask(&Nowhere).await.unwrap_err();
+            let wait = keeper.due.unwrap().saturating_duration_since(Instant::now());
+            assert!(wait <= expected && wait + Duration::from_millis(500) >= expected / 2, "{wait:?} of {expected:?}");
+            assert!(keeper.slot.standing().due == keeper.due);
+            parts.push(wait.as_micros() * 1_000 / expected.as_micros());
+            expected = (2 * expected).min(most);
+        }
+        parts.dedup();
+        assert!(parts.len() > 2, "{parts:?}");
+        // What was given is asked for again in the last fifth of its time, or in the last five minutes.
+        for (good_for, again, least, most) in [
+            (Some(100), None, 72, 80),
+            (Some(36_000), None, 32_130, 35_700),
+            (None, None, 270, 300),
+            (None, Some(60), 54, 60),
+            (Some(1), None, 1, 1),
+        ] {
+            let secret = crate::secret::Secret::new(zeroize::Zeroizing::new(vec![1]));
+            let given =
+                Given { secret, good_for: good_for.map(Duration::from_secs), again: again.map(Duration::from_secs) };
+            let next = next(&given).as_secs_f64();
+            assert!((f64::from(least)..=f64::from(most)).contains(&next), "{good_for:?}: {next}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_command_that_fails_is_told_once_and_takes_nothing_away() {
         let folder = tempfile::tempdir().unwrap();
         let flag = folder.path().join("flag");
@@ -251,21 +306,18 @@ mod tests {
         let script = format!("test -e {} && printf '{{\"value\": \"canary\", \"expiresIn\": 60}}'", flag.display());
         let mut keeper = Keeper::new(name(), command(script));
         let slot = keeper.slot();
-        keeper.ask(|_| None).await.unwrap();
+        keeper.ask(&Nowhere).await.unwrap();
         fs::remove_file(&flag).unwrap();
-        keeper.ask(|_| None).await.unwrap_err();
+        keeper.ask(&Nowhere).await.unwrap_err();
         assert_eq!(held(&slot).as_deref(), Some("canary"), "it is good for a minute");
         assert!(slot.why().is_some_and(|why| !why.why.contains("canary")));
         let heard = Arc::new(Notify::new());
         let hear = Arc::clone(&heard);
         fs::write(&flag, "").unwrap();
-        let keeping = tokio::spawn(keeper.keep(
-            |_| None,
-            move |news| {
-                assert!(matches!(news, News::Back(_)));
-                hear.notify_one();
-            },
-        ));
+        let keeping = tokio::spawn(keeper.keep(Arc::new(Nowhere), move |news| {
+            assert!(matches!(news, News::Back(_)));
+            hear.notify_one();
+        }));
         heard.notified().await;
         assert_eq!(slot.why(), None);
         keeping.abort();

@@ -1,4 +1,5 @@
-//! Where values come from: a variable of exeat's own environment, a file, or a command.
+//! Where values come from: a variable of exeat's own environment, a file, a command, or a service that is asked over
+//! HTTP: Vault or OpenBao, an OAuth 2.0 server, GitHub.
 //!
 //! A source is read here once; [`super::keep`] reads it again. A secret that cannot be had is the operator's fault to
 //! mend, and is told where that can be done, not at the first request that needs it.
@@ -6,16 +7,27 @@
 //! A command is started without a shell, with exeat's own environment, nothing to read, and its messages thrown away,
 //! for they may hold what is nobody's business. What it prints is the value, or one JSON object that holds it with how
 //! long it is good: `{"value": "…", "expiresIn": SECONDS}` or `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`.
+//!
+//! Services are asked on the operator's own network, with the operator's own trust, whatever the policies of sandboxes
+//! say; nothing of a flow has any part in it.
+
+mod github_app;
+mod oauth2;
+#[cfg(test)]
+pub(super) mod tests;
+mod vault;
+mod web;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -27,8 +39,32 @@ use zeroize::Zeroizing;
 use super::Secret;
 use crate::flow::SecretName;
 use crate::limits;
-use crate::policy::SourceSpec;
 use crate::policy::diagnostic::discreet;
+use crate::policy::source::{CredentialSpec, SourceSpec};
+
+pub use self::web::{Ask, FetchError, Reply};
+
+/// What a source needs of the world.
+pub trait World: Send + Sync {
+    /// A variable of exeat's own environment.
+    fn variable(&self, name: &str) -> Option<OsString>;
+
+    /// The time.
+    fn now(&self) -> SystemTime;
+
+    /// Asks a service, follows no redirection, and reads [`limits::SECRET_ANSWER_BYTES`] of the answer at most.
+    fn fetch(&self, ask: Ask) -> impl Future<Output = Result<Reply, FetchError>> + Send;
+}
+
+/// Where the value of one secret comes from, and what is remembered from one reading to the next.
+pub struct Source {
+    name: SecretName,
+    spec: SourceSpec,
+    /// What lets us in at Vault.
+    session: Option<vault::Session>,
+    /// The refresh token that an OAuth server gave last.
+    rotated: Option<Secret>,
+}
 
 /// Why a value cannot be had. It never holds one.
 #[derive(Debug)]
@@ -48,6 +84,47 @@ enum Fault {
     Failed(ExitStatus),
     TooSlow,
     Expired,
+    /// What is shown cannot be had: what it is, where it lies, and why.
+    Credential(&'static str, String, Box<Fault>),
+    /// This cannot be shown.
+    Unfit(&'static str),
+    Unreachable(FetchError),
+    /// This was refused.
+    Refused(&'static str, StatusCode),
+    /// There is no such secret.
+    Nothing,
+    Sealed,
+    NoField,
+    /// An OAuth server gives no token, for this reason.
+    Denied(&'static str),
+    /// Something else than an answer.
+    Answered(StatusCode),
+    Garbled,
+}
+
+impl SourceError {
+    /// Whether the source says that there is no such value, or none for us: what it gave before is not to be used any
+    /// more.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self.fault {
+            Fault::Refused(..) | Fault::Nothing | Fault::NoField | Fault::Denied(_) => true,
+            Fault::Unset
+            | Fault::Unreadable(_)
+            | Fault::TooLong
+            | Fault::Empty
+            | Fault::Unstarted(_)
+            | Fault::Failed(_)
+            | Fault::TooSlow
+            | Fault::Expired
+            | Fault::Credential(..)
+            | Fault::Unfit(_)
+            | Fault::Unreachable(_)
+            | Fault::Sealed
+            | Fault::Answered(_)
+            | Fault::Garbled => false,
+        }
+    }
 }
 
 /// What a source gave.
@@ -57,6 +134,8 @@ pub struct Given {
     pub secret: Secret,
     /// How long it is good, if the source says so.
     pub good_for: Option<Duration>,
+    /// When the source wants to be asked again at the latest, for its own sake.
+    pub again: Option<Duration>,
 }
 
 impl fmt::Display for SourceError {
@@ -64,66 +143,149 @@ impl fmt::Display for SourceError {
         // Whoever misunderstood a policy may have put the value where its place is due.
         let (name, place) = (discreet(self.name.as_str()), discreet(&self.place));
         write!(f, "the secret {name} cannot be had: {place} ")?;
-        match &self.fault {
-            Fault::Unset => f.write_str("is not set"),
-            Fault::Unreadable(_) => f.write_str("cannot be read"),
-            Fault::TooLong => write!(f, "holds more than {} bytes", limits::SECRET_BYTES),
-            Fault::Empty => f.write_str("is empty"),
-            Fault::Unstarted(_) => f.write_str("cannot be started"),
-            Fault::Failed(status) => write!(f, "failed ({status})"),
-            Fault::TooSlow => write!(f, "took more than {} s", limits::SECRET_TIME.as_secs()),
-            Fault::Expired => f.write_str("gave what has expired"),
+        self.fault.fmt(f)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unset => f.write_str("is not set"),
+            Self::Unreadable(_) => f.write_str("cannot be read"),
+            Self::TooLong => write!(f, "holds more than {} bytes", limits::SECRET_BYTES),
+            Self::Empty => f.write_str("is empty"),
+            Self::Unstarted(_) => f.write_str("cannot be started"),
+            Self::Failed(status) => write!(f, "failed ({status})"),
+            Self::TooSlow => write!(f, "took more than {} s", limits::SECRET_TIME.as_secs()),
+            Self::Expired => f.write_str("gave what has expired"),
+            Self::Credential(what, place, fault) => {
+                write!(f, "cannot be asked without {what}: {} {fault}", discreet(place))
+            }
+            Self::Unfit(what) => write!(f, "cannot be asked: {what} is none that could be used"),
+            Self::Unreachable(_) => f.write_str("cannot be reached"),
+            Self::Refused(what, status) => write!(f, "refused {what} ({})", status.as_u16()),
+            Self::Nothing => f.write_str("has no such secret (404)"),
+            Self::Sealed => f.write_str("is sealed, or down for maintenance (503)"),
+            Self::NoField => f.write_str("has no text in that field"),
+            Self::Denied(reason) => write!(f, "gave no token ({reason})"),
+            Self::Answered(status) => write!(f, "answered with the status {}", status.as_u16()),
+            Self::Garbled => f.write_str("gave an answer that cannot be understood"),
         }
     }
 }
 
 impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.fault {
-            Fault::Unreadable(error) | Fault::Unstarted(error) => Some(error),
-            Fault::Unset | Fault::TooLong | Fault::Empty | Fault::Failed(_) | Fault::TooSlow | Fault::Expired => None,
+        self.fault.cause()
+    }
+}
+
+impl Fault {
+    fn cause(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable(error) | Self::Unstarted(error) => Some(error),
+            Self::Unreachable(error) => Some(error),
+            Self::Credential(_, _, fault) => fault.cause(),
+            Self::Unset
+            | Self::TooLong
+            | Self::Empty
+            | Self::Failed(_)
+            | Self::TooSlow
+            | Self::Expired
+            | Self::Unfit(_)
+            | Self::Refused(..)
+            | Self::Nothing
+            | Self::Sealed
+            | Self::NoField
+            | Self::Denied(_)
+            | Self::Answered(_)
+            | Self::Garbled => None,
         }
     }
 }
 
-/// Reads a value. `environment` looks a variable up; a relative path counts from the working directory.
-///
-/// # Errors
-/// When there is no value, or an empty one: nothing is ever sent without it.
-pub async fn read(
-    name: &SecretName,
-    source: &SourceSpec,
-    environment: impl FnOnce(&str) -> Option<OsString>,
-) -> Result<Given, SourceError> {
-    let whole = |bytes| Ok((bytes, None));
-    let (place, printed) = match source {
-        SourceSpec::Env(variable) => {
-            let value = environment(variable).ok_or(Fault::Unset);
-            (format!("the variable {variable}"), value.map(|value| Zeroizing::new(value.into_vec())).and_then(whole))
+impl Source {
+    /// A source that was not read yet.
+    #[must_use]
+    pub fn new(name: SecretName, spec: SourceSpec) -> Self {
+        Self { name, spec, session: None, rotated: None }
+    }
+
+    /// Whose value it is.
+    #[must_use]
+    pub fn name(&self) -> &SecretName {
+        &self.name
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn spec(&self) -> &SourceSpec {
+        &self.spec
+    }
+
+    /// Reads the value. A relative path counts from the working directory.
+    ///
+    /// # Errors
+    /// When there is no value, or an empty one: nothing is ever sent without it.
+    pub async fn read<W: World>(&mut self, world: &W) -> Result<Given, SourceError> {
+        let given = timeout(limits::SECRET_TIME, self.ask(world)).await.unwrap_or(Err(Fault::TooSlow));
+        let checked = given.and_then(|given| match given.secret.expose(<[u8]>::len) {
+            0 => Err(Fault::Empty),
+            length if length > limits::SECRET_BYTES => Err(Fault::TooLong),
+            _ if given.good_for.is_some_and(|time| time.is_zero()) => Err(Fault::Expired),
+            _ => Ok(Given { good_for: given.good_for.map(|time| time.min(limits::SECRET_LIFE)), ..given }),
+        });
+        checked.map_err(|fault| SourceError { name: self.name.clone(), place: place(&self.spec), fault })
+    }
+
+    async fn ask<W: World>(&mut self, world: &W) -> Result<Given, Fault> {
+        let whole = |bytes| Given { secret: Secret::new(bytes), good_for: None, again: None };
+        match &self.spec {
+            SourceSpec::Env(variable) => {
+                let value = world.variable(variable).ok_or(Fault::Unset)?;
+                Ok(whole(Zeroizing::new(value.into_vec())))
+            }
+            SourceSpec::File(path) => read_file(path).map(whole),
+            SourceSpec::Command(words) => {
+                let (bytes, good_for) = understand(run(words).await?, world.now())?;
+                Ok(Given { good_for, ..whole(bytes) })
+            }
+            SourceSpec::Vault(spec) => vault::read(spec, &mut self.session, world).await,
+            SourceSpec::OAuth2(spec) => oauth2::read(spec, &mut self.rotated, world).await,
+            SourceSpec::GithubApp(spec) => github_app::read(spec, world).await,
         }
-        SourceSpec::File(path) => (format!("the file {}", path.display()), read_file(path).and_then(whole)),
+    }
+}
+
+/// What a source is called where it fails.
+fn place(spec: &SourceSpec) -> String {
+    match spec {
+        SourceSpec::Env(variable) => format!("the variable {variable}"),
+        SourceSpec::File(path) => format!("the file {}", path.display()),
         SourceSpec::Command(words) => {
-            let program = words.first().map(String::as_str).unwrap_or_default();
-            (format!("the command {program}"), run(words).await.and_then(|bytes| understand(bytes, SystemTime::now())))
+            format!("the command {}", words.first().map(String::as_str).unwrap_or_default())
         }
-    };
-    let checked = printed.and_then(|(bytes, good_for)| {
-        if bytes.len() > limits::SECRET_BYTES {
-            return Err(Fault::TooLong);
-        }
-        let secret = Secret::new(bytes);
-        if secret.expose(<[u8]>::is_empty) { Err(Fault::Empty) } else { Ok(Given { secret, good_for }) }
-    });
-    checked.map_err(|fault| SourceError { name: name.clone(), place, fault })
+        SourceSpec::Vault(spec) => format!("Vault at {}", spec.address),
+        SourceSpec::OAuth2(spec) => format!("the OAuth server at {}", spec.token_url),
+        SourceSpec::GithubApp(spec) => format!("GitHub at {}", spec.api),
+    }
 }
 
-/// The file that a source reads, if it reads one: what must be hidden from the sandbox.
-#[must_use]
-pub fn file(source: &SourceSpec) -> Option<PathBuf> {
-    match source {
-        SourceSpec::File(path) => Some(path.clone()),
-        SourceSpec::Env(_) | SourceSpec::Command(_) => None,
-    }
+/// A credential from where it lies; `what` it is, in an error.
+fn lies<W: World>(what: &'static str, spec: &CredentialSpec, world: &W) -> Result<Secret, Fault> {
+    let (place, bytes) = match spec {
+        CredentialSpec::Env(variable) => {
+            let value = world.variable(variable).ok_or(Fault::Unset);
+            (format!("the variable {variable}"), value.map(|value| Zeroizing::new(value.into_vec())))
+        }
+        CredentialSpec::File(path) => (format!("the file {}", path.display()), read_file(path)),
+    };
+    let checked = bytes.map(Secret::new).and_then(|secret| match secret.expose(<[u8]>::len) {
+        0 => Err(Fault::Empty),
+        length if length > limits::SECRET_BYTES => Err(Fault::TooLong),
+        _ => Ok(secret),
+    });
+    checked.map_err(|fault| Fault::Credential(what, place, Box::new(fault)))
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Fault> {
@@ -139,20 +301,17 @@ async fn run(words: &[String]) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let Some((program, arguments)) = words.split_first() else { return Err(Fault::Empty) };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let ran = async {
-        let mut child = command.spawn().map_err(Fault::Unstarted)?;
-        // As for a file.
-        let mut printed = Zeroizing::new(Vec::with_capacity(limits::SECRET_BYTES + 2));
-        if let Some(output) = child.stdout.take() {
-            output.take(limits::SECRET_BYTES as u64 + 1).read_to_end(&mut printed).await.map_err(Fault::Unreadable)?;
-        }
-        if printed.len() > limits::SECRET_BYTES {
-            return Err(Fault::TooLong);
-        }
-        let status = child.wait().await.map_err(Fault::Unreadable)?;
-        if status.success() { Ok(printed) } else { Err(Fault::Failed(status)) }
-    };
-    timeout(limits::SECRET_TIME, ran).await.unwrap_or(Err(Fault::TooSlow))
+    let mut child = command.spawn().map_err(Fault::Unstarted)?;
+    // As for a file.
+    let mut printed = Zeroizing::new(Vec::with_capacity(limits::SECRET_BYTES + 2));
+    if let Some(output) = child.stdout.take() {
+        output.take(limits::SECRET_BYTES as u64 + 1).read_to_end(&mut printed).await.map_err(Fault::Unreadable)?;
+    }
+    if printed.len() > limits::SECRET_BYTES {
+        return Err(Fault::TooLong);
+    }
+    let status = child.wait().await.map_err(Fault::Unreadable)?;
+    if status.success() { Ok(printed) } else { Err(Fault::Failed(status)) }
 }
 
 /// What a command may print instead of the bare value.
@@ -177,91 +336,5 @@ fn understand(printed: Zeroizing<Vec<u8>>, now: SystemTime) -> Result<(Zeroizing
         Some(Err(_)) => return Err(Fault::Expired),
     };
     let good_for = expires_in.map(Duration::from_secs).into_iter().chain(until).min();
-    if good_for.is_some_and(|time| time.is_zero()) { Err(Fault::Expired) } else { Ok((value, good_for)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name() -> SecretName {
-        SecretName::new("KEY").unwrap()
-    }
-
-    async fn of_variable(value: Option<&str>) -> Result<Given, SourceError> {
-        let source = SourceSpec::Env("TOKEN".to_owned());
-        read(&name(), &source, |asked| value.filter(|_| asked == "TOKEN").map(OsString::from)).await
-    }
-
-    async fn of_command(script: &str) -> Result<(String, Option<Duration>), String> {
-        let source = SourceSpec::Command(["sh", "-c", script].map(str::to_owned).into());
-        let given = read(&name(), &source, |_| None).await.map_err(|error| error.to_string())?;
-        Ok((given.secret.expose(|value| String::from_utf8(value.to_vec()).unwrap()), given.good_for))
-    }
-
-    #[tokio::test]
-    async fn a_variable_gives_its_value_without_the_trailing_newline() {
-        of_variable(Some("canary\n")).await.unwrap().secret.expose(|value| assert_eq!(value, b"canary"));
-    }
-
-    #[tokio::test]
-    async fn a_command_gives_what_it_prints_with_how_long_that_is_good() {
-        let minute = Some(Duration::from_secs(60));
-        for (script, expected) in [
-            ("echo canary", ("canary", None)),
-            ("echo '{\"value\": \"canary\"}'", ("canary", None)),
-            ("echo '{\"value\": \"canary\", \"expiresIn\": 60}'", ("canary", minute)),
-            ("echo '{\"type\": \"service_account\"}'", ("{\"type\": \"service_account\"}", None)),
-        ] {
-            let (value, good_for) = of_command(script).await.unwrap();
-            assert_eq!((value.as_str(), good_for), expected, "{script}");
-        }
-        let soon = "echo \"{\\\"value\\\": \\\"x\\\", \\\"expiresAt\\\": \\\"$(date -u -d '+1 hour' +%FT%TZ)\\\"}\"";
-        let (_, good_for) = of_command(soon).await.unwrap();
-        assert!((3500..=3600).contains(&good_for.unwrap().as_secs()), "{good_for:?}");
-    }
-
-    #[tokio::test]
-    async fn a_command_that_gives_nothing_good_says_why_and_shows_nothing_of_it() {
-        for (script, expected) in [
-            ("echo canary; exit 3", "failed (exit status: 3)"),
-            ("true", "is empty"),
-            ("echo '{\"value\": \"canary\", \"expiresIn\": 0}'", "gave what has expired"),
-            ("echo '{\"value\": \"canary\", \"expiresAt\": \"2001-01-01T00:00:00Z\"}'", "gave what has expired"),
-            ("echo '{\"value\": \"canary\", \"expiresAt\": \"soon\"}'", "gave what has expired"),
-            ("yes canary", "holds more than 65536 bytes"),
-        ] {
-            let told = of_command(script).await.unwrap_err();
-            assert_eq!(told, format!("the secret KEY cannot be had: the command sh {expected}"), "{script}");
-        }
-        let source = SourceSpec::Command(vec!["/no/such/program".to_owned()]);
-        let told = read(&name(), &source, |_| None).await.unwrap_err().to_string();
-        assert_eq!(told, "the secret KEY cannot be had: the command /no/such/program cannot be started");
-    }
-
-    #[tokio::test]
-    async fn a_file_is_read_where_the_policy_says() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("key"), "canary\n").unwrap();
-        let source = SourceSpec::File(directory.path().join("key"));
-        let given = read(&name(), &source, |_| None).await.unwrap();
-        given.secret.expose(|value| assert_eq!(value, b"canary"));
-        assert_eq!(file(&source), Some(directory.path().join("key")));
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_had_is_an_error_that_names_its_place_and_no_value() {
-        let text = of_variable(None).await.unwrap_err().to_string();
-        assert_eq!(text, "the secret KEY cannot be had: the variable TOKEN is not set");
-        assert!(of_variable(Some("\n")).await.unwrap_err().to_string().ends_with("is empty"));
-        let long = "x".repeat(limits::SECRET_BYTES + 1);
-        let text = of_variable(Some(&long)).await.unwrap_err().to_string();
-        assert!(text.contains("holds more than") && !text.contains("xx"));
-        let pasted = SourceSpec::Env("ghp_Zq8sW2x7Rt5Lk9Vb3Nm6Pd1Sf4Hj0Gc".into());
-        let text = read(&name(), &pasted, |_| None).await.unwrap_err().to_string();
-        assert_eq!(text, "the secret KEY cannot be had: the variable … is not set");
-        let missing = SourceSpec::File("/not/there".into());
-        let error = read(&name(), &missing, |_| None).await.unwrap_err();
-        assert_eq!(error.to_string(), "the secret KEY cannot be had: the file /not/there cannot be read");
-    }
+    Ok((value, good_for))
 }

@@ -59,7 +59,10 @@ impl Source {
     /// The names of the functions marked `#[test]` or `#[tokio::test]`, which stand right before `fn` or `async fn`.
     pub(crate) fn tests(&self) -> Vec<String> {
         let words: Vec<&str> = self.tokens.iter().map(|token| token.text.as_str()).collect();
-        let test = |at: usize| matches!(words[..at], [.., "test", "]"] | [.., "test", "]", "async"]);
+        let test = |at: usize| {
+            let before = words[..at].strip_suffix(&["async"]).unwrap_or(&words[..at]);
+            matches!(before, [.., "test", "]"] | [.., "test", "(", _, "=", _, ")", "]"])
+        };
         let named = words.iter().enumerate().filter(|(at, word)| **word == "fn" && test(*at));
         named.filter_map(|(at, _)| words.get(at + 1).map(|&name| name.to_owned())).collect()
     }

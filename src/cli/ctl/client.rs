@@ -7,32 +7,21 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use crate::cli::dial::{DialError, Peer, read};
 use crate::limits;
 use crate::secret::Secret;
 
@@ -57,14 +46,8 @@ pub(super) enum Daemon {
 /// Asks one daemon.
 pub(super) struct Client {
     runtime: Runtime,
-    to: To,
+    to: Peer,
     token: Option<Secret>,
-}
-
-enum To {
-    Socket(PathBuf),
-    Tls(String, u16, ServerName<'static>, Arc<ClientConfig>),
-    Clear(SocketAddr),
 }
 
 /// What is asked.
@@ -93,10 +76,13 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ClientError::Own)?;
         let (to, token) = match daemon {
-            Daemon::Socket(path) => (To::Socket(path), None),
+            Daemon::Socket(path) => (Peer::Socket(path), None),
             Daemon::Address { address, token, ca, certificate } => {
-                let to = To::of(&address, ca.as_deref(), certificate)?;
-                (to, token.map(|path| read_token(&path)).transpose()?)
+                if !matches!(address.path(), "" | "/") || address.query().is_some() {
+                    return Err(ClientError::Address("write it as https://HOST:PORT"));
+                }
+                let to = Peer::of(&address, ca.as_deref(), certificate)?;
+                (to, token.map(|path| read(&path).map(Secret::new)).transpose()?)
             }
         };
         Ok(Self { runtime, to, token })
@@ -149,40 +135,12 @@ impl Client {
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<http::Response<Incoming>, ClientError> {
-        match &self.to {
-            To::Socket(path) => {
-                let io = UnixStream::connect(path).await.map_err(|error| ClientError::Socket(path.clone(), error))?;
-                self.converse(io, "localhost", ask).await
-            }
-            To::Clear(address) => {
-                let io = TcpStream::connect(address).await;
-                let io = io.map_err(|error| ClientError::Unreachable(address.to_string(), error))?;
-                self.converse(io, &address.to_string(), ask).await
-            }
-            To::Tls(host, port, name, config) => {
-                let place = format!("{host}:{port}");
-                let io = TcpStream::connect((host.trim_matches(['[', ']']), *port)).await;
-                let io = io.map_err(|error| ClientError::Unreachable(place.clone(), error))?;
-                let io = TlsConnector::from(Arc::clone(config)).connect(name.clone(), io).await;
-                self.converse(io.map_err(|error| ClientError::Tls(place.clone(), error))?, &place, ask).await
-            }
-        }
+        Ok(self.to.send(self.request(ask)?).await?)
     }
 
-    async fn converse<Io>(&self, io: Io, host: &str, ask: Ask<'_>) -> Result<http::Response<Incoming>, ClientError>
-    where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let request = self.request(host, ask)?;
-        let (mut send, connection) = http1::handshake(TokioIo::new(io)).await.map_err(ClientError::Broken)?;
-        // Its error is the request's, too.
-        tokio::spawn(connection);
-        send.send_request(request).await.map_err(ClientError::Broken)
-    }
-
-    fn request(&self, host: &str, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
+    fn request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
         let Ask { method, path, replaces, body } = ask;
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = &self.token {
             let value = token.expose(|token| HeaderValue::from_bytes(&Zeroizing::new([b"Bearer ", token].concat())));
             let mut value = value.map_err(|_| ClientError::Request)?;
@@ -194,75 +152,6 @@ impl Client {
         }
         request.body(Full::new(body.into())).map_err(|_| ClientError::Request)
     }
-}
-
-impl To {
-    fn of(address: &Uri, ca: Option<&Path>, certificate: Option<(PathBuf, PathBuf)>) -> Result<Self, ClientError> {
-        let host = address.host().ok_or(ClientError::Address("it names no host"))?;
-        if !matches!(address.path(), "" | "/") || address.query().is_some() {
-            return Err(ClientError::Address("write it as https://HOST:PORT"));
-        }
-        let bare = host.trim_matches(['[', ']']);
-        match address.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                let name = ServerName::try_from(bare.to_owned());
-                let name = name.map_err(|_| ClientError::Address("its host is none"))?;
-                let config = tls(ca, certificate)?;
-                Ok(Self::Tls(host.to_owned(), address.port_u16().unwrap_or(443), name, Arc::new(config)))
-            }
-            Some(scheme) if *scheme == Scheme::HTTP => match bare.parse::<IpAddr>() {
-                Ok(ip) if ip.is_loopback() => Ok(Self::Clear((ip, address.port_u16().unwrap_or(80)).into())),
-                _ => Err(ClientError::Address(
-                    "in clear text only a loopback address is asked, such as http://127.0.0.1:8420",
-                )),
-            },
-            _ => Err(ClientError::Address("write it as https://HOST:PORT")),
-        }
-    }
-}
-
-fn tls(ca: Option<&Path>, certificate: Option<(PathBuf, PathBuf)>) -> Result<ClientConfig, ClientError> {
-    let mut roots = RootCertStore::empty();
-    let issuers = match ca {
-        Some(path) => certificates(path)?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(issuers);
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(ClientError::OwnTls)?;
-    let builder = builder.with_root_certificates(roots);
-    match certificate {
-        None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => {
-            let chain = certificates(&certificate)?;
-            let secret = PrivateKeyDer::from_pem_slice(&read(&key)?);
-            let secret = secret.map_err(|_| ClientError::File(key.clone(), no("no private key in PEM")))?;
-            builder.with_client_auth_cert(chain, secret).map_err(ClientError::OwnTls)
-        }
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let found = found.ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| ClientError::File(path.to_owned(), no("no certificate in PEM")))
-}
-
-fn read_token(path: &Path) -> Result<Secret, ClientError> {
-    Ok(Secret::new(read(path)?))
-}
-
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-    let failed = |error| ClientError::File(path.to_owned(), error);
-    // Room for all from the start: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limits::CREDENTIAL_BYTES));
-    let most = u64::try_from(limits::CREDENTIAL_BYTES).unwrap_or(u64::MAX);
-    std::fs::File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
-}
-
-fn no(what: &'static str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("it holds {what}"))
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
@@ -318,6 +207,20 @@ pub(super) enum ClientError {
     Own(io::Error),
     /// Our certificate cannot be used.
     OwnTls(rustls::Error),
+}
+
+impl From<DialError> for ClientError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Address(why) => Self::Address(why),
+            DialError::File(path, error) => Self::File(path, error),
+            DialError::Socket(path, error) => Self::Socket(path, error),
+            DialError::Unreachable(place, error) => Self::Unreachable(place, error),
+            DialError::Tls(place, error) => Self::Tls(place, error),
+            DialError::OwnTls(error) => Self::OwnTls(error),
+            DialError::Broken(error) => Self::Broken(error),
+        }
+    }
 }
 
 impl fmt::Display for ClientError {
@@ -393,7 +296,7 @@ mod tests {
         let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
         // Time that nobody uses is skipped.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let client = Client { runtime, to: To::Socket(path), token: None };
+        let client = Client { runtime, to: Peer::Socket(path), token: None };
         let begun = client.runtime.block_on(async { tokio::time::Instant::now() });
         let answer = client.ask(Ask { method: Method::GET, path: "/", replaces: None, body: Vec::new() });
         assert!(matches!(answer, Err(ClientError::Late)));

@@ -26,6 +26,7 @@ use crate::audit::{Fanout, JsonLines, Record, Summary};
 use crate::ca::Authority;
 use crate::cli::Exit;
 use crate::cli::data_path::{self, LAST_FLOWS, Outside};
+use crate::cli::world::Host;
 use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
 use crate::sandbox::Sandbox;
@@ -122,9 +123,10 @@ pub(in crate::cli) fn run(
     let serving = outside.serve(&sandbox, Arc::new(authority), record, None, sockets);
     let serving = serving.map_err(RunError::own("watch the sandbox's sockets"))?;
     tokio::spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
+    let world = Arc::new(Host::default());
     for keeper in settings.keepers {
         // The terminal is the command's now; a request that is refused for it says so itself.
-        tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |_| {}));
+        tokio::spawn(keeper.keep(Arc::clone(&world), |_| {}));
     }
     drop(inside);
     let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;

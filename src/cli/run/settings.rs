@@ -3,7 +3,6 @@
 //! Everything that can be wrong with what the user gave is wrong here, before a sandbox is made.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,12 +12,14 @@ use rustls::pki_types::pem::PemObject;
 
 use super::{RunArguments, RunError};
 use crate::cli::policy::{Disk, Document, terms};
+use crate::cli::world::Host;
 use crate::policy::diagnostic::Diagnostics;
-use crate::policy::{self, Policy, SourceSpec};
+use crate::policy::{self, Policy};
 use crate::resolve::Overrides;
+use crate::secret::Secrets;
 use crate::secret::keep::Keeper;
 use crate::secret::placeholder::Placeholders;
-use crate::secret::{Secrets, source};
+use crate::secret::source::World;
 
 /// What a session needs.
 pub(in crate::cli) struct Settings {
@@ -57,7 +58,7 @@ impl Settings {
             deny_cidr: arguments.deny_cidr,
             observe: arguments.observe,
         };
-        let mut settings = Self::of_policy(arguments.policy.as_deref(), &flags, |variable| std::env::var_os(variable))?;
+        let mut settings = Self::of_policy(arguments.policy.as_deref(), &flags, &Host::default())?;
         settings.allow_protected = arguments.allow_protected;
         settings.overrides = arguments.resolve.into_iter().collect();
         for path in arguments.upstream_ca {
@@ -69,11 +70,11 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The settings of one policy, and nothing else asked for. `environment` has the variables of its secrets.
+    /// The settings of one policy, and nothing else asked for. `world` is where its secrets come from.
     pub(in crate::cli) fn of_policy(
         policy: Option<&str>,
         flags: &policy::Flags,
-        environment: impl Fn(&str) -> Option<OsString>,
+        world: &impl World,
     ) -> Result<Self, RunError> {
         let document = policy.map(Document::named).transpose().map_err(RunError::Document)?;
         let file = document.as_ref().and_then(Document::file);
@@ -92,13 +93,11 @@ impl Settings {
         let runtime = runtime.map_err(RunError::own("start a runtime"))?;
         for (name, from) in policy.sources() {
             let mut keeper = Keeper::new(name.clone(), from.clone());
-            runtime.block_on(keeper.ask(&environment)).map_err(RunError::Secret)?;
+            runtime.block_on(keeper.ask(world)).map_err(RunError::Secret)?;
             secrets.share(name.clone(), keeper.slot());
             keepers.push(keeper);
-            hidden.extend(source::file(from));
-            if let SourceSpec::Env(variable) = from {
-                variables.insert(variable.clone());
-            }
+            hidden.extend(from.files().into_iter().map(Path::to_owned));
+            variables.extend(from.variables().into_iter().map(str::to_owned));
         }
         let placeholders = Placeholders::default().with(&policy, &secrets);
         Ok(Self {

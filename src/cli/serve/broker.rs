@@ -4,12 +4,14 @@
 //! compiled with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
 use super::meter::milliseconds;
 use super::report;
+use crate::cli::world::Host;
 use crate::config::Config;
 use crate::control::action::{SecretState, SecretView};
 use crate::flow::SecretName;
@@ -32,17 +34,17 @@ impl Broker {
     /// The operator's secrets, kept current by tasks of the runtime that this is called in. What cannot be had is told,
     /// and nothing is sent that needs it.
     pub(super) async fn open(config: &Config) -> Self {
-        let mut secrets = Secrets::default();
+        let (mut secrets, world) = (Secrets::default(), Arc::new(Host::default()));
         for (name, brokered) in &config.secrets {
             let mut keeper = Keeper::new(name.clone(), brokered.source.clone());
             secrets.share(name.clone(), keeper.slot());
-            // A command may take a while, and the sandboxes that do not need it do not wait for it.
-            if !matches!(brokered.source, SourceSpec::Command(_))
-                && let Err(error) = keeper.ask(|variable| std::env::var_os(variable)).await
+            // The others may take a while, and the sandboxes that do not need them do not wait for them.
+            if matches!(brokered.source, SourceSpec::Env(_) | SourceSpec::File(_))
+                && let Err(error) = keeper.ask(&*world).await
             {
                 report::secret(&News::Failed(error));
             }
-            tokio::spawn(keeper.keep(|variable| std::env::var_os(variable), |news| report::secret(&news)));
+            tokio::spawn(keeper.keep(Arc::clone(&world), |news| report::secret(&news)));
         }
         let kinds = config.secrets.iter().map(|(name, brokered)| (name.clone(), brokered.source.kind())).collect();
         Self { secrets, kinds }

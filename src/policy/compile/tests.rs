@@ -192,17 +192,6 @@ fn each_fault_of_a_document_is_found() {
         ("subnets: {allow: [a.test]}", "bad-value: `a.test`: this is not a CIDR"),
         ("strict: 'true'", "wrong-type: `strict` must be `true` or `false`, and this is text"),
         ("dns: all", "bad-value: `dns` cannot be `all`"),
-        ("secrets: {A B: {env: X}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
-        ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source, and this has two"),
-        ("secrets: {A: {env: X, command: [y]}}", "conflict: a secret has one source, and this has two"),
-        ("secrets: {A: {to: [a.test]}}", "missing: a secret needs `env`, `file` or `command`"),
-        ("secrets: {A: {command: ['']}}", "bad-value: a command begins with its program"),
-        ("secrets: {A: {command: [\"x\\0\"]}}", "bad-value: a command's words hold no NUL"),
-        ("secrets: {A: {}}", "missing: a secret needs `env`, `file` or `command`"),
-        ("secrets: {A: {vault: X}}", "unsupported: `vault` is not supported by this version of exeat"),
-        ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),
-        ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
-        ("secrets: {A: X}", "wrong-type: a secret's source must be a map, and this is text"),
         ("<<: {}", "unknown-key: a policy has no key `<<`"),
     ] {
         assert_eq!(faults(text), [expected], "{text}");
@@ -233,6 +222,69 @@ fn each_fault_of_a_secret_that_has_a_placeholder_is_found() {
         ("placeholders: {A: 'K Y'}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
     ] {
         assert_eq!(faults(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_source_is_found() {
+    for (text, expected) in [
+        ("secrets: {A B: {env: X}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
+        ("secrets: {A: {env: X, file: Y}}", "conflict: a secret has one source, and this has two"),
+        ("secrets: {A: {env: X, command: [y]}}", "conflict: a secret has one source, and this has two"),
+        (
+            "secrets: {A: {to: [a.test]}}",
+            "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2` or `githubApp`",
+        ),
+        ("secrets: {A: {command: ['']}}", "bad-value: a command begins with its program"),
+        ("secrets: {A: {command: [\"x\\0\"]}}", "bad-value: a command's words hold no NUL"),
+        ("secrets: {A: {}}", "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2` or `githubApp`"),
+        ("secrets: {A: {vault: X}}", "wrong-type: `vault` must be a map, and this is text"),
+        ("secrets: {A: {valt: {}}}", "unknown-key: a secret's source has no key `valt`"),
+        (
+            "secrets: {A: {vault: {address: 'https://v.test', path: a}}}",
+            "missing: `vault` needs `token`, `appRole` or `kubernetes`",
+        ),
+        (
+            "secrets: {A: {vault: {address: 'http://v.test', path: a, token: {env: X}}}}",
+            "bad-value: this is no URL that a secret is asked of",
+        ),
+        (
+            "secrets: {A: {vault: {address: 'https://v.test', path: ../a, token: {env: X}}}}",
+            "bad-value: this is no path in Vault",
+        ),
+        (
+            "secrets: {A: {vault: {address: 'https://v.test', path: a, token: {env: X, file: Y}}}}",
+            "conflict: a credential lies in one place, and here are two",
+        ),
+        (
+            "secrets: {A: {vault: {address: 'https://v.test', path: a, token: {value: X}}}}",
+            "unsupported: `value` is not supported by this version of exeat",
+        ),
+        (
+            "secrets: {A: {oauth2: {tokenUrl: 'https://o.test/t', clientId: a}}}",
+            "missing: `oauth2` needs `clientSecret`, `refreshToken` or both",
+        ),
+        (
+            "secrets: {A: {githubApp: {appId: a, installationId: b, privateKey: {file: k}}}}",
+            "bad-value: an installation's id is a number",
+        ),
+        ("secrets: {A: {aws: {}}}", "unsupported: `aws` is not supported by this version of exeat"),
+        ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),
+        ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
+        ("secrets: {A: X}", "wrong-type: a secret's source must be a map, and this is text"),
+    ] {
+        assert_eq!(faults(text), [expected], "{text}");
+    }
+    for (text, help) in [
+        ("secrets: {A: {valt: {}}}", "did you mean `vault`?"),
+        ("secrets: {A: {github_app: {}}}", "did you mean `githubApp`?"),
+        ("secrets: {A: {oauth: {}}}", "did you mean `oauth2`?"),
+        ("secrets: {A: {vault: {adress: X}}}", "did you mean `address`?"),
+        ("secrets: {A: {vault: {address: 'https://v.test', path: a, approle: {}}}}", "did you mean `appRole`?"),
+        ("secrets: {A: {githubApp: {installationId: 7}}}", "put it in quotes if the text is meant"),
+    ] {
+        let report = report(text);
+        assert!(report.contains(help), "{text}\n{report}");
     }
 }
 

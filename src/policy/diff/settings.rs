@@ -124,6 +124,9 @@ fn sources(old: &Policy, new: &Policy, tell: &mut impl FnMut(&'static str, Direc
         let text = name.as_str();
         let sentence = match (old.sources.get(name), new.sources.get(name)) {
             (Some(before), Some(after)) if before == after => continue,
+            (Some(before), Some(after)) if kept(before) == kept(after) => {
+                format!("the secret {text} is asked for in another way, still from {}", kept(after))
+            }
             (Some(before), Some(after)) => {
                 format!("the secret {text} now comes from {}, no longer from {}", kept(after), kept(before))
             }
@@ -168,6 +171,14 @@ fn kept(source: &SourceSpec) -> String {
         SourceSpec::Env(variable) => format!("the variable `{}`", discreet(variable)),
         SourceSpec::File(path) => format!("the file `{}`", discreet(&path.to_string_lossy())),
         SourceSpec::Command(words) => format!("the command `{}`", discreet(&words.join(" "))),
+        SourceSpec::Vault(spec) => {
+            let place = format!("{}/{}", spec.mount.as_str(), spec.path.as_str());
+            format!("the field `{}` of `{}` in Vault at `{}`", discreet(&spec.field), discreet(&place), spec.address)
+        }
+        SourceSpec::OAuth2(spec) => format!("the OAuth server at `{}`", spec.token_url),
+        SourceSpec::GithubApp(spec) => {
+            format!("the installation {} of a GitHub App at `{}`", spec.installation_id, spec.api)
+        }
     }
 }
 
