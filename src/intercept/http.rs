@@ -171,13 +171,7 @@ impl Conversation {
             Ok(authority) => authority,
             Err(reason) => return Ok(self.misdirected(reason, &parts)),
         };
-        headers::sanitise_request(&mut parts.headers);
-        if switch.is_some() {
-            upgrade::restore(&mut parts.headers);
-        }
-        if awaits {
-            interim::restore(&mut parts.headers);
-        }
+        sanitise(&mut parts.headers, switch.is_some(), awaits);
         // With HTTP/1 the guard has counted; HTTP/2 bounds bytes alone, and splits cookies, which are one field by now.
         if parts.headers.len() > limits::HEAD_FIELDS {
             return Ok(self.stop(Fault::TooLarge).into_response());
@@ -435,6 +429,18 @@ impl Conversation {
         }
         self.watch.switch_protocol();
         *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
+    }
+}
+
+/// Takes off what is for one connection alone, but for what is carried on: that the protocol is to be switched, and
+/// that an answer is waited for.
+fn sanitise(headers: &mut HeaderMap, switches: bool, awaits: bool) {
+    headers::sanitise_request(headers);
+    if switches {
+        upgrade::restore(headers);
+    }
+    if awaits {
+        interim::restore(headers);
     }
 }
 

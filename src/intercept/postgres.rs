@@ -36,7 +36,7 @@ pub fn may_begin(bytes: &[u8]) -> bool {
 }
 
 /// Answers the client's questions, and reads what comes after: a hello, if TLS was granted. The other value says
-/// whether it was.
+/// whether it asked for TLS, so that nothing else may follow; who does not wait for the grant gets none.
 ///
 /// # Errors
 /// The connection broke.
