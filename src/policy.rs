@@ -685,13 +685,12 @@ impl Policy {
                 Scheme::Https => self.deny(DenyReason::NoName, None),
             };
         };
-        let stand_ins: Vec<_> =
-            self.stand_ins.iter().filter(|stand_in| stand_in.may_join(name, head)).cloned().collect();
         let permit = |brokers: bool, rule: &RuleId| {
             let permit = self.permit(Target::Name(name.clone(), head.dst.port()), Some(rule));
             // What one request was sent, the answer to another may hold.
             let is_brokered = brokers || self.stand_ins.iter().any(|stand_in| stand_in.is_for(name));
-            Permit { is_brokered, stand_ins: stand_ins.clone(), ..permit }
+            let joining = self.stand_ins.iter().filter(|stand_in| stand_in.may_join(name, head));
+            Permit { is_brokered, stand_ins: joining.cloned().collect(), ..permit }
         };
         match self.rows_5_and_6(name) {
             Verdict::Deny(denial) => Verdict::Deny(denial),

@@ -38,11 +38,11 @@ use exeat::policy::verdict::DenyReason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use attachments::ground::{Ground, Process, path};
+use support::origin::greet;
 use support::{PATIENCE, eventually};
 
 /// Addresses of the host that a service answers at, with `hello`: two that policies may open, and one that is the
@@ -160,19 +160,6 @@ impl Rig {
         let mut process = self.ground.start(Command::new("ip").args(arguments));
         assert_eq!(process.line(), "hello");
         process
-    }
-}
-
-async fn greet(listener: TcpListener) {
-    while let Ok((mut io, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            // A client that is cut off has no use for it.
-            let _ = io.write_all(b"hello\n").await;
-            if io.read_exact(&mut [0; 5]).await.is_ok() {
-                let _ = io.write_all(b"taken\n").await;
-            }
-            let _ = io.read_to_end(&mut Vec::new()).await;
-        });
     }
 }
 

@@ -22,6 +22,7 @@ use self::client::{Answer, Ask, Client, ClientError};
 use self::events::EventsArguments;
 use self::place::DaemonArguments;
 use self::policy::PolicyVerb;
+use super::dial::DialError;
 use super::policy::{DENIED, DocumentError, FAULTS, USAGE, json as pretty, print};
 use super::{Exit, chain, tell};
 use crate::policy::near;
@@ -403,7 +404,7 @@ impl CtlError {
             Self::Client(ClientError::Refused { status, .. }) if *status != StatusCode::UNAUTHORIZED => FAULTS,
             Self::Document(_) | Self::Faults(_) | Self::Unknown(..) => FAULTS,
             Self::Left(_, error, _) => error.exit(),
-            Self::Client(ClientError::Address(_)) => USAGE,
+            Self::Client(ClientError::Dial(DialError::Address(_))) => USAGE,
             Self::Client(_) => Exit::Failed,
         }
     }

@@ -93,6 +93,20 @@ pub(crate) enum Speaks {
 /// Answers one request.
 pub(crate) type Handler = Arc<dyn Fn(&Request) -> http::Response<Full<Bytes>> + Send + Sync>;
 
+/// Greets whoever connects, says so if it is taken, and waits for the end of the connection.
+pub(crate) async fn greet(listener: tokio::net::TcpListener) {
+    while let Ok((mut io, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            // A client that is cut off has no use for it.
+            let _ = io.write_all(b"hello\n").await;
+            if io.read_exact(&mut [0; 5]).await.is_ok() {
+                let _ = io.write_all(b"taken\n").await;
+            }
+            let _ = io.read_to_end(&mut Vec::new()).await;
+        });
+    }
+}
+
 /// The handler that answers with what it was sent, as JSON: `method`, `uri`, `version`, `headers`, `body`.
 pub(crate) fn echo() -> Handler {
     Arc::new(|request: &Request| {

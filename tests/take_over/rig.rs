@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::attachments::ground::{Ground, Process};
 use crate::support::names::Names;
+use crate::support::origin::greet;
 use crate::support::{PATIENCE, eventually};
 
 /// Addresses of the host that a service answers at, with `hello`, and with `taken` to whoever answers it.
@@ -274,19 +274,6 @@ impl Rig {
 pub(crate) fn ranges_allowed(ranges: &str) -> Value {
     let ranges: Vec<_> = ranges.split(", ").collect();
     json!({ "subnets": { "allow": ranges } })
-}
-
-async fn greet(listener: TcpListener) {
-    while let Ok((mut io, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            // A client that is cut off has no use for it.
-            let _ = io.write_all(b"hello\n").await;
-            if io.read_exact(&mut [0; 5]).await.is_ok() {
-                let _ = io.write_all(b"taken\n").await;
-            }
-            let _ = io.read_to_end(&mut Vec::new()).await;
-        });
-    }
 }
 
 /// Sends every datagram back; one that says to wait, when the next one comes.

@@ -79,7 +79,7 @@ impl Client {
             Daemon::Socket(path) => (Peer::Socket(path), None),
             Daemon::Address { address, token, ca, certificate } => {
                 if !matches!(address.path(), "" | "/") || address.query().is_some() {
-                    return Err(ClientError::Address("write it as https://HOST:PORT"));
+                    return Err(DialError::Address("write it as https://HOST:PORT").into());
                 }
                 let to = Peer::of(&address, ca.as_deref(), certificate)?;
                 (to, token.map(|path| read(&path).map(Secret::new)).transpose()?)
@@ -124,7 +124,7 @@ impl Client {
                 return answered(parts.status, &whole(body).await?);
             }
             while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame.map_err(ClientError::Broken)?.into_data()
+                if let Ok(data) = frame.map_err(DialError::Broken)?.into_data()
                     && heed(&data).is_break()
                 {
                     return Ok(());
@@ -174,16 +174,8 @@ fn answered(status: StatusCode, body: &[u8]) -> Result<(), ClientError> {
 /// Why there is no answer, or what was answered instead of one.
 #[derive(Debug)]
 pub(super) enum ClientError {
-    /// The daemon's address cannot be used.
-    Address(&'static str),
-    /// This file cannot be used.
-    File(PathBuf, io::Error),
-    /// Nobody could be asked at this socket.
-    Socket(PathBuf, io::Error),
-    /// Nobody answers there.
-    Unreachable(String, io::Error),
-    /// Whoever is there cannot be trusted, or does not trust us.
-    Tls(String, io::Error),
+    /// The daemon could not be asked.
+    Dial(DialError),
     /// The daemon refused.
     Refused {
         /// As POLICY §9 has it.
@@ -195,8 +187,6 @@ pub(super) enum ClientError {
     },
     /// What is asked cannot be put into a request.
     Request,
-    /// The connection broke off.
-    Broken(hyper::Error),
     /// The answer broke off, or is too long.
     Body(Box<dyn Error + Send + Sync>),
     /// There was no answer in time.
@@ -205,43 +195,34 @@ pub(super) enum ClientError {
     Ended,
     /// No runtime is to be had.
     Own(io::Error),
-    /// Our certificate cannot be used.
-    OwnTls(rustls::Error),
 }
 
 impl From<DialError> for ClientError {
     fn from(error: DialError) -> Self {
-        match error {
-            DialError::Address(why) => Self::Address(why),
-            DialError::File(path, error) => Self::File(path, error),
-            DialError::Socket(path, error) => Self::Socket(path, error),
-            DialError::Unreachable(place, error) => Self::Unreachable(place, error),
-            DialError::Tls(place, error) => Self::Tls(place, error),
-            DialError::OwnTls(error) => Self::OwnTls(error),
-            DialError::Broken(error) => Self::Broken(error),
-        }
+        Self::Dial(error)
     }
 }
 
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(why) => write!(f, "the daemon's address: {why}"),
-            Self::File(path, _) => write!(f, "{} cannot be used", path.display()),
-            Self::Socket(path, error) => socket(f, path, error),
-            Self::Unreachable(place, _) => write!(f, "no daemon answers at {place}"),
-            Self::Tls(place, _) => write!(f, "no trust between the daemon at {place} and us (`--ca`, `--certificate`)"),
+            Self::Dial(DialError::Address(why)) => write!(f, "the daemon's address: {why}"),
+            Self::Dial(DialError::Socket(path, error)) => socket(f, path, error),
+            Self::Dial(DialError::Unreachable(place, _)) => write!(f, "no daemon answers at {place}"),
+            Self::Dial(DialError::Tls(place, _)) => {
+                write!(f, "no trust between the daemon at {place} and us (`--ca`, `--certificate`)")
+            }
+            Self::Dial(DialError::Broken(_)) => f.write_str("the connection to the daemon broke off"),
+            Self::Dial(error @ (DialError::File(..) | DialError::OwnTls(_))) => error.fmt(f),
             Self::Refused { status: StatusCode::UNAUTHORIZED, message, .. } => {
                 write!(f, "the daemon does not let us in (`--token-file`): {message}")
             }
             Self::Refused { message, .. } => f.write_str(message),
             Self::Request => f.write_str("this cannot be asked: a name, a revision or the token holds odd characters"),
-            Self::Broken(_) => f.write_str("the connection to the daemon broke off"),
             Self::Body(_) => f.write_str("the daemon's answer cannot be read"),
             Self::Late => write!(f, "the daemon did not answer in {} s", limits::CTL_TIME.as_secs()),
             Self::Ended => f.write_str("the daemon has ended"),
             Self::Own(_) => f.write_str("no connection can be made here"),
-            Self::OwnTls(_) => f.write_str("the certificate cannot be used"),
         }
     }
 }
@@ -271,16 +252,15 @@ fn socket(f: &mut fmt::Formatter<'_>, path: &Path, error: &io::Error) -> fmt::Re
 impl Error for ClientError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::File(_, error) | Self::Unreachable(_, error) | Self::Tls(_, error) | Self::Own(error) => Some(error),
             // What these say, it has said in words that help.
-            Self::Socket(_, error) => match error.kind() {
+            Self::Dial(DialError::Socket(_, error)) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => None,
                 _ => Some(error),
             },
-            Self::Broken(error) => Some(error),
+            Self::Dial(error) => error.source(),
+            Self::Own(error) => Some(error),
             Self::Body(error) => Some(error.as_ref()),
-            Self::OwnTls(error) => Some(error),
-            Self::Address(_) | Self::Refused { .. } | Self::Request | Self::Late | Self::Ended => None,
+            Self::Refused { .. } | Self::Request | Self::Late | Self::Ended => None,
         }
     }
 }

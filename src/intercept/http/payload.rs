@@ -97,6 +97,13 @@ pub(super) fn read(body: impl Body<Data = Bytes, Error = PayloadError> + Send + 
     Payload { source: Source::Read(body.boxed_unsync()), _busy: None, _leave: None }
 }
 
+/// What is still to come of a body that is read on its way.
+pub(super) enum Left {
+    Open(Payload),
+    /// It is over but for these trailers.
+    Over(Option<HeaderMap>),
+}
+
 impl Payload {
     /// The same, which keeps a request unfinished until its end.
     pub(super) fn keeping(self, busy: Busy) -> Self {

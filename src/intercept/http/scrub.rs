@@ -23,7 +23,7 @@ use crate::limits;
 use crate::secret::scrub::{Passage, Scrubber};
 
 use super::coding::{CodingError, Decoder, restrict};
-use super::payload::{Payload, PayloadError, read};
+use super::payload::{Left, Payload, PayloadError, read};
 
 /// Reads the answers to one request.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ impl Scrub {
             headers.remove(CONTENT_LENGTH);
         }
         let passage = self.scrubber.passage();
-        let (source, left) = (Source::Open(body), Bytes::new());
+        let (source, left) = (Left::Open(body), Bytes::new());
         Ok(read(Scrubbed { scrub: self, source, decoder, left, is_full: false, passage }))
     }
 
@@ -146,17 +146,10 @@ impl<Io: Reset> Reset for Scrubbing<Io> {
     }
 }
 
-/// What is still to come of a body.
-enum Source {
-    Open(Payload),
-    /// It is over but for these trailers.
-    Over(Option<HeaderMap>),
-}
-
 /// A body of which values are struck out.
 struct Scrubbed {
     scrub: Scrub,
-    source: Source,
+    source: Left,
     decoder: Option<Decoder>,
     /// Of the last frame, what was not decoded yet.
     left: Bytes,
@@ -181,11 +174,11 @@ impl Scrubbed {
     /// What may pass of the next piece. With the last of a body goes what was kept back, so that no frame more is sent.
     fn feed(&mut self, piece: Bytes) -> Bytes {
         let out = self.passage.feed(piece);
-        let Source::Open(source) = &self.source else { return out };
+        let Left::Open(source) = &self.source else { return out };
         if !(self.left.is_empty() && self.decoder.is_none() && source.is_end_stream()) {
             return out;
         }
-        self.source = Source::Over(None);
+        self.source = Left::Over(None);
         let rest = self.passage.finish();
         if rest.is_empty() { out } else { [out, rest].concat().into() }
     }
@@ -197,13 +190,13 @@ impl Scrubbed {
         }
         let rest = self.passage.finish();
         trailers.iter_mut().for_each(|trailers| self.scrub.head(trailers));
-        self.source = Source::Over(trailers);
+        self.source = Left::Over(trailers);
         Ok(rest)
     }
 
     fn fail(&mut self, error: CodingError) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         self.scrub.ledger.error(error.to_string());
-        self.source = Source::Over(None);
+        self.source = Left::Over(None);
         (self.left, self.is_full) = (Bytes::new(), false);
         Poll::Ready(Some(Err(PayloadError::Unreadable)))
     }
@@ -234,8 +227,8 @@ impl Body for Scrubbed {
                 Err(error) => return self.fail(error),
             }
             let source = match &mut self.source {
-                Source::Open(source) => source,
-                Source::Over(trailers) => {
+                Left::Open(source) => source,
+                Left::Over(trailers) => {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
                 }
             };
@@ -259,13 +252,13 @@ impl Body for Scrubbed {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.source, Source::Over(None)) && self.left.is_empty() && !self.is_full
+        matches!(&self.source, Left::Over(None)) && self.left.is_empty() && !self.is_full
     }
 
     fn size_hint(&self) -> SizeHint {
         match (&self.source, &self.decoder) {
             // Nothing changes its length.
-            (Source::Open(body), None) => {
+            (Left::Open(body), None) => {
                 let waiting = (self.left.len() + self.passage.waiting()) as u64;
                 body.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
             }

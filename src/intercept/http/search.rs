@@ -22,7 +22,7 @@ use crate::secret::placeholder::Placeholders;
 use crate::secret::scrub::Passage;
 
 use super::Asked;
-use super::payload::{Payload, PayloadError, read};
+use super::payload::{Left, Payload, PayloadError, read};
 
 /// What the search of one body has come to.
 pub(super) struct Search {
@@ -50,7 +50,7 @@ impl Search {
             return body;
         }
         let (search, passage) = (Arc::clone(self), known.passage());
-        read(Searched { search, known, source: Source::Open(body), passage })
+        read(Searched { search, known, source: Left::Open(body), passage })
     }
 
     fn misdirected(&self) -> Denial {
@@ -64,17 +64,10 @@ impl Search {
     }
 }
 
-/// What is still to come of a body.
-enum Source {
-    Open(Payload),
-    /// It is over but for these trailers.
-    Over(Option<HeaderMap>),
-}
-
 struct Searched {
     search: Arc<Search>,
     known: Arc<Placeholders>,
-    source: Source,
+    source: Left,
     passage: Passage,
 }
 
@@ -89,7 +82,7 @@ impl Searched {
             return Ok(out);
         }
         self.search.found();
-        self.source = Source::Over(None);
+        self.source = Left::Over(None);
         Err(PayloadError::Misdirected)
     }
 }
@@ -101,8 +94,8 @@ impl Body for Searched {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         loop {
             let source = match &mut self.source {
-                Source::Open(source) => source,
-                Source::Over(trailers) => {
+                Left::Open(source) => source,
+                Left::Over(trailers) => {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
                 }
             };
@@ -116,7 +109,7 @@ impl Body for Searched {
             };
             let out = self.judged(out, trailers.as_ref().and_then(Option::as_ref));
             if let (Ok(_), Some(trailers)) = (&out, trailers) {
-                self.source = Source::Over(trailers);
+                self.source = Left::Over(trailers);
             }
             match out {
                 Ok(out) if out.is_empty() => {}
@@ -126,17 +119,17 @@ impl Body for Searched {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.source, Source::Over(None))
+        matches!(&self.source, Left::Over(None))
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             // Nothing changes its length.
-            Source::Open(body) => {
+            Left::Open(body) => {
                 let waiting = self.passage.waiting() as u64;
                 body.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
             }
-            Source::Over(_) => SizeHint::default(),
+            Left::Over(_) => SizeHint::default(),
         }
     }
 }
