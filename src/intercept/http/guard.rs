@@ -244,6 +244,8 @@ impl<Io> Guard<Io> {
     fn take_head(&mut self) -> Result<(), Fault> {
         while self.held.starts_with(b"\r\n") {
             self.held.advance(2);
+            // Half of the empty line may have been looked at as the beginning of a head.
+            self.scan = head::Scan::default();
         }
         match self.scan.end(&self.held).and_then(|end| self.check_head(end)) {
             Ok(None) => Ok(()),

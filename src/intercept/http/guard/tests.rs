@@ -356,6 +356,17 @@ impl<F: Future> ByHand<F> {
     }
 }
 
+/// Where an empty line before a head comes in two pieces, the head is looked at from its first byte.
+#[test]
+fn an_empty_line_in_two_pieces_hides_nothing() {
+    for head in [&b"\0"[..], b"\x16\x03\x01", b"\n", b"\tGET / HTTP/1.1\r\n"] {
+        let input = [b"\r\n", head].concat();
+        let whole = pass(&input, input.len());
+        assert!(whole.1.is_some(), "{head:?}");
+        assert_eq!(pass(&input, 1), whole, "{head:?}");
+    }
+}
+
 proptest! {
     /// Whatever comes in, however it is cut: the same passes, and only whole heads do.
     #[test]
