@@ -99,11 +99,11 @@ pub fn parse(text: &str) -> Result<IpNet, CidrError> {
         return Err(CidrError::HostBits(range.trunc()));
     }
     let unmapped = match range {
-        IpNet::V6(six) if six.prefix_len() >= 96 => six.addr().to_ipv4_mapped().and_then(|address| {
-            let length = six.prefix_len().saturating_sub(96);
+        IpNet::V6(six) => six.addr().to_ipv4_mapped().and_then(|address| {
+            let length = six.prefix_len().checked_sub(96)?;
             Ipv4Net::new(address, length).ok()
         }),
-        _ => None,
+        IpNet::V4(_) => None,
     };
     Ok(unmapped.map_or(range, IpNet::V4))
 }

@@ -105,6 +105,8 @@ mod tests {
             ("/a/%%c0%b2e./b", "/b"),
             ("/a%e0%80%afb", "/a/b"),
             ("/a%f0%80%80%afb", "/a/b"),
+            ("/%c1%b3ecret", "/secret"),
+            ("/%e0%81%b3e%f0%80%81%a3ret", "/secret"),
             ("/%25%37%33ecret", "/secret"),
             ("/%2%35%37%33ecret", "/secret"),
             ("/a/./b/.", "/a/b/"),

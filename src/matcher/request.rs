@@ -364,6 +364,25 @@ mod tests {
         assert!(rule.matches("GET", b"/", Some("q+x=a%26b%25"), &HeaderMap::new()));
         assert!(rule.matches("GET", b"/", Some("%71%20x=a%26b%"), &HeaderMap::new()));
         assert!(!rule.matches("GET", b"/", Some("q+x=a%2526b%25"), &HeaderMap::new()));
+        let rule = RequestMatch { query: vec![pair("q", Some("%zz%4"))], ..RequestMatch::default() };
+        assert!(rule.matches("GET", b"/", Some("q=%zz%4"), &HeaderMap::new()));
+    }
+
+    #[test]
+    fn matchers_are_equal_if_they_are_written_alike() {
+        let regex = |text: &str| TextMatch::regex(text, false).unwrap();
+        let glob = |text: &str| TextMatch::glob(text).unwrap();
+        let starts = |text: &str| TextMatch::StartsWith(text.to_owned());
+        for (one, other) in [
+            (exact("/a"), exact("/b")),
+            (exact("/a"), starts("/a")),
+            (starts("/a"), starts("/b")),
+            (regex("/a"), regex("/b")),
+            (glob("/a"), glob("/b")),
+            (glob("/a"), exact("/a")),
+        ] {
+            assert!(one == one && other == other && one != other && other != one, "{one:?} and {other:?}");
+        }
     }
 
     #[test]
@@ -445,7 +464,7 @@ mod tests {
         ] {
             assert_eq!(TextMatch::glob(&glob).unwrap_err(), RegexError::GlobTooLarge, "{} bytes", glob.len());
         }
-        assert!(TextMatch::glob(&"a".repeat(8 * 1024)).is_ok());
+        assert!(TextMatch::glob(&r"\a".repeat(limits::REGEX_TEXT_BYTES / 2)).is_ok());
         let longest = "a".repeat(limits::REGEX_TEXT_BYTES);
         assert!(TextMatch::regex(&longest, false).is_ok());
         assert_eq!(TextMatch::regex(&(longest + "a"), false).unwrap_err(), RegexError::TooLarge);

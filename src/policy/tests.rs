@@ -336,6 +336,70 @@ fn of_transforms_the_later_element_wins() {
     assert_eq!(policy.sources().collect::<Vec<_>>(), [(&key, &SourceSpec::Env("KEY".into()))]);
 }
 
+#[test]
+fn an_origin_that_rules_send_headers_to_is_brokered_whatever_this_request_is_sent() {
+    let policy = policy(
+        "allow:\n  sends.test: [{match: {method: [PUT]}, transform: [{headers: {x: y}}]}, {match: {method: [GET]}}, {}]\n  \
+         diverts.test: [{match: {method: [PUT]}, forwardURL: 'https://b.test/'}, {}]\n  \
+         stands-in.test: [{}]\n  plain.test: [{match: {path: {exact: /}}}, {}]\n\
+         secrets: {KEY: {env: KEY, to: [stands-in.test]}}\nplaceholders: {VARIABLE: KEY}\n",
+    );
+    let headers = HeaderMap::new();
+    for (host_name, brokered) in
+        [("sends.test", true), ("diverts.test", true), ("stands-in.test", true), ("plain.test", false)]
+    {
+        let name = name(host_name);
+        let head = RequestHead {
+            scheme: Scheme::Https,
+            authority: Some(&name),
+            dst: OriginalDst("1.1.1.1:443".parse().unwrap()),
+            method: "GET",
+            path: "/",
+            query: None,
+            headers: &headers,
+        };
+        let Verdict::Allow(Action::Forward(permit)) = policy.decide_request(&head, &host()) else { panic!("{name}") };
+        assert_eq!(permit.is_brokered(), brokered, "{name}");
+        assert_eq!(permit.injections(), []);
+    }
+}
+
+#[test]
+fn a_datagram_is_judged_by_its_address_alone() {
+    let said = |text: &str, dst: &str| match policy(text).decide_datagram(&flow(dst, Seen::Opaque), &host()) {
+        Verdict::Deny(denial) => denied(&denial),
+        Verdict::Allow(permit) => format!("relay {}", shown(&permit)),
+    };
+    const OPEN: &str = "mode: allow-all\nsubnets: {deny: [9.9.9.9/32]}";
+    const OBSERVED: &str = "allow: [a.test]\nsubnets: {deny: [9.9.9.9/32]}\nobserve: true";
+    for (text, dst, verdict) in [
+        (EVERYTHING, "10.1.0.1:443", "relay 10.1.0.1:443 by p.yaml:7"),
+        (EVERYTHING, "10.9.0.1:443", "deny denied-cidr by p.yaml:8"),
+        (EVERYTHING, "1.1.1.1:443", "deny no-name"),
+        (EVERYTHING, "192.168.1.1:53", "deny protected-range"),
+        (OPEN, "1.1.1.1:443", "relay 1.1.1.1:443 by p.yaml:1"),
+        (OPEN, "9.9.9.9:443", "deny denied-cidr by p.yaml:2"),
+        (OPEN, "203.0.113.9:443", "deny protected-range"),
+        (OPEN, "192.0.2.1:443", "deny no-name"),
+        ("mode: deny-all", "1.1.1.1:443", "deny deny-all by p.yaml:1"),
+        (OBSERVED, "9.9.9.9:443", "relay 9.9.9.9:443 despite denied-cidr by p.yaml:2"),
+        (OBSERVED, "1.1.1.1:443", "relay 1.1.1.1:443 despite no-name"),
+        (OBSERVED, "203.0.113.9:443", "deny protected-range"),
+    ] {
+        assert_eq!(said(text, dst), verdict, "{text} and {dst}");
+    }
+}
+
+#[test]
+fn a_policy_says_whether_it_only_observes() {
+    assert!(policy("allow: [a.test]\nobserve: true").observe() && !policy("allow: [a.test]").observe());
+}
+
+#[test]
+fn a_key_is_known_by_how_it_begins() {
+    assert_eq!((key_prefix("ghp_0123456789abcdef"), key_prefix("hunter2")), ("ghp_", ""));
+}
+
 /// The headers that are set on `METHOD https://a.test/path` with these of its own, or why it is refused.
 fn set(text: &str, method: &str, path: &str, own: &[&'static str]) -> Result<Vec<String>, DenyReason> {
     let headers: HeaderMap =

@@ -512,3 +512,58 @@ pub struct LocalResponse {
     /// At most [`crate::limits::RESPONSE_BODY_BYTES`].
     pub body: bytes::Bytes,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_has_a_place_and_a_revision_a_long_form() {
+        let rule = RuleId::in_file(&Arc::from("p.yaml"), 7);
+        assert_eq!((rule.source(), rule.line(), rule.to_string()), ("p.yaml", Some(7), "p.yaml:7".to_owned()));
+        assert_eq!(RuleId::of_flag("--allow").line(), None);
+        let revision = Revision(std::array::from_fn(|place| place as u8));
+        assert_eq!(revision.to_string(), "0001020304050607");
+        assert!(revision.in_full().starts_with("000102030405060708") && revision.in_full().ends_with("1e1f"));
+    }
+
+    #[test]
+    fn names_that_servers_read_as_one_are_alike() {
+        let alike = |one: &str, other: &str| is_alike(&one.parse().unwrap(), &other.parse().unwrap());
+        assert!(alike("x-api-key", "x_api_key") && alike("x_api-key", "x-api_key") && alike("x", "x"));
+        assert!(!alike("x-api-key", "xapikey") && !alike("x-a", "x-b") && !alike("a_b", "a.b"));
+    }
+
+    fn credentials(header: &str, parts: Vec<Part>) -> Vec<String> {
+        let header: HeaderName = header.parse().unwrap();
+        let injection = Injection { spelled: header.as_str().into(), header, value: Template(parts), yields: false };
+        injection.credentials().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn words_of_a_value_are_credentials_by_their_header_their_place_or_their_looks() {
+        let literal = |text: &str| Part::Literal(text.to_owned());
+        let secret = || Part::Secret(SecretName::new("KEY").unwrap());
+        let nothing: [&str; 0] = [];
+        assert_eq!(credentials("authorization", vec![literal("Bearer word")]), ["word"]);
+        assert_eq!(credentials("x-team", vec![literal("Bearer word")]), nothing);
+        assert_eq!(credentials("authorization", vec![literal("Bearer "), secret()]), nothing);
+        let looks = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
+        assert_eq!(credentials("x-team", vec![literal(&format!("is {looks} here"))]), [looks]);
+        let basic = |parts: Vec<Part>| vec![literal("Basic "), Part::Base64(parts)];
+        let password = |colon| basic(vec![secret(), literal(colon), literal("hush")]);
+        assert_eq!(credentials("authorization", password(":")), ["hush"]);
+        assert_eq!(credentials("authorization", password("-")), nothing);
+        assert_eq!(credentials("authorization", basic(vec![literal("git"), literal(":"), secret()])), nothing);
+    }
+
+    #[test]
+    fn an_audience_ends_without_a_slash() {
+        let url = |text: &str| {
+            let host = Domain::parse("b.test").unwrap();
+            ForwardUrl { text: text.to_owned(), host, port: 443, prefix: String::new() }
+        };
+        assert_eq!(url("https://b.test/").audience(), "https://b.test");
+        assert_eq!(url("https://b.test/x").audience(), "https://b.test/x");
+    }
+}

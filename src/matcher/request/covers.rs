@@ -70,14 +70,10 @@ impl TextMatch {
         if let Some(text) = other.only(any_case) {
             return self.matches(&text);
         }
-        match (self.expression(), other.expression()) {
-            (Some(ours), Some(theirs)) if ours == theirs => return true,
-            (Some(ours), Some(theirs))
-                if parse(ours, any_case).is_some_and(|ours| parse(theirs, any_case) == Some(ours)) =>
-            {
-                return true;
-            }
-            _ => {}
+        if let (Some(ours), Some(theirs)) = (self.expression(), other.expression())
+            && parse(ours, any_case).is_some_and(|ours| parse(theirs, any_case) == Some(ours))
+        {
+            return true;
         }
         self.matches(&other.head(any_case)) && self.is_open(any_case)
     }
@@ -262,6 +258,7 @@ mod tests {
             ("^/ab", "~^/ab*"),
             ("~^/a$", "^/a"),
             ("~^/a.*$", "^/a"),
+            ("~(?s-u)^/a.{0,3}$", "^/a"),
             (r"~^/a\b", "^/a"),
             ("~(?m)/a$", "^/a"),
             ("~^/A", "^/a"),

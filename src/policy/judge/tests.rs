@@ -79,6 +79,11 @@ fn what_no_client_sends_is_no_question() {
     let flow = Question::connect("a.test:22").unwrap();
     assert_eq!(flow.header("x", "y").err(), Some(E::HeaderWithoutRequest));
     let request = || Question::request("GET", "https://10.0.0.1/").unwrap();
+    let target = |method, text| Question::target(method, text).map(|question| question.to_string());
+    assert_eq!(target(None, "https://a.test/"), Ok("GET https://a.test/".to_owned()));
+    assert_eq!(target(None, "a.test:22"), Ok("a.test:22".to_owned()));
+    assert_eq!(target(Some("PUT"), "https://a.test/"), Ok("PUT https://a.test/".to_owned()));
+    assert_eq!(target(Some("PUT"), "a.test:22"), Err(E::Scheme));
     assert_eq!(request().header("x y", "z").err(), Some(E::HeaderName));
     assert_eq!(request().header("x", "y\nz").err(), Some(E::HeaderValue));
     assert_eq!(request().resolved_to(IpAddr::V4(Ipv4Addr::LOCALHOST)).err(), Some(E::TwoAddresses));
@@ -221,6 +226,9 @@ fn what_is_observed_is_denied_and_goes_its_way() {
     }
     let nothing = policy("observe: true");
     assert_eq!(said(&nothing, "GET http://d.test/"), "deny deny-all terminate");
+    let nothing = policy("mode: deny-all");
+    assert_eq!(said(&nothing, "GET http://d.test/"), "deny deny-all 403 by p.yaml:1");
+    assert_eq!(said(&nothing, "d.test:22"), "deny deny-all by p.yaml:1");
 }
 
 #[test]

@@ -105,6 +105,30 @@ fn starred(labels: usize, stars: &[usize]) -> String {
     (0..labels).rev().map(label).collect::<Vec<_>>().join(".")
 }
 
+#[test]
+fn patterns_of_one_arrangement_take_one_place() {
+    let mut map = DomainMap::default();
+    for label in 0..=limits::POLICY_ARRANGEMENTS {
+        map.insert(pattern(&format!("{label}.*.test")), label).unwrap();
+    }
+    map.insert(pattern("a.*.*.test"), 1000).unwrap();
+    assert_eq!(map.get(&name("a.b.c.test")), Some(&1000));
+}
+
+#[test]
+fn texts_of_one_hash_and_length_are_told_apart() {
+    let key = Key { start: 0, factors: [0; 32] };
+    let mut map = DomainMap { key, ..DomainMap::default() };
+    for text in ["a.test", "b.test", "*.c.test", "*.d.test"] {
+        map.insert(pattern(text), text).unwrap();
+    }
+    for (host, value) in
+        [("a.test", Some("a.test")), ("b.test", Some("b.test")), ("x.d.test", Some("*.d.test")), ("e.test", None)]
+    {
+        assert_eq!(map.get(&name(host)).copied(), value, "{host}");
+    }
+}
+
 /// `limits::POLICY_ARRANGEMENTS`
 #[test]
 fn arrangements_of_stars_are_limited_and_what_arranges_none_is_not() {
