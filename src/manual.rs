@@ -360,6 +360,7 @@ pub mod clauses {}
 /// | F61 a placeholder in a header that is stored and shown again, in several, split over two | `f61_in_another_header`, `f61_split_over_two_headers` |
 /// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
 /// | F61 an echo of what a placeholder became | `f61_the_origin_gets_the_secret_and_its_echo_is_struck_out` |
+/// | F58, F60, F61, G71 all of it by chance, ten thousand times, under pushes, rotation and names that move | `f61_in_ten_thousand_requests_by_chance_no_value_goes_astray` |
 /// | F62 a placeholder in another spelling | `f62_in_another_spelling` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted`, `f63_services_give_secrets_and_without_one_nothing_is_sent` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |

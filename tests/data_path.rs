@@ -9,6 +9,7 @@
 mod support;
 
 mod data_path {
+    mod chance;
     mod differential;
     mod interim;
     pub(crate) mod rig;

@@ -14,7 +14,8 @@
 //! - `INVARIANT`: nothing here prints, and forms of a value are zeroised as the value is.
 //!
 //! **Residual risk.** Whoever transforms what it echoes in a way that is not listed (encrypts, compresses within the
-//! content, spells with look-alikes, answers a few letters at a time over several responses) defeats this. The wall is
+//! content, spells with look-alikes, codes what is base64 already, answers a few letters at a time over several
+//! responses) defeats this. The wall is
 //! the rule's scope: host, method, path. Values shorter than [`limits::SCRUB_SHORTEST`] are not searched for.
 
 mod form;

@@ -22,6 +22,7 @@ use exeat::policy::{Flags, Policy, Protected, Source, Terms};
 use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
 use exeat::sandbox::quota::Slot;
+use exeat::secret::placeholder::Placeholders;
 use exeat::secret::{Secret, Secrets};
 use hickory_proto::rr::RecordType;
 use http_body_util::Full;
@@ -41,7 +42,7 @@ use zeroize::Zeroizing;
 use super::super::support::origin::{Ca, Origin, Speaks};
 
 /// Where the sandbox dials unless a test says otherwise: nobody's address (RFC 5737).
-const ANYWHERE: &str = "203.0.113.9:443";
+pub(crate) const ANYWHERE: &str = "203.0.113.9:443";
 
 pub(crate) struct Rig {
     /// Signs for origins; the only root that the upstream side trusts.
@@ -75,7 +76,8 @@ impl Rig {
         Self::start(policy, secrets).await
     }
 
-    async fn start(policy: &str, secrets: Secrets) -> Self {
+    /// A sandbox under this policy, with these secrets.
+    pub(crate) async fn start(policy: &str, secrets: Secrets) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let ca = Ca::new(folder.path());
         let id = SandboxId::new("test").expect("an id");
@@ -143,6 +145,11 @@ impl Rig {
         gate
     }
 
+    /// What the sandbox holds instead of secrets.
+    pub(crate) fn hold(&self, placeholders: Placeholders) {
+        self.sandbox.hold(placeholders);
+    }
+
     /// Replaces the policy.
     pub(crate) fn replace(&self, policy: &str) {
         self.sandbox.replace(compile(policy));
@@ -193,6 +200,13 @@ impl Rig {
         };
         let io = self.connect(dst).await;
         TlsConnector::from(Arc::new(config)).connect(name, io).await
+    }
+
+    /// What makes TLS of many connections, for a client that trusts our root and speaks this.
+    pub(crate) fn connector(&self, speaks: &str) -> TlsConnector {
+        let mut config = client_config(&self.root_pem);
+        config.alpn_protocols = vec![speaks.as_bytes().to_vec()];
+        TlsConnector::from(Arc::new(config))
     }
 
     /// The first bytes of a client that trusts our root.

@@ -200,6 +200,7 @@ struct Record {
     inner: Vec<u8>,
     names: Vec<String>,
     resumed: Vec<bool>,
+    heads: Vec<Request>,
     requests: Vec<Request>,
 }
 
@@ -245,6 +246,11 @@ impl Origin {
     /// Of each TLS connection, whether it resumed an earlier session.
     pub(crate) fn resumed(&self) -> Vec<bool> {
         self.record.lock().expect("no panic").resumed.clone()
+    }
+
+    /// The requests of which the head arrived, without their bodies.
+    pub(crate) fn heads(&self) -> Vec<Request> {
+        self.record.lock().expect("no panic").heads.clone()
     }
 
     /// The requests that arrived.
@@ -301,7 +307,10 @@ where
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
         let (handler, record) = (Arc::clone(&handler), Arc::clone(&record));
         async move {
-            let request = received(request).await;
+            let (head, body) = request.into_parts();
+            let mut request = received(&head);
+            record.lock().expect("no panic").heads.push(request.clone());
+            request.body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             record.lock().expect("no panic").requests.push(request.clone());
             Ok::<_, Infallible>(handler(&request))
         }
@@ -314,15 +323,14 @@ where
     }
 }
 
-async fn received(request: http::Request<Incoming>) -> Request {
-    let (head, body) = request.into_parts();
+fn received(head: &http::request::Parts) -> Request {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Request {
         method: head.method.to_string(),
         uri: head.uri.to_string(),
         version: format!("{:?}", head.version),
         headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-        body: body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default(),
+        body: Bytes::new(),
     }
 }
 

@@ -61,7 +61,9 @@ impl Source {
         let words: Vec<&str> = self.tokens.iter().map(|token| token.text.as_str()).collect();
         let test = |at: usize| {
             let before = words[..at].strip_suffix(&["async"]).unwrap_or(&words[..at]);
-            matches!(before, [.., "test", "]"] | [.., "test", "(", _, "=", _, ")", "]"])
+            // What is in quotes is no token.
+            let argued = matches!(before, [.., "test", "(", _, "=", ")", "]"] | [.., "test", "(", _, "=", _, ")", "]"]);
+            argued || matches!(before, [.., "test", "]"])
         };
         let named = words.iter().enumerate().filter(|(at, word)| **word == "fn" && test(*at));
         named.filter_map(|(at, _)| words.get(at + 1).map(|&name| name.to_owned())).collect()
