@@ -17,11 +17,13 @@ pub mod guard;
 mod headers;
 mod interim;
 mod live;
+mod local;
 mod payload;
 mod refuse;
 mod scrub;
 mod search;
 mod serve;
+mod timer;
 mod upgrade;
 pub(super) mod upstreams;
 

@@ -29,6 +29,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::timer::Timer;
 use crate::limits;
 use chunked::Chunked;
 
@@ -165,8 +166,7 @@ pub struct Guard<Io> {
     first: bool,
     /// When the head that is waited for must have come.
     deadline: Option<Instant>,
-    /// Set for some deadline, and set anew for the present one when it is ready: most heads come long before.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     last_words: Bytes,
     /// What is left of an interim answer that is being written.
     interim: Bytes,
@@ -202,7 +202,7 @@ impl<Io> Guard<Io> {
             expect: Expect::Head,
             first: true,
             deadline: None,
-            timer: None,
+            timer: Timer::default(),
             last_words: Bytes::new(),
             interim: Bytes::new(),
             lingering: None,
@@ -310,17 +310,7 @@ impl<Io: AsyncRead + Unpin> Guard<Io> {
     fn poll_deadline(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<()> {
         let allowed = if begun { limits::HEAD_TIME } else { limits::KEEP_ALIVE };
         let due = *self.deadline.get_or_insert_with(|| Instant::now() + allowed);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= due {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due);
-        }
-        Poll::Pending
+        self.timer.poll(due, cx)
     }
 
     /// Waits for a head. Ready when there is something to release, a fault, or no more to come.

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::flow::Domain;
+use crate::limits;
 use crate::policy::Denials;
 use crate::policy::verdict::{Denial, RuleId};
 use crate::sandbox::quota::Spent;
@@ -49,7 +50,11 @@ pub(super) fn faulty(fault: Fault, denial: &Denial, style: Denials) -> Answer {
     };
     let hint = match fault {
         Fault::Malformed | Fault::NotHttp => denial.hint(None, None),
-        Fault::TooLarge => "the head of the request is larger than 64 KiB or has more than 128 fields".to_owned(),
+        Fault::TooLarge => format!(
+            "the head of the request is larger than {} KiB or has more than {} fields",
+            limits::HEAD_BYTES / 1024,
+            limits::HEAD_FIELDS
+        ),
         Fault::TooSlow => "the head of the request took longer than 30 s".to_owned(),
     };
     let mut answer = explain(status, denial, None, &hint, style);

@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +25,8 @@ use crate::sandbox::Changes;
 
 use super::guard::{Guard, Lent};
 use super::live::{Waiter, Way};
+use super::local::{Local, Spawner};
+use super::timer::Timer;
 use super::{Conversation, Switched};
 
 /// What a sandbox may send on one HTTP/2 stream, and on one connection, before we read it.
@@ -65,17 +68,23 @@ where
     let lent = Lent::new(guard);
     // Idle time and slow heads are the guard's; so is every bound on a head, which these only repeat.
     let mut library = http1::Builder::new();
-    library.header_read_timeout(None).max_headers(limits::HEAD_FIELDS).max_buf_size(2 * limits::HEAD_BYTES);
+    library.header_read_timeout(None).max_buf_size(2 * limits::HEAD_BYTES);
+    let mut timer = Timer::default();
     loop {
         lent.stirs().await;
         let answering = Arc::clone(conversation);
         let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
         let connection = library.serve_connection(TokioIo::new(lent.again()), service).with_upgrades();
         let mut connection = pin!(connection);
+        let mut rests_until = None;
         let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending if lent.rests() => Poll::Ready(None),
+            Poll::Pending if lent.rests() => {
+                let until = *rests_until.get_or_insert_with(|| Instant::now() + REST);
+                timer.poll(until, cx).map(|()| None)
+            }
             Poll::Pending => {
+                rests_until = None;
                 lent.speak(cx);
                 Poll::Pending
             }
@@ -94,6 +103,9 @@ where
         conversation.ledger.end_with_reset();
     }
 }
+
+/// How long the library's connection is kept after an answer: a request that follows soon finds its buffers.
+const REST: Duration = Duration::from_millis(100);
 
 /// Moves the bytes of a WebSocket, unread but for secrets that come back, until a side ends it or its request is
 /// revoked; whether they ended in good order.
@@ -123,7 +135,8 @@ where
 {
     let answering = Arc::clone(conversation);
     let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let spawner = Spawner::default();
+    let connection = http2::Builder::new(spawner.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS)
         .max_header_list_size(HEAD_LIST)
@@ -132,17 +145,17 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
+    let mut connection = Local::new(connection, spawner);
     let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));
     let mut seen = 0;
     loop {
         tokio::select! {
             // Ended by either side; an error has been told to whom it concerns by the library.
-            _ = connection.as_mut() => return,
+            _ = &mut connection => return,
             () = idle.as_mut() => {
                 let answered = conversation.watch.begun();
                 if !conversation.watch.is_busy() && answered == seen {
-                    connection.as_mut().graceful_shutdown();
+                    connection.connection().graceful_shutdown();
                 }
                 seen = answered;
                 idle.as_mut().reset(Instant::now() + limits::KEEP_ALIVE);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::limits;
 use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
 
+use super::super::local::{Local, Spawner};
 use super::super::payload::Payload;
 use super::{Lease, Wanted};
 
@@ -115,7 +116,8 @@ impl Link {
         let io = TokioIo::new(io);
         let broken = |error: hyper::Error| DialError::Io(io::Error::other(error));
         if http2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            let spawner = Spawner::default();
+            let (sender, connection) = http2::Builder::new(spawner.clone())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -123,17 +125,14 @@ impl Link {
                 .handshake(io)
                 .await
                 .map_err(broken)?;
+            let connection = Local::new(connection, spawner);
             let driver = Driver(tokio::spawn(async { drop(connection.await) }));
             let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
             let shared = Shared { sender, _driver: driver, peer, streams };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(limits::HEAD_FIELDS)
-            .max_buf_size(2 * limits::HEAD_BYTES)
-            .handshake(io)
-            .await
-            .map_err(broken)?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(io).await.map_err(broken)?;
         let connection = connection.with_upgrades();
         let driver = Arc::new(Driver(tokio::spawn(async { drop(connection.await) })));
         Ok(Self::Exclusive(Exclusive { sender, driver, peer }))

@@ -1,0 +1,67 @@
+//! What the HTTP/2 library would spawn, run by the task of its connection.
+//!
+//! The library gives a future to its executor for each stream. On threads of the runtime, each would be woken, run and
+//! written by itself. Within one task, all that one read has brought runs before the connection writes, so that
+//! requests, and answers, that come together go on together; and nothing of a connection outlives it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hyper::rt::Executor;
+
+type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Takes what is spawned, for the [`Local`] that it belongs to.
+#[derive(Clone, Default)]
+pub(super) struct Spawner(Arc<Mutex<Vec<Spawned>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
+    fn execute(&self, future: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
+    }
+}
+
+impl Spawner {
+    /// What was spawned since it was last asked.
+    fn take(&self) -> Vec<Spawned> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A connection and what it has spawned. It ends with the connection, and drops what then still runs.
+pub(super) struct Local<C> {
+    connection: Pin<Box<C>>,
+    spawner: Spawner,
+    running: FuturesUnordered<Spawned>,
+}
+
+impl<C: Future> Local<C> {
+    /// A connection whose executor is `spawner`.
+    pub(super) fn new(connection: C, spawner: Spawner) -> Self {
+        Self { connection: Box::pin(connection), spawner, running: FuturesUnordered::new() }
+    }
+
+    /// The connection.
+    pub(super) fn connection(&mut self) -> Pin<&mut C> {
+        self.connection.as_mut()
+    }
+}
+
+impl<C: Future> Future for Local<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let this = &mut *self;
+        if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        this.running.extend(this.spawner.take());
+        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {
+            // What runs may spawn, too.
+            this.running.extend(this.spawner.take());
+        }
+        Poll::Pending
+    }
+}
