@@ -11,7 +11,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -19,6 +19,7 @@ use ipnet::IpNet;
 pub use crate::audit::Rotation;
 use crate::flow::SecretName;
 use crate::policy::{Grant, SourceSpec};
+use crate::resolve::NameServer;
 pub use crate::sandbox::quota::Limits;
 
 use self::wire::ConfigWire;
@@ -43,7 +44,7 @@ pub struct Config {
     /// Protected ranges that a policy of the control plane may open with `subnets.allow`.
     pub openable: Vec<IpNet>,
     /// Resolvers; empty for those of the host's own configuration.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
     /// What a sandbox may use of which its control plane says nothing.
     pub limits: Limits,
     /// Secrets that policies of the control plane may use by name.
@@ -167,7 +168,7 @@ pub struct Flags {
     /// Added to `openable`.
     pub openable: Vec<IpNet>,
     /// In place of `resolvers`, unless empty.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<NameServer>,
     /// Where the service manager has put credentials (`$CREDENTIALS_DIRECTORY`), which files can be named by.
     pub credentials: Option<PathBuf>,
     /// The key that seals the store, if it is one of them.
@@ -239,16 +240,6 @@ impl Config {
 /// Paths mean the same wherever the daemon is started.
 fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err(format!("`{key}`: a path begins with `/`")) }
-}
-
-/// A resolver's address, at port 53 if it says none.
-///
-/// # Errors
-/// It is none.
-pub fn resolver(text: &str) -> Result<SocketAddr, String> {
-    let at_53 = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    let parsed = text.parse().or_else(|_| at_53());
-    parsed.map_err(|_| "an address, or an address and a port, such as 192.0.2.53 or [2001:db8::53]:53".to_owned())
 }
 
 /// What is wrong with a file of settings.

@@ -285,6 +285,8 @@ pub mod restart {}
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
 /// | §5 addresses in answers are vetted; the block address never stands for an origin | `no_policy_lets_a_protected_or_block_address_be_dialled`, `the_block_address_is_never_allowed` |
 /// | §5 special-use names | `special_use_names_reach_no_resolver` |
+/// | §5 every type, aliases, truncation, TTLs, what is not there, as `dig` and `unbound` see it | `every_type_is_answered_within_policy_and_for_as_long_as_its_records_say`, `alias_chains_are_flattened_to_their_shortest_ttl`, `a_name_without_the_type_is_not_a_name_that_does_not_exist_and_both_are_kept` |
+/// | §5 the host's resolvers or others, in clear or over TLS | `a_resolver_with_a_name_is_asked_over_tls_or_not_at_all`, `a_resolver_is_written_and_read_in_one_form` |
 /// | §6 the URL; the hosts that the operator lists; without an issuer | `each_fault_of_a_response_or_match_is_found`, `a_control_plane_says_less_and_opens_what_the_operator_lists`, `what_the_host_lacks_is_refused_with_its_reason` |
 /// | §6 the request, the headers, the token | `a_forward_url_gets_the_request_and_a_token`, `a_forward_url_is_bound_to_its_url_and_to_the_policy`, `the_helper_of_the_reference_sdk_verifies_a_forwarded_request` |
 /// | §6 `exp`, and keys that change | `a_token_is_signed_once_for_each_audience_and_never_used_to_its_end`, `keys_are_published_before_and_after_they_sign` |

@@ -2,13 +2,18 @@
 //! for the host, one budget for each sandbox, and the operator's `--resolve` (POLICY §5).
 //!
 //! It never opens a connection for a flow and never judges: whoever asks has judged the name, and vets the answer.
+//! Where a resolver answers with an alias alone, the library asks for what it stands for, a few times at most; what an
+//! alias leads to is its owner's choice, and a resolver that recurses has asked for it already.
 //!
 //! - `INVARIANT`: what goes to the host's resolvers is built here from a [`Domain`] and a type; no byte of a
 //!   sandbox's message is passed on, and no search list is applied.
+//! - `INVARIANT`: a resolver with a name is asked over TLS, once its certificate was verified for that name, and never
+//!   in clear.
 //! - `INVARIANT`: `dns` and `upstream` read the same cache, so what was answered is what is dialled.
 //! - `INVARIANT`: a question that is not in the cache is paid for by the sandbox that causes it, through DNS or
 //!   through a dial alike.
 
+mod name_server;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -25,14 +30,16 @@ use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 use crate::flow::{Domain, DomainError};
 use crate::limits;
 use crate::sandbox::quota::Budget;
+pub use name_server::{NameServer, NameServerError};
 
 /// Turns names that were already judged into addresses that are not yet vetted.
 pub trait Resolve: Send + Sync {
@@ -92,6 +99,7 @@ impl std::error::Error for ResolveError {}
 /// The host's resolvers and what they answered, shared by every sandbox.
 pub struct HostResolver {
     servers: ArcSwap<Servers>,
+    roots: Arc<RootCertStore>,
     overrides: Overrides,
     ipv6: bool,
 }
@@ -105,22 +113,23 @@ struct Servers {
 impl HostResolver {
     /// The host's own configuration: `/etc/resolv.conf` and `/etc/hosts`, read once. Where it names no resolver,
     /// `overrides` still resolve and all else is [`ResolveError::NoResolver`]. `ipv6`: whether the host has a route
-    /// for IPv6; without one no IPv6 address is handed out, but those of `overrides`.
+    /// for IPv6; without one no IPv6 address is handed out, but those of `overrides`. `roots`: whose certificates
+    /// count for resolvers that are asked over TLS.
     #[must_use]
-    pub fn system(overrides: Overrides, ipv6: bool) -> Self {
-        Self::new(Servers::of_system(), overrides, ipv6)
+    pub fn system(roots: Arc<RootCertStore>, overrides: Overrides, ipv6: bool) -> Self {
+        Self { servers: ArcSwap::from_pointee(Servers::of_system()), roots, overrides, ipv6 }
     }
 
     /// These resolvers and no others; otherwise as [`Self::system`].
     #[must_use]
-    pub fn with_servers(servers: &[SocketAddr], overrides: Overrides, ipv6: bool) -> Self {
-        Self::new(Servers::named(servers), overrides, ipv6)
+    pub fn with_servers(servers: &[NameServer], roots: Arc<RootCertStore>, overrides: Overrides, ipv6: bool) -> Self {
+        Self { servers: ArcSwap::from_pointee(Servers::named(servers, &roots)), roots, overrides, ipv6 }
     }
 
     /// From now on asks these resolvers, or, where none is named, those of the host's own configuration as it is now.
     /// What others answered is forgotten.
-    pub fn change(&self, servers: &[SocketAddr]) {
-        let servers = if servers.is_empty() { Servers::of_system() } else { Servers::named(servers) };
+    pub fn change(&self, servers: &[NameServer]) {
+        let servers = if servers.is_empty() { Servers::of_system() } else { Servers::named(servers, &self.roots) };
         self.servers.store(Arc::new(servers));
     }
 
@@ -128,10 +137,6 @@ impl HostResolver {
     #[must_use]
     pub fn for_sandbox(self: &Arc<Self>, budget: Arc<Budget>) -> SandboxResolver {
         SandboxResolver { host: Arc::clone(self), budget }
-    }
-
-    fn new(servers: Servers, overrides: Overrides, ipv6: bool) -> Self {
-        Self { servers: ArcSwap::from_pointee(servers), overrides, ipv6 }
     }
 }
 
@@ -143,14 +148,10 @@ impl Servers {
         }))
     }
 
-    fn named(servers: &[SocketAddr]) -> Self {
-        let configs = servers.iter().map(|server| {
-            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            connections.iter_mut().for_each(|connection| connection.port = server.port());
-            NameServerConfig::new(server.ip(), true, connections)
-        });
-        let config = ResolverConfig::from_name_servers(configs.collect());
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    fn named(servers: &[NameServer], roots: &Arc<RootCertStore>) -> Self {
+        let config = ResolverConfig::from_name_servers(servers.iter().map(NameServer::config).collect());
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = builder.with_tls_config(tls(Arc::clone(roots)));
         adjust(builder.options_mut());
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         Self::new(builder.build().ok().filter(|_| !servers.is_empty()))
@@ -407,6 +408,16 @@ impl Kept {
         let records = self.records.clone().ok_or(ResolveError::NotFound)?;
         Ok(Answer { records, ttl: self.until.saturating_duration_since(Instant::now()) })
     }
+}
+
+/// As resolvers are verified: the name of each, by these roots.
+fn tls(roots: Arc<RootCertStore>) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
+    versions.with_root_certificates(roots).with_no_client_auth()
 }
 
 /// Our options over those of `resolv.conf`: our own cache, our own EDNS size, lower case.

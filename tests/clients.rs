@@ -6,6 +6,7 @@
 mod support;
 
 mod clients {
+    mod names;
     mod postgres;
     mod python;
     mod services;

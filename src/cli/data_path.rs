@@ -5,7 +5,6 @@
 //! `INVARIANT`: two sandboxes share what the host is (its resolvers' cache, its addresses, its roots), nothing else.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use crate::dns::Dns;
 use crate::intercept::{self, Context, Rest, Stop, upstream};
 use crate::issuer::Tokens;
 use crate::policy::Protected;
-use crate::resolve::{HostResolver, Overrides};
+use crate::resolve::{HostResolver, NameServer, Overrides};
 use crate::sandbox::Sandbox;
 
 /// How long flows may take to end that have been told to.
@@ -41,7 +40,7 @@ pub(super) struct Settings {
     /// Certificates trusted for those names, beside the host's.
     pub(super) upstream_ca: Vec<CertificateDer<'static>>,
     /// Resolvers; those of the host's own configuration where there is none.
-    pub(super) resolvers: Vec<SocketAddr>,
+    pub(super) resolvers: Vec<NameServer>,
 }
 
 /// What all sandboxes share.
@@ -65,15 +64,17 @@ impl Outside {
         let mut overridden = system.clone();
         overridden.add_parsable_certificates(upstream_ca);
         let ipv6 = host::has_ipv6_route();
+        let (system, overridden) = (Arc::new(system), Arc::new(overridden));
+        let roots = Arc::clone(&system);
         let resolver = match resolvers.as_slice() {
-            [] => HostResolver::system(overrides, ipv6),
-            servers => HostResolver::with_servers(servers, overrides, ipv6),
+            [] => HostResolver::system(roots, overrides, ipv6),
+            servers => HostResolver::with_servers(servers, roots, overrides, ipv6),
         };
         let guard = Arc::new(Guard::new(allow_protected)?);
         let watched = Arc::clone(&guard);
         // Without news of changes, the addresses that the host had at the start stay protected.
         tokio::spawn(async move { watched.watch().await });
-        Ok(Self { resolver: Arc::new(resolver), guard, system: Arc::new(system), overridden: Arc::new(overridden) })
+        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden })
     }
 
     /// The addresses that no policy opens by itself, as they are now.
@@ -86,7 +87,7 @@ impl Outside {
     ///
     /// # Errors
     /// The addresses of the host cannot be listed; nothing has changed.
-    pub(super) fn change(&self, allow_protected: &[IpNet], resolvers: &[SocketAddr]) -> io::Result<()> {
+    pub(super) fn change(&self, allow_protected: &[IpNet], resolvers: &[NameServer]) -> io::Result<()> {
         self.guard.allow(allow_protected)?;
         self.resolver.change(resolvers);
         Ok(())

@@ -25,7 +25,7 @@ pub(super) use settings::Settings;
 use super::{Exit, tell};
 use crate::limits;
 use crate::policy::diagnostic::{Code, Diagnostic};
-use crate::resolve::Override;
+use crate::resolve::{NameServer, Override};
 
 /// Options of `exeat run`.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,9 @@ pub struct RunArguments {
     /// Dial ADDR (and the other PORT, if given) for NAME at PORT; answer NAME with ADDR.
     #[arg(long, value_name = "NAME:PORT:ADDR[:PORT]")]
     resolve: Vec<Override>,
+    /// Ask this resolver, over TLS if it has a name, in place of those of the host; may be repeated.
+    #[arg(long = "resolver", value_name = "ADDRESS[#NAME]")]
+    resolvers: Vec<NameServer>,
     /// Trust these certificates, too, for upstreams named by --resolve.
     #[arg(long, value_name = "FILE")]
     upstream_ca: Vec<PathBuf>,

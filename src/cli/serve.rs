@@ -51,9 +51,10 @@ use self::take_over::wire::Place;
 use self::upgrade::{Program, Successor};
 use super::{Exit, chain, run, say, tell};
 use crate::attach::AttachError;
-use crate::config::{Audit, Config, ConfigError, Flags, Home, SAMPLE, resolver};
+use crate::config::{Audit, Config, ConfigError, Flags, Home, SAMPLE};
 use crate::control;
 use crate::limits;
+use crate::resolve::NameServer;
 use crate::state::StateError;
 
 /// How long flows may take to finish when the daemon ends.
@@ -86,9 +87,9 @@ pub struct ServeArguments {
     /// Let policies open a private range, beside those of the settings; may be repeated.
     #[arg(long, value_name = "CIDR")]
     openable: Vec<IpNet>,
-    /// Ask this resolver, in place of those of the settings and of the host; may be repeated.
-    #[arg(long = "resolver", value_name = "ADDRESS", value_parser = resolver)]
-    resolvers: Vec<SocketAddr>,
+    /// Ask this resolver, over TLS if it has a name, in place of those of settings and host; may be repeated.
+    #[arg(long = "resolver", value_name = "ADDRESS[#NAME]")]
+    resolvers: Vec<NameServer>,
     /// Take over from the daemon that has the state directory now, without a gap; it goes on until its flows are
     /// finished. Where there is none, start.
     #[arg(long)]

@@ -32,7 +32,7 @@ fn the_sample_says_what_holds_without_it() {
 #[test]
 fn what_is_set_counts() {
     let config = read(
-        "state: /srv/exeat\naudit: stdout\nresolvers: [192.0.2.53, '[2001:db8::53]:5353']\n\
+        "state: /srv/exeat\naudit: stdout\nresolvers: [192.0.2.53, '[2001:db8::53]:5353', '192.0.2.54#dns.example']\n\
          openable: [10.0.0.0/8]\nallowProtected: [127.0.0.1/32]\ncontrol: { socket: /run/x, mode: \"0660\" }\n\
          limits: { flows: 9 }\n",
     )
@@ -41,7 +41,8 @@ fn what_is_set_counts() {
     assert_eq!(config.state, Path::new("/srv/exeat"));
     assert_eq!((config.control.socket.as_path(), config.control.mode), (Path::new("/run/x"), 0o660));
     assert_eq!(config.audit, Audit::Stdout);
-    let resolvers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|text| text.parse().unwrap());
+    let resolvers =
+        ["192.0.2.53:53", "[2001:db8::53]:5353", "192.0.2.54:853#dns.example"].map(|text| text.parse().unwrap());
     assert_eq!(config.resolvers, resolvers);
 }
 
@@ -53,7 +54,7 @@ fn the_command_line_counts_more_than_the_file() {
         socket: Some("/c".into()),
         audit: Some(Audit::Stdout),
         openable: vec!["192.168.0.0/16".parse().unwrap()],
-        resolvers: vec![resolver("192.0.2.54").unwrap()],
+        resolvers: vec!["192.0.2.54".parse().unwrap()],
         ..Flags::default()
     };
     let file = (Path::new("serve.yaml"), text);

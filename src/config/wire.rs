@@ -13,12 +13,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use self::secrets::SecretWire;
-use super::{
-    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute, resolver,
-};
+use super::{Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute};
 use crate::flow::Domain;
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
+use crate::resolve::NameServer;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -150,8 +149,8 @@ impl ConfigWire {
         let forward_hosts = forward_hosts.map(|hosts| hosts.iter().map(|text| host(text)).collect());
         allow_protected.extend(flags.allow_protected);
         openable.extend(flags.openable);
-        let named = |text: &String| resolver(text).map_err(|expected| format!("`resolvers`: {expected}"));
-        let named: Vec<SocketAddr> = resolvers.iter().map(named).collect::<Result<_, _>>()?;
+        let named = |text: &String| text.parse().map_err(|expected| format!("`resolvers`: {expected}"));
+        let named: Vec<NameServer> = resolvers.iter().map(named).collect::<Result<_, _>>()?;
         let mut config = Config {
             state: state.map_or(Ok(usual.state), |state| absolute("state", state))?,
             key: flags.key,

@@ -59,7 +59,7 @@ impl Server {
     }
 
     pub(crate) fn host(&self) -> Arc<HostResolver> {
-        Arc::new(HostResolver::with_servers(&[self.addr], Overrides::default(), true))
+        Arc::new(HostResolver::with_servers(&[self.addr.into()], no_roots(), Overrides::default(), true))
     }
 
     pub(crate) fn questions(&self) -> Vec<String> {
@@ -75,6 +75,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn no_roots() -> Arc<RootCertStore> {
+    Arc::new(RootCertStore::empty())
 }
 
 fn name(text: &str) -> Domain {
@@ -204,7 +208,8 @@ async fn a_server_that_fails_is_told_from_one_that_is_silent() {
 
 #[tokio::test]
 async fn a_host_without_resolvers_is_an_error_that_says_so() {
-    let resolver = Arc::new(HostResolver::with_servers(&[], Overrides::default(), true)).for_sandbox(budget());
+    let resolver =
+        Arc::new(HostResolver::with_servers(&[], no_roots(), Overrides::default(), true)).for_sandbox(budget());
     let error = addrs(&resolver, "a.example", RecordType::A).await.unwrap_err();
     assert_eq!(error.to_string(), "the host's /etc/resolv.conf names no usable resolver");
     assert_eq!(dial(&resolver, "a.example", 80).await, Err(ResolveError::NoResolver));
@@ -264,8 +269,12 @@ async fn special_use_names_reach_no_resolver() {
 #[tokio::test]
 async fn ipv6_is_withheld_from_a_host_without_a_route() {
     let server = Server::with_addrs(&["192.0.2.7", "2001:db8::7"]).await;
-    let host =
-        Arc::new(HostResolver::with_servers(&[server.addr], overrides(&["six.example:443:[2001:db8::6]"]), false));
+    let host = Arc::new(HostResolver::with_servers(
+        &[server.addr.into()],
+        no_roots(),
+        overrides(&["six.example:443:[2001:db8::6]"]),
+        false,
+    ));
     let resolver = host.for_sandbox(budget());
     assert_eq!(addrs(&resolver, "a.example", RecordType::AAAA).await, Ok(Vec::new()));
     assert_eq!(dial(&resolver, "a.example", 443).await.unwrap(), ["192.0.2.7:443"]);
@@ -297,7 +306,7 @@ async fn a_dial_does_not_wait_for_a_family_that_is_not_answered() {
 async fn overrides_answer_dial_and_question_and_win_over_special_use() {
     let server = Server::with_addrs(&["192.0.2.7"]).await;
     let specs = ["allowed.test:443:127.0.0.1:8443", "allowed.test:80:127.0.0.1:8080", "allowed.test:80:[::1]"];
-    let host = Arc::new(HostResolver::with_servers(&[server.addr], overrides(&specs), true));
+    let host = Arc::new(HostResolver::with_servers(&[server.addr.into()], no_roots(), overrides(&specs), true));
     let resolver = host.for_sandbox(budget());
     assert!(resolver.overrides(&name("allowed.test")) && !resolver.overrides(&name("www.allowed.test")));
     assert_eq!(dial(&resolver, "allowed.test", 443).await.unwrap(), ["127.0.0.1:8443"]);

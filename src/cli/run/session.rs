@@ -106,7 +106,7 @@ pub(in crate::cli) fn run(
         allow_protected: settings.allow_protected,
         overrides: settings.overrides,
         upstream_ca: settings.upstream_ca,
-        resolvers: Vec::new(),
+        resolvers: settings.resolvers,
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);

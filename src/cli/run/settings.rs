@@ -15,7 +15,7 @@ use crate::cli::policy::{Disk, Document, terms};
 use crate::cli::world::Host;
 use crate::policy::diagnostic::Diagnostics;
 use crate::policy::{self, Policy};
-use crate::resolve::Overrides;
+use crate::resolve::{NameServer, Overrides};
 use crate::secret::Secrets;
 use crate::secret::keep::Keeper;
 use crate::secret::placeholder::Placeholders;
@@ -34,6 +34,8 @@ pub(in crate::cli) struct Settings {
     /// Taken out of the protected ranges.
     pub(in crate::cli) allow_protected: Vec<IpNet>,
     pub(in crate::cli) overrides: Overrides,
+    /// Resolvers; those of the host's own configuration where there is none.
+    pub(in crate::cli) resolvers: Vec<NameServer>,
     /// Certificates trusted for what `--resolve` names, beside the host's.
     pub(in crate::cli) upstream_ca: Vec<CertificateDer<'static>>,
     /// Certificates that the sandbox trusts, beside the host's and its own root; in PEM.
@@ -61,6 +63,7 @@ impl Settings {
         let mut settings = Self::of_policy(arguments.policy.as_deref(), &flags, &Host::default())?;
         settings.allow_protected = arguments.allow_protected;
         settings.overrides = arguments.resolve.into_iter().collect();
+        settings.resolvers = arguments.resolvers;
         for path in arguments.upstream_ca {
             settings.upstream_ca.extend(certificates(&path)?);
         }
@@ -108,6 +111,7 @@ impl Settings {
             keepers,
             allow_protected: Vec::new(),
             overrides: Overrides::default(),
+            resolvers: Vec::new(),
             upstream_ca: Vec::new(),
             trusted_inside: String::new(),
             variables,

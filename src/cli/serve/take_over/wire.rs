@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::cli::serve::meter::{News, Tally};
 use crate::config::Config;
 use crate::control::action::SessionId;
+use crate::resolve::NameServer;
 use crate::sandbox::quota::Limits;
 
 /// One more for every change of what follows [`Hello`] and [`Answer`], or of what sockets and rules agree on.
-pub(in crate::cli::serve) const PROTOCOL: u32 = 2;
+pub(in crate::cli::serve) const PROTOCOL: u32 = 3;
 
 /// The successor's first word.
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,7 +113,7 @@ pub(in crate::cli::serve) struct Judging {
     /// What policies may open.
     pub(in crate::cli::serve) openable: Vec<IpNet>,
     /// Whom names are asked of.
-    pub(in crate::cli::serve) resolvers: Vec<SocketAddr>,
+    pub(in crate::cli::serve) resolvers: Vec<NameServer>,
     /// What a sandbox may use of which its control plane says nothing.
     pub(in crate::cli::serve) limits: Limits,
 }
@@ -185,7 +186,7 @@ mod tests {
         let hello: Hello =
             serde_json::from_str(r#"{"protocol":99,"version":"9.9.9","more":"of a later version"}"#).unwrap();
         let Answer::Refused(why) = hello.answer() else { panic!("it was welcomed") };
-        assert!(why.contains("exeat 9.9.9") && why.contains("protocol 2, and not 99"), "{why}");
+        assert!(why.contains("exeat 9.9.9") && why.contains("protocol 3, and not 99"), "{why}");
         assert_eq!(serde_json::to_string(&Answer::Refused("why".into())).unwrap(), r#"{"Refused":"why"}"#);
         assert_eq!(serde_json::to_string(&Answer::Welcome).unwrap(), r#""Welcome""#);
         let ours = serde_json::to_value(Hello::of_this()).unwrap();
