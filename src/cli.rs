@@ -9,6 +9,7 @@ mod dial;
 mod doctor;
 mod host;
 pub mod policy;
+mod proxy;
 pub mod run;
 pub mod serve;
 mod world;

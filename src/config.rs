@@ -18,6 +18,8 @@ use ipnet::IpNet;
 
 pub use crate::audit::Rotation;
 use crate::flow::SecretName;
+use crate::intercept::upstream::proxy::ProxyUrl;
+use crate::policy::source::CredentialSpec;
 use crate::policy::{Grant, SourceSpec};
 use crate::resolve::NameServer;
 pub use crate::sandbox::quota::Limits;
@@ -45,6 +47,8 @@ pub struct Config {
     pub openable: Vec<IpNet>,
     /// Resolvers; empty for those of the host's own configuration.
     pub resolvers: Vec<NameServer>,
+    /// What upstream connections go through, if not their own ways.
+    pub upstream_proxy: Option<UpstreamProxy>,
     /// What a sandbox may use of which its control plane says nothing.
     pub limits: Limits,
     /// Secrets that policies of the control plane may use by name.
@@ -53,6 +57,17 @@ pub struct Config {
     pub issuer: Option<String>,
     /// Hosts that a `forwardURL` may name; `None` for any.
     pub forward_hosts: Option<Vec<DomainPattern>>,
+}
+
+/// A proxy that upstream connections go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamProxy {
+    /// Where it is, and how it is asked.
+    pub url: ProxyUrl,
+    /// Where `USER:PASSWORD` lies that it is shown.
+    pub credentials: Option<CredentialSpec>,
+    /// Addresses to which connections go without it.
+    pub direct: Vec<IpNet>,
 }
 
 /// A secret that the daemon brokers.
@@ -211,6 +226,7 @@ impl Config {
             allow_protected: Vec::new(),
             openable: Vec::new(),
             resolvers: Vec::new(),
+            upstream_proxy: None,
             limits: Limits::default(),
             secrets: BTreeMap::new(),
             issuer: None,

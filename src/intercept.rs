@@ -367,7 +367,7 @@ impl Intercept {
                 Ok(_) if changes.is_behind() => due.withdraw(),
                 Ok(up) => {
                     drop(due);
-                    return self.relay(io, up, &permit, changes).await;
+                    return self.relay(io, up.io, &permit, changes).await;
                 }
             }
         }

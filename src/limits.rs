@@ -39,6 +39,8 @@ pub const UPSTREAM_STREAMS: usize = 100;
 pub const DIAL_TIME: Duration = Duration::from_secs(15);
 /// How long one address may be tried alone before the next starts (RFC 8305 §5).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// Bytes of the head with which the operator's proxy answers.
+pub const PROXY_HEAD_BYTES: usize = 16 * 1024;
 /// Sets of credentials for which one sandbox keeps TLS sessions of its upstreams, to be resumed.
 pub const TLS_IDENTITIES: usize = 16;
 /// Upstreams of one such set for which sessions are kept.

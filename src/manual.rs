@@ -125,6 +125,11 @@ pub mod data_path {}
 /// nobody has to install anything. The price: a trust bundle is mounted over the system's, and programs with trust
 /// stores of their own do not see it.
 ///
+/// **A proxy of the operator's is asked for addresses.** If it resolved names, nobody would judge where they lead. So
+/// names stay here, and it is asked for what was vetted; its own addresses are protected ones, for whoever reached it
+/// could ask for anything. What it cannot carry (UDP) goes nowhere. The price: a proxy that allows by name alone allows
+/// nothing.
+///
 /// **Seccomp is a short list of refusals**, not a list of what is allowed. It takes away ways out that a network
 /// namespace leaves open, and breaks nothing else; it is not the wall between the program and the kernel.
 pub mod decisions {}
@@ -253,6 +258,7 @@ pub mod restart {}
 /// | §3 row 8: what has no name | `no_name_goes_out_only_where_nothing_narrower_is_said`, `allow_all_lets_every_name_and_no_name_out` |
 /// | §3 row 9: otherwise | `rows_are_asked_in_order` |
 /// | §3 vetting: rows 1 and 2 at the moment of dialling, and only the permit's target | `every_address_is_vetted_before_it_is_dialled`, `no_policy_lets_a_protected_or_block_address_be_dialled` |
+/// | §3 vetting, where the operator's proxy carries connections | `c34_an_upstream_proxy_opens_no_protected_address`, `what_the_operators_proxy_does_not_carry_goes_nowhere_and_the_reason_is_told` |
 /// | §3 embedded IPv4 | `an_embedded_address_is_read_in_every_form`, `the_zeros_that_fill_a_nat64_form_are_not_read_as_an_address`, `allowing_unwraps_mapped_and_compatible_alone` |
 /// | §3 zone ids are dropped | `a_zone_id_changes_no_judgement` |
 /// | §3 the protected ranges | `the_default_ranges_are_those_of_the_policy_page` |
@@ -340,6 +346,7 @@ pub mod clauses {}
 /// | C32 rebinding | `c32_rebinding` |
 /// | C33 a kept connection whose address has become protected | `c33_a_kept_connection_is_not_used_once_its_address_is_protected`, `c33_an_http2_connection_gets_no_stream_once_its_address_is_protected` |
 /// | C34 an ambient proxy of our own process | `c34_an_ambient_proxy_is_ignored` |
+/// | C34 a proxy of the operator's that would connect to anybody, itself too | `c34_an_upstream_proxy_opens_no_protected_address`, `c34_all_goes_through_the_operators_proxy_by_address` |
 /// | C36 IPv6 unfiltered | `c36_the_same_over_ipv6` |
 /// | D37 DNS tunnelling | `d37_tunnelling_in_refused_names`, `d37_tunnelling_in_allowed_names_is_bounded` |
 /// | D38 our own look-up of a denied name | `d38_a_denied_name_never_reaches_a_resolver` |

@@ -8,6 +8,7 @@ mod support;
 mod clients {
     mod names;
     mod postgres;
+    mod proxies;
     mod python;
     mod services;
     mod udp;

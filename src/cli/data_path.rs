@@ -5,6 +5,7 @@
 //! `INVARIANT`: two sandboxes share what the host is (its resolvers' cache, its addresses, its roots), nothing else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,9 @@ use crate::attach::{
 use crate::audit::Record;
 use crate::ca::Authority;
 use crate::dns::Dns;
-use crate::intercept::{self, Context, Rest, Stop, upstream};
+use crate::intercept::upstream::Upstream;
+use crate::intercept::upstream::proxy::Proxy;
+use crate::intercept::{self, Context, Rest, Stop};
 use crate::issuer::Tokens;
 use crate::policy::Protected;
 use crate::resolve::{HostResolver, NameServer, Overrides};
@@ -41,6 +44,8 @@ pub(super) struct Settings {
     pub(super) upstream_ca: Vec<CertificateDer<'static>>,
     /// Resolvers; those of the host's own configuration where there is none.
     pub(super) resolvers: Vec<NameServer>,
+    /// What upstream connections go through, if not their own ways.
+    pub(super) proxy: Option<Proxy>,
 }
 
 /// What all sandboxes share.
@@ -49,6 +54,7 @@ pub(super) struct Outside {
     guard: Arc<Guard>,
     system: Arc<RootCertStore>,
     overridden: Arc<RootCertStore>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Outside {
@@ -57,7 +63,7 @@ impl Outside {
     /// # Errors
     /// The addresses of the host cannot be listed.
     pub(super) fn open(settings: Settings) -> io::Result<Self> {
-        let Settings { allow_protected, overrides, upstream_ca, resolvers } = settings;
+        let Settings { allow_protected, overrides, upstream_ca, resolvers, proxy } = settings;
         let mut system = RootCertStore::empty();
         // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
         system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -70,11 +76,12 @@ impl Outside {
             [] => HostResolver::system(roots, overrides, ipv6),
             servers => HostResolver::with_servers(servers, roots, overrides, ipv6),
         };
-        let guard = Arc::new(Guard::new(allow_protected)?);
+        let asked = proxy.iter().flat_map(|proxy| proxy.addrs()).map(SocketAddr::ip);
+        let guard = Arc::new(Guard::new(asked.collect(), allow_protected)?);
         let watched = Arc::clone(&guard);
         // Without news of changes, the addresses that the host had at the start stay protected.
         tokio::spawn(async move { watched.watch().await });
-        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden })
+        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden, proxy: proxy.map(Arc::new) })
     }
 
     /// The addresses that no policy opens by itself, as they are now.
@@ -129,7 +136,8 @@ impl Outside {
         let protected = self.guard.protected();
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
         let dns = Arc::new(dns);
-        let upstream = upstream::Upstream::new(resolve, Arc::clone(&self.system), Arc::clone(&self.overridden));
+        let upstream = Upstream::new(resolve, Arc::clone(&self.system), Arc::clone(&self.overridden));
+        let upstream = upstream.through(self.proxy.clone());
         let context = Context {
             sandbox: Arc::clone(sandbox),
             host: Arc::clone(protected),

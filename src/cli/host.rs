@@ -46,18 +46,20 @@ fn addresses() -> io::Result<Vec<IpAddr>> {
 /// The ranges that are protected on this host, kept true while its addresses come and go and the settings change.
 pub(super) struct Guard {
     protected: Arc<ArcSwap<Protected>>,
+    /// Protected as the host's own addresses are.
+    kin: Vec<IpAddr>,
     /// Taken out of protection. Held while what follows from it is made, so that two changes do not cross.
     allowed: Mutex<Vec<IpNet>>,
 }
 
 impl Guard {
-    /// As it is now, without what the operator allows.
+    /// As it is now, without what the operator allows. `kin` is protected as the host's own addresses are.
     ///
     /// # Errors
     /// The addresses of the host cannot be listed.
-    pub(super) fn new(allowed: Vec<IpNet>) -> io::Result<Self> {
-        let protected = Arc::new(ArcSwap::from_pointee(protected(&allowed)?));
-        Ok(Self { protected, allowed: Mutex::new(allowed) })
+    pub(super) fn new(kin: Vec<IpAddr>, allowed: Vec<IpNet>) -> io::Result<Self> {
+        let protected = Arc::new(ArcSwap::from_pointee(protected(&kin, &allowed)?));
+        Ok(Self { protected, kin, allowed: Mutex::new(allowed) })
     }
 
     /// What is protected at any time.
@@ -71,14 +73,14 @@ impl Guard {
     /// The addresses of the host cannot be listed; nothing has changed.
     pub(super) fn allow(&self, allowed: &[IpNet]) -> io::Result<()> {
         let mut held = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.protected.store(Arc::new(protected(allowed)?));
+        self.protected.store(Arc::new(protected(&self.kin, allowed)?));
         *held = allowed.to_vec();
         Ok(())
     }
 
     fn refresh(&self) -> io::Result<()> {
         let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.protected.store(Arc::new(protected(&allowed)?));
+        self.protected.store(Arc::new(protected(&self.kin, &allowed)?));
         Ok(())
     }
 
@@ -99,8 +101,9 @@ impl Guard {
 }
 
 /// The ranges that are protected on this host now, without those that the operator allowed.
-fn protected(allowed: &[IpNet]) -> io::Result<Protected> {
-    Ok(allowed.iter().fold(Protected::new(addresses()?), |protected, cidr| protected.without(*cidr)))
+fn protected(kin: &[IpAddr], allowed: &[IpNet]) -> io::Result<Protected> {
+    let own = addresses()?.into_iter().chain(kin.iter().copied());
+    Ok(allowed.iter().fold(Protected::new(own), |protected, cidr| protected.without(*cidr)))
 }
 
 /// Whether the host has a way to IPv6 addresses: else none is answered (POLICY §5).

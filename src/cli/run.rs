@@ -23,6 +23,7 @@ pub(super) use session::{become_unreadable, raise_descriptor_limit, run as sessi
 pub(super) use settings::Settings;
 
 use super::{Exit, tell};
+use crate::intercept::upstream::proxy::ProxyUrl;
 use crate::limits;
 use crate::policy::diagnostic::{Code, Diagnostic};
 use crate::resolve::{NameServer, Override};
@@ -51,6 +52,15 @@ pub struct RunArguments {
     /// Ask this resolver, over TLS if it has a name, in place of those of the host; may be repeated.
     #[arg(long = "resolver", value_name = "ADDRESS[#NAME]")]
     resolvers: Vec<NameServer>,
+    /// Reach upstreams through this proxy: http://HOST:PORT (CONNECT) or socks5://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    upstream_proxy: Option<ProxyUrl>,
+    /// Show the proxy the USER:PASSWORD in this file.
+    #[arg(long, value_name = "FILE", requires = "upstream_proxy")]
+    upstream_proxy_credentials: Option<PathBuf>,
+    /// Reach these addresses without the proxy; may be repeated.
+    #[arg(long, value_name = "CIDR", requires = "upstream_proxy")]
+    direct: Vec<ipnet::IpNet>,
     /// Trust these certificates, too, for upstreams named by --resolve.
     #[arg(long, value_name = "FILE")]
     upstream_ca: Vec<PathBuf>,

@@ -12,8 +12,11 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use self::secrets::SecretWire;
-use super::{Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, absolute};
+use self::secrets::{CredentialWire, SecretWire};
+use super::{
+    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, UpstreamProxy,
+    absolute,
+};
 use crate::flow::Domain;
 use crate::limits;
 use crate::matcher::domain::DomainPattern;
@@ -28,10 +31,20 @@ pub(super) struct ConfigWire {
     allow_protected: Vec<IpNet>,
     openable: Vec<IpNet>,
     resolvers: Vec<String>,
+    upstream_proxy: Option<ProxyWire>,
     limits: Limits,
     secrets: BTreeMap<String, SecretWire>,
     issuer: Option<String>,
     forward_hosts: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProxyWire {
+    url: String,
+    credentials: Option<CredentialWire>,
+    #[serde(default)]
+    direct: Vec<IpNet>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -140,6 +153,7 @@ impl ConfigWire {
             mut allow_protected,
             mut openable,
             resolvers,
+            upstream_proxy,
             secrets,
             limits,
             issuer,
@@ -161,6 +175,7 @@ impl ConfigWire {
             issuer: issuer.map(issuer_url).transpose()?,
             forward_hosts: forward_hosts.transpose()?,
             resolvers: if flags.resolvers.is_empty() { named } else { flags.resolvers },
+            upstream_proxy: upstream_proxy.map(ProxyWire::into_proxy).transpose()?,
             limits,
             secrets: secrets.into_iter().map(|(name, wire)| wire.into_brokered(&name)).collect::<Result<_, _>>()?,
         };
@@ -192,6 +207,15 @@ fn reachable_by_sandboxes(config: &Config) -> Result<(), String> {
 /// Whether a listener at `address` is one at an address of `range`, too.
 fn covers(range: &IpNet, address: IpAddr) -> bool {
     address.is_unspecified() || range.contains(&address.to_canonical()) || range.contains(&address)
+}
+
+impl ProxyWire {
+    fn into_proxy(self) -> Result<UpstreamProxy, String> {
+        let Self { url, credentials, direct } = self;
+        let url = url.parse().map_err(|fault| format!("`upstreamProxy.url`: {fault}"))?;
+        let credentials = credentials.map(|wire| wire.into_spec("upstreamProxy", "credentials")).transpose()?;
+        Ok(UpstreamProxy { url, credentials, direct })
+    }
 }
 
 impl AuditWire {

@@ -26,7 +26,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::ledger::{self, Ledger};
-use super::{Context, Shutdown, chain, upstream};
+use super::{Context, Shutdown, chain};
 use crate::attach::{Envelope, Packets, Replies};
 use crate::audit::{Judged, Protocol, RouteTaken};
 use crate::flow::{Flow, Seen};
@@ -143,7 +143,7 @@ impl<R: Replies> Relay<R> {
         };
         ledger.verdict(allowed(&permit));
         let closing = ledger.closing();
-        match upstream::associate(to).await {
+        match self.ctx.upstream.associate(to).await {
             Ok(up) => {
                 // A new socket has room, which only the runtime has yet to learn. An error is met again.
                 let _ = up.writable().await;

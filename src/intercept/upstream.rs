@@ -5,12 +5,14 @@
 //! into the [`DialAddr`] that alone can be dialled. It keeps no connection (`http::upstreams` does); of TLS it keeps
 //! sessions, to be resumed.
 //!
-//! - `INVARIANT`: each address is vetted right before it is dialled, and the connection's peer is that address.
+//! - `INVARIANT`: each address is vetted right before it is dialled, and the connection's peer is that address, or the
+//!   operator's proxy, asked for that address ([`proxy`]).
 //! - `INVARIANT`: TLS is verified for the very name in the permit; roots beyond the host's count only for names that
 //!   the operator gave an address.
 //! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two; and one is resumed
 //!   only under the generation of the policy and with the credentials that it was made with.
 
+pub mod proxy;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -38,12 +40,23 @@ use crate::policy::Protected;
 use crate::policy::verdict::{Denial, DialAddr, Permit, Target, Verdict};
 use crate::resolve::{Resolve, ResolveError};
 use crate::sandbox::Snapshot;
+use proxy::{Proxy, ProxyError};
 use sessions::{Roots, Sessions};
 
 /// Opens one sandbox's upstream connections.
 pub struct Upstream {
     resolve: Arc<dyn Resolve>,
     sessions: Sessions,
+    proxy: Option<Arc<Proxy>>,
+}
+
+/// A connection that was opened.
+#[derive(Debug)]
+pub struct Dialled<Io> {
+    /// The connection.
+    pub io: Io,
+    /// Whom it reaches: the address that was vetted, whoever carries it there.
+    pub peer: SocketAddr,
 }
 
 impl Upstream {
@@ -55,7 +68,13 @@ impl Upstream {
         system: impl Into<Arc<RootCertStore>>,
         overridden: impl Into<Arc<RootCertStore>>,
     ) -> Self {
-        Self { resolve, sessions: Sessions::new(system.into(), overridden.into()) }
+        Self { resolve, sessions: Sessions::new(system.into(), overridden.into()), proxy: None }
+    }
+
+    /// The same through the operator's proxy, if there is one.
+    #[must_use]
+    pub fn through(self, proxy: Option<Arc<Proxy>>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// A connection to the permit's target: to a vetted address of its name, or to its very address. All addresses are
@@ -63,7 +82,12 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial(&self, permit: &Permit, snapshot: &Snapshot, host: &Protected) -> Result<TcpStream, DialError> {
+    pub async fn dial(
+        &self,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        host: &Protected,
+    ) -> Result<Dialled<TcpStream>, DialError> {
         let dialling = async {
             let addrs = match permit.target() {
                 Target::Name(name, port) => {
@@ -75,7 +99,7 @@ impl Upstream {
             let mut denied = None;
             let mut vetted =
                 by_turns(addrs).into_iter().filter_map(|addr| match snapshot.policy.vet(addr, permit, host) {
-                    Verdict::Allow(to) => Some(connect(to)),
+                    Verdict::Allow(to) => Some(connect(to, self.proxy.clone())),
                     Verdict::Deny(denial) => {
                         denied.get_or_insert(denial);
                         None
@@ -103,27 +127,34 @@ impl Upstream {
         snapshot: &Snapshot,
         host: &Protected,
         alpn: &[Alpn],
-    ) -> Result<TlsStream<TcpStream>, DialError> {
+    ) -> Result<Dialled<TlsStream<TcpStream>>, DialError> {
         let (name, roots) = match permit.target() {
             Target::Name(name, _) if self.resolve.overrides(name) => (server_name(name)?, Roots::Overridden),
             Target::Name(name, _) => (server_name(name)?, Roots::System),
             Target::Address(addr) => (ServerName::from(addr.ip()), Roots::System),
         };
-        let stream = self.dial(permit, snapshot, host).await?;
+        let Dialled { io, peer } = self.dial(permit, snapshot, host).await?;
         let config = self.sessions.config(snapshot.generation, &permit.credentials(), roots, alpn);
-        let handshake = TlsConnector::from(config).connect(name, stream);
+        let handshake = TlsConnector::from(config).connect(name, io);
         match timeout(limits::UPSTREAM_HANDSHAKE_TIME, handshake).await {
-            Ok(done) => done.map_err(DialError::from_handshake),
+            Ok(done) => done.map(|io| Dialled { io, peer }).map_err(DialError::from_handshake),
             Err(_) => Err(DialError::HandshakeTimedOut),
+        }
+    }
+
+    /// A socket for datagrams to and from one address.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn associate(&self, to: DialAddr) -> Result<UdpSocket, DialError> {
+        match &self.proxy {
+            Some(proxy) if proxy.carries(to.addr().ip()) => Err(DialError::Proxy(ProxyError::Datagrams)),
+            _ => associate(to).await,
         }
     }
 }
 
-/// A socket for datagrams to and from one address.
-///
-/// # Errors
-/// See [`DialError`].
-pub async fn associate(to: DialAddr) -> Result<UdpSocket, DialError> {
+async fn associate(to: DialAddr) -> Result<UdpSocket, DialError> {
     let addr = to.addr();
     // A socket that is connected to port 0 hears every port.
     if addr.port() == 0 {
@@ -137,12 +168,32 @@ pub async fn associate(to: DialAddr) -> Result<UdpSocket, DialError> {
     opening.await.map_err(|error| DialError::Connect(addr, error))
 }
 
-/// Opens one connection, without Nagle's delay and with keep-alive, since the sandbox's own never leaves this host.
+/// Opens one connection to a vetted address: itself, or by having the proxy do so.
 ///
 /// # Errors
 /// See [`DialError`].
-pub async fn connect(to: DialAddr) -> Result<TcpStream, DialError> {
-    let addr = to.addr();
+async fn connect(to: DialAddr, proxy: Option<Arc<Proxy>>) -> Result<Dialled<TcpStream>, DialError> {
+    let peer = to.addr();
+    let Some(proxy) = proxy.filter(|proxy| proxy.carries(peer.ip())) else {
+        return Ok(Dialled { io: open(peer).await?, peer });
+    };
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for at in proxy.addrs() {
+        match open(*at).await {
+            Ok(mut io) => {
+                proxy.ask(&mut io, &to).await.map_err(DialError::Proxy)?;
+                return Ok(Dialled { io, peer });
+            }
+            Err(DialError::Connect(_, error)) => failure = error,
+            Err(other) => return Err(other),
+        }
+    }
+    Err(DialError::Proxy(ProxyError::Unreachable(failure)))
+}
+
+/// A connection to this very address, without Nagle's delay and with keep-alive, since the sandbox's own never leaves
+/// this host.
+async fn open(addr: SocketAddr) -> Result<TcpStream, DialError> {
     let failed = |error| DialError::Connect(addr, error);
     let stream = TcpStream::connect(addr).await.map_err(failed)?;
     if stream.peer_addr().map_err(failed)? != addr {
@@ -167,6 +218,8 @@ pub enum DialError {
     Connect(SocketAddr, io::Error),
     /// The connection's peer is another than the address that was vetted.
     OtherPeer(SocketAddr),
+    /// The operator's proxy did not connect us.
+    Proxy(ProxyError),
     /// No address answered in [`limits::DIAL_TIME`].
     TimedOut,
     /// The name can stand in no certificate.
@@ -211,6 +264,7 @@ impl fmt::Display for DialError {
             Self::Unresolved(why) => write!(f, "the upstream's name has no address: {why}"),
             Self::Connect(addr, why) => write!(f, "the upstream at {addr} could not be reached: {}", why.kind()),
             Self::OtherPeer(addr) => write!(f, "the connection to {addr} reached another address"),
+            Self::Proxy(why) => why.fmt(f),
             Self::TimedOut => f.write_str("the upstream did not answer in time"),
             Self::NoServerName(name) => write!(f, "no certificate can be for the name {name}"),
             Self::Certificate(why) => write!(f, "the upstream's certificate was refused: {why}"),

@@ -1,9 +1,11 @@
 //! C: an address in disguise, and names that lead to addresses which nobody meant.
 
 use std::net::IpAddr;
+use std::process::Command;
 
 use super::client::{assert_answer, assert_refusals, attack};
 use crate::support::world::{HOST, PRIVATE, World};
+use crate::support::{eventually, skipped};
 
 /// Nothing but protected ranges stands between this and the cloud's metadata.
 const ALL: [&str; 2] = ["--mode", "allow-all"];
@@ -201,6 +203,44 @@ fn c34_an_ambient_proxy_is_ignored() {
         run.curl(["http://allowed.rig/c34"]).succeeded();
         assert_eq!(world.allowed.http.requests().len(), 1);
         world.evil.assert_untouched();
+    });
+}
+
+/// C34: with a proxy of the operator's between, which would connect us to anybody: addresses are vetted as without it,
+/// it is asked for no other, and no flow reaches the proxy itself.
+#[test]
+fn c34_an_upstream_proxy_opens_no_protected_address() {
+    World::each_wide(|world| {
+        if Command::new("microsocks").arg("-h").output().is_err() {
+            return skipped("C34 with a proxy: microsocks is not installed");
+        }
+        let wide = world.wide.as_ref().expect("the wide world");
+        let _proxy = world.serve(&["microsocks", "-i", "203.0.113.1", "-p", "1080"]);
+        let listens = ["bash", "-c", ": < /dev/tcp/203.0.113.1/1080 && echo yes || true"];
+        assert!(eventually(|| world.command(&listens) == "yes\n"), "the proxy listens");
+        wide.names.set("metadata.rig", &[address("169.254.169.254")]);
+        wide.names.set("private.rig", &[address(PRIVATE)]);
+        wide.names.set("proxy.rig", &[address("203.0.113.1")]);
+        let run = world.run().options(ALL).options(["--upstream-proxy", "socks5://203.0.113.1:1080"]);
+        let outcome = attack(
+            world,
+            run,
+            "tcp('allowed', ALLOWED, 80, request('allowed.rig'))
+for name in ('metadata.rig', 'private.rig', 'proxy.rig'):
+    tcp(name, EVIL, 80, request(name))
+tcp('metadata', '169.254.169.254', 80, request('169.254.169.254'))
+tcp('private', '10.20.0.5', 80, request('10.20.0.5'))
+tcp('proxy', '203.0.113.1', 1080, bytes([5, 1, 0]))
+tcp('proxy in http', '203.0.113.1', 1080, request('203.0.113.1:1080'))",
+        );
+        assert_answer(&outcome, "allowed", &["HTTP/1.1 200"]);
+        for what in ["metadata.rig", "private.rig", "proxy.rig", "metadata", "private", "proxy", "proxy in http"] {
+            assert_answer(&outcome, what, &["HTTP/1.1 403", "refused"]);
+        }
+        outcome.assert_denied("protected-range", &[("name", "proxy.rig")]);
+        outcome.assert_denied("protected-range", &[("address", "203.0.113.1"), ("port", "1080")]);
+        wide.metadata.assert_untouched();
+        wide.private.assert_untouched();
     });
 }
 

@@ -107,6 +107,7 @@ pub(in crate::cli) fn run(
         overrides: settings.overrides,
         upstream_ca: settings.upstream_ca,
         resolvers: settings.resolvers,
+        proxy: settings.proxy,
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);

@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::runtime::Runtime;
 
 use super::{RunArguments, RunError};
 use crate::cli::policy::{Disk, Document, terms};
+use crate::cli::proxy;
 use crate::cli::world::Host;
+use crate::config::UpstreamProxy;
+use crate::intercept::upstream::proxy::Proxy;
 use crate::policy::diagnostic::Diagnostics;
+use crate::policy::source::CredentialSpec;
 use crate::policy::{self, Policy};
 use crate::resolve::{NameServer, Overrides};
 use crate::secret::Secrets;
@@ -36,6 +41,8 @@ pub(in crate::cli) struct Settings {
     pub(in crate::cli) overrides: Overrides,
     /// Resolvers; those of the host's own configuration where there is none.
     pub(in crate::cli) resolvers: Vec<NameServer>,
+    /// What upstream connections go through, if not their own ways.
+    pub(in crate::cli) proxy: Option<Proxy>,
     /// Certificates trusted for what `--resolve` names, beside the host's.
     pub(in crate::cli) upstream_ca: Vec<CertificateDer<'static>>,
     /// Certificates that the sandbox trusts, beside the host's and its own root; in PEM.
@@ -64,6 +71,12 @@ impl Settings {
         settings.allow_protected = arguments.allow_protected;
         settings.overrides = arguments.resolve.into_iter().collect();
         settings.resolvers = arguments.resolvers;
+        if let Some(url) = arguments.upstream_proxy {
+            let credentials = arguments.upstream_proxy_credentials;
+            settings.hidden.extend(credentials.clone());
+            let credentials = credentials.map(CredentialSpec::File);
+            settings.go_through(&UpstreamProxy { url, credentials, direct: arguments.direct })?;
+        }
         for path in arguments.upstream_ca {
             settings.upstream_ca.extend(certificates(&path)?);
         }
@@ -71,6 +84,16 @@ impl Settings {
         settings.shared = found("--share", arguments.share)?;
         settings.exposed = found("--expose", arguments.expose)?;
         Ok(settings)
+    }
+
+    fn go_through(&mut self, said: &UpstreamProxy) -> Result<(), RunError> {
+        let (proxy, keeper) = proxy::open(said).map_err(RunError::own("find the upstream proxy"))?;
+        if let Some(mut keeper) = keeper {
+            runtime()?.block_on(keeper.ask(&Host::default())).map_err(RunError::Secret)?;
+            self.keepers.push(keeper);
+        }
+        self.proxy = Some(proxy);
+        Ok(())
     }
 
     /// The settings of one policy, and nothing else asked for. `world` is where its secrets come from.
@@ -92,8 +115,7 @@ impl Settings {
         let mut secrets = Secrets::default();
         let mut keepers = Vec::new();
         let mut variables = BTreeSet::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(RunError::own("start a runtime"))?;
+        let runtime = runtime()?;
         for (name, from) in policy.sources() {
             let mut keeper = Keeper::new(name.clone(), from.clone());
             runtime.block_on(keeper.ask(world)).map_err(RunError::Secret)?;
@@ -112,6 +134,7 @@ impl Settings {
             allow_protected: Vec::new(),
             overrides: Overrides::default(),
             resolvers: Vec::new(),
+            proxy: None,
             upstream_ca: Vec::new(),
             trusted_inside: String::new(),
             variables,
@@ -120,6 +143,10 @@ impl Settings {
             exposed: Vec::new(),
         })
     }
+}
+
+fn runtime() -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::own("start a runtime"))
 }
 
 /// Certificates of one PEM file.

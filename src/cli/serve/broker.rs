@@ -10,11 +10,13 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::meter::milliseconds;
-use super::report;
+use super::{ServeError, report};
+use crate::cli;
 use crate::cli::world::Host;
 use crate::config::Config;
 use crate::control::action::{SecretState, SecretView};
 use crate::flow::SecretName;
+use crate::intercept::upstream::proxy::Proxy;
 use crate::policy::{Grant, SourceSpec};
 use crate::secret::keep::{Keeper, News};
 use crate::secret::{Secrets, Standing};
@@ -28,6 +30,23 @@ pub(super) struct Broker {
 /// Where the operator's secrets may go.
 pub(super) fn grants(config: &Config) -> BTreeMap<SecretName, Grant> {
     config.secrets.iter().map(|(name, brokered)| (name.clone(), brokered.grant.clone())).collect()
+}
+
+/// The operator's proxy, if there is one, its credentials kept current in the same way.
+///
+/// # Errors
+/// Its name has no address.
+pub(super) async fn proxy(config: &Config) -> Result<Option<Proxy>, ServeError> {
+    let Some(said) = &config.upstream_proxy else { return Ok(None) };
+    let (proxy, keeper) = cli::proxy::open(said).map_err(ServeError::own("find the upstream proxy"))?;
+    if let Some(mut keeper) = keeper {
+        let world = Arc::new(Host::default());
+        if let Err(error) = keeper.ask(&*world).await {
+            report::secret(&News::Failed(error));
+        }
+        tokio::spawn(keeper.keep(world, |news| report::secret(&news)));
+    }
+    Ok(Some(proxy))
 }
 
 impl Broker {

@@ -51,9 +51,16 @@ struct ShapeWire {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct CredentialWire {
+pub(super) struct CredentialWire {
     env: Option<String>,
     file: Option<PathBuf>,
+}
+
+impl CredentialWire {
+    /// What stands at `key`, beneath `at`.
+    pub(super) fn into_spec(self, at: &str, key: &str) -> Result<CredentialSpec, String> {
+        At(at).credential(key, self)
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -112,8 +112,8 @@ async fn a_name_is_dialled_where_it_resolves_to_and_not_where_the_sandbox_dialle
     let (listener, addr) = listen("127.0.0.2", 0).await;
     let snapshot = allowing();
     let stream = upstream(vec![vec![addr]]).dial(&permit(&snapshot), &snapshot, &host()).await.unwrap();
-    assert_eq!(stream.peer_addr().unwrap(), addr, "with the port that the operator gave");
-    assert!(stream.nodelay().unwrap());
+    assert_eq!(stream.io.peer_addr().unwrap(), addr, "with the port that the operator gave");
+    assert!(stream.io.nodelay().unwrap());
     listener.accept().await.unwrap();
 }
 
@@ -124,7 +124,7 @@ async fn attack_c31_a_mixed_answer_loses_what_is_protected() {
     let snapshot = allowing();
     let upstream = upstream(vec![vec![bad, good]]);
     let stream = upstream.dial(&permit(&snapshot), &snapshot, &host()).await.unwrap();
-    assert_eq!(stream.peer_addr().unwrap(), good);
+    assert_eq!(stream.io.peer_addr().unwrap(), good);
     allowed.accept().await.unwrap();
     let untouched = std::future::poll_fn(|cx| std::task::Poll::Ready(forbidden.poll_accept(cx).is_pending()));
     assert!(untouched.await, "a protected address was dialled");
@@ -202,7 +202,7 @@ async fn a_permit_for_an_address_dials_that_address_and_asks_no_resolver() {
         panic!("not permitted")
     };
     let stream = upstream(Vec::new()).dial(&permit, &open, &host()).await.unwrap();
-    assert_eq!(stream.peer_addr().unwrap(), addr);
+    assert_eq!(stream.io.peer_addr().unwrap(), addr);
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn an_address_that_refuses_gives_way_to_the_next() {
     let snapshot = allowing();
     let refusing = closed().await;
     let stream = upstream(vec![vec![refusing, open]]).dial(&permit(&snapshot), &snapshot, &host()).await.unwrap();
-    assert_eq!(stream.peer_addr().unwrap(), open);
+    assert_eq!(stream.io.peer_addr().unwrap(), open);
     let error = upstream(vec![vec![refusing]]).dial(&permit(&snapshot), &snapshot, &host()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("the upstream at {refusing} could not be reached: connection refused"));
     assert!(!error.is_timeout());
@@ -299,7 +299,7 @@ impl Origin {
 
 async fn handshake(upstream: &Upstream) -> Result<TlsStream<TcpStream>, DialError> {
     let snapshot = allowing();
-    upstream.dial_tls(&permit(&snapshot), &snapshot, &host(), &[Alpn::Http1]).await
+    upstream.dial_tls(&permit(&snapshot), &snapshot, &host(), &[Alpn::Http1]).await.map(|dialled| dialled.io)
 }
 
 #[tokio::test]

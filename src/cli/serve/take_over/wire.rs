@@ -127,6 +127,7 @@ impl Judging {
             control: _,
             audit: _,
             secrets: _,
+            upstream_proxy: _,
             allow_protected,
             openable,
             resolvers,

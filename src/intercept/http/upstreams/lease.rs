@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::flow::{Alpn, Scheme};
 use crate::intercept::Context;
-use crate::intercept::upstream::DialError;
+use crate::intercept::upstream::{DialError, Dialled};
 use crate::limits;
 use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
@@ -95,16 +95,14 @@ impl Link {
         let multiplexed = wanted.version == Version::HTTP_2;
         match wanted.scheme {
             Scheme::Http => {
-                let io = ctx.upstream.dial(permit, snapshot, &host).await?;
-                let peer = io.peer_addr().map_err(DialError::Io)?;
+                let Dialled { io, peer } = ctx.upstream.dial(permit, snapshot, &host).await?;
                 Self::handshake(io, peer, multiplexed).await
             }
             Scheme::Https => {
                 let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
-                let io = Box::new(ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?);
-                let peer = io.get_ref().0.peer_addr().map_err(DialError::Io)?;
+                let Dialled { io, peer } = ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?;
                 let chosen = io.get_ref().1.alpn_protocol() == Some(b"h2");
-                Self::handshake(io, peer, multiplexed && chosen).await
+                Self::handshake(Box::new(io), peer, multiplexed && chosen).await
             }
         }
     }
