@@ -377,7 +377,7 @@ pub mod clauses {}
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F64 a placeholder in clear | `f64_a_placeholder_in_clear` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
-/// | F65 secrets in what we emit | `no_secret_is_in_what_exeat_shows_of_itself` |
+/// | F65 secrets in what we emit, and in what our children are given | `no_secret_is_in_what_exeat_shows_of_itself`, `f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit` |
 /// | F69 another sandbox's placeholder | `f69_another_sandboxes_placeholder` |
 /// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow`, `g70_revocation_ends_a_websocket_on_a_stream` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |

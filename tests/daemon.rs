@@ -10,6 +10,7 @@ mod attachments {
     pub(crate) mod ground;
 }
 mod serve {
+    mod canaries;
     pub(crate) mod doors;
     mod forward;
     pub(crate) mod pki;

@@ -63,6 +63,12 @@ impl Keeper {
         Self { source, slot: Arc::default(), stamp: None, due: Some(Instant::now()), retry: first }
     }
 
+    /// The same, whose command does not get these variables: those that secrets come from.
+    #[must_use]
+    pub fn withholding(self, variables: impl IntoIterator<Item = String>) -> Self {
+        Self { source: self.source.withholding(variables), ..self }
+    }
+
     /// What it keeps.
     #[must_use]
     pub fn slot(&self) -> Arc<Slot> {

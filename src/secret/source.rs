@@ -4,9 +4,10 @@
 //! A source is read here once; [`super::keep`] reads it again. A secret that cannot be had is the operator's fault to
 //! mend, and is told where that can be done, not at the first request that needs it.
 //!
-//! A command is started without a shell, with exeat's own environment, nothing to read, and its messages thrown away,
-//! for they may hold what is nobody's business. What it prints is the value, or one JSON object that holds it with how
-//! long it is good: `{"value": "…", "expiresIn": SECONDS}` or `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`.
+//! A command is started without a shell, with exeat's own environment but for the variables that secrets come from,
+//! nothing to read, and its messages thrown away, for they may hold what is nobody's business. What it prints is the
+//! value, or one JSON object that holds it with how long it is good: `{"value": "…", "expiresIn": SECONDS}` or
+//! `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`.
 //!
 //! Services are asked on the operator's own network, with the operator's own trust, whatever the policies of sandboxes
 //! say; nothing of a flow has any part in it.
@@ -60,6 +61,8 @@ pub trait World: Send + Sync {
 pub struct Source {
     name: SecretName,
     spec: SourceSpec,
+    /// Variables that a command does not get.
+    withheld: Vec<String>,
     /// What lets us in at Vault.
     session: Option<vault::Session>,
     /// The refresh token that an OAuth server gave last.
@@ -208,7 +211,13 @@ impl Source {
     /// A source that was not read yet.
     #[must_use]
     pub fn new(name: SecretName, spec: SourceSpec) -> Self {
-        Self { name, spec, session: None, rotated: None }
+        Self { name, spec, withheld: Vec::new(), session: None, rotated: None }
+    }
+
+    /// The same, whose command does not get these variables.
+    #[must_use]
+    pub fn withholding(self, variables: impl IntoIterator<Item = String>) -> Self {
+        Self { withheld: variables.into_iter().collect(), ..self }
     }
 
     /// Whose value it is.
@@ -247,7 +256,7 @@ impl Source {
             }
             SourceSpec::File(path) => read_file(path).map(whole),
             SourceSpec::Command(words) => {
-                let (bytes, good_for) = understand(run(words).await?, world.now())?;
+                let (bytes, good_for) = understand(run(words, &self.withheld).await?, world.now())?;
                 Ok(Given { good_for, ..whole(bytes) })
             }
             SourceSpec::Vault(spec) => vault::read(spec, &mut self.session, world).await,
@@ -297,10 +306,13 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Fault> {
 }
 
 /// What a command prints.
-async fn run(words: &[String]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+async fn run(words: &[String], withheld: &[String]) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let Some((program, arguments)) = words.split_first() else { return Err(Fault::Empty) };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    for variable in withheld {
+        command.env_remove(variable);
+    }
     let mut child = command.spawn().map_err(Fault::Unstarted)?;
     // As for a file.
     let mut printed = Zeroizing::new(Vec::with_capacity(limits::SECRET_BYTES + 2));

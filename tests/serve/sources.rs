@@ -2,11 +2,14 @@
 //! 2, AppRole), an OAuth 2.0 server and GitHub document that they do; no package offers any of them here.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::verb::write_private;
 use crate::attachments::ground::{Ground, Process};
 use crate::support::eventually;
 use crate::support::names::Names;
@@ -16,6 +19,9 @@ use crate::support::origin::Ca;
 const RESOLVER: &str = "203.0.113.53";
 const ORIGIN: &str = "203.0.113.10";
 const SERVICES: &str = "203.0.113.9";
+
+/// What lets a caller in over TCP.
+pub(super) const TOKEN: &str = "canary-bearer-0123456789";
 
 /// The services and the origin. `mode` in the folder says how they are: `well`, `sealed`, or `gone`.
 const SERVER: &str = r#"
@@ -79,9 +85,9 @@ for address, port, handler in [('203.0.113.10', 443, Origin), ('203.0.113.9', 82
 print('ready', flush=True)
 "#;
 
-struct Rig {
-    ground: Ground,
-    folder: TempDir,
+pub(super) struct Rig {
+    pub(super) ground: Ground,
+    pub(super) folder: TempDir,
     daemon: Child,
     _server: Process,
     _names: Names,
@@ -99,8 +105,9 @@ impl Drop for Rig {
 fn settings(folder: &Path) -> String {
     let folder = folder.display();
     format!(
-        "state: {folder}/state\ncontrol: {{ socket: {folder}/run/control.sock }}\nallowProtected: [{ORIGIN}/32]\n\
-         resolvers: [{RESOLVER}]\naudit: {folder}/audit\nsecrets:\n  \
+        "state: {folder}/state\ncontrol:\n  socket: {folder}/run/control.sock\n  \
+         insecureLoopback: {{ address: '127.0.0.1:8420', tokenFile: {folder}/token }}\n\
+         allowProtected: [{ORIGIN}/32]\nresolvers: [{RESOLVER}]\naudit: {folder}/audit\nsecrets:\n  \
          VAULT:\n    vault:\n      address: https://{SERVICES}:8200\n      path: ci/key\n      \
          appRole: {{ roleId: role, secretId: {{ file: {folder}/secret-id }} }}\n      ca: {folder}/rig-root.pem\n    \
          to: [api.rig]\n  \
@@ -112,8 +119,20 @@ fn settings(folder: &Path) -> String {
     )
 }
 
+/// Starts a daemon that may leave as much of a core as it likes, and says all that it can say.
+fn daemon(ground: &Ground, folder: &Path) -> Child {
+    let at = |name: &str| folder.join(name);
+    let mut command = Command::new("prlimit");
+    command.args(["--core=unlimited:unlimited", env!("CARGO_BIN_EXE_exeat"), "serve", "--config"]);
+    command.arg(at("serve.yaml")).current_dir(folder).env("SSL_CERT_FILE", at("rig-root.pem"));
+    command.env("CLIENT_SECRET", "canary-client-secret").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    let file = |name: &str| std::fs::File::options().create(true).append(true).open(at(name)).expect("a file");
+    command.stdout(file("said")).stderr(file("told"));
+    ground.place.enter(move || command.spawn().expect("exeat"))
+}
+
 impl Rig {
-    fn new() -> Option<Self> {
+    pub(super) fn new(more: &str) -> Option<Self> {
         let ground = Ground::new()?;
         let folder = tempfile::tempdir().expect("a folder");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -126,7 +145,7 @@ impl Rig {
         let at = |name: &str| folder.path().join(name);
         let (certificate, key) = Ca::new(folder.path()).pair(&["api.rig", SERVICES]);
         for (name, text) in [
-            ("serve.yaml", settings(folder.path()).as_str()),
+            ("serve.yaml", (settings(folder.path()) + &more.replace("{}", at("").to_str().expect("text"))).as_str()),
             ("cert.pem", &certificate),
             ("key.pem", &key),
             ("server.py", SERVER),
@@ -136,35 +155,64 @@ impl Rig {
         ] {
             std::fs::write(at(name), text).expect("a file");
         }
+        write_private(&at("token"), TOKEN);
         let mut openssl = Command::new("openssl");
         // In the form that GitHub gives a key.
         openssl.args(["genrsa", "-traditional", "-out"]).arg(at("app.pem")).stderr(Stdio::null());
         assert!(openssl.status().expect("openssl").success());
         let mut server = ground.start(Command::new("python3").arg(at("server.py")).arg(folder.path()));
         assert_eq!(server.line(), "ready");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
-        command.arg("serve").arg("--config").arg(at("serve.yaml")).env("SSL_CERT_FILE", at("rig-root.pem"));
-        command.env("CLIENT_SECRET", "canary-client-secret");
-        command.stderr(std::fs::File::create(at("told")).expect("a file"));
-        let daemon = ground.place.enter(move || command.spawn().expect("exeat"));
+        let daemon = daemon(&ground, folder.path());
         let rig = Self { ground, folder, daemon, _server: server, _names: names, _runtime: runtime };
-        assert!(eventually(|| rig.control("GET", "/readyz", "").starts_with("ready")), "the daemon listens");
+        rig.listens();
         Some(rig)
     }
 
-    fn is(&self, mode: &str) {
+    fn listens(&self) {
+        assert!(eventually(|| self.control("GET", "/readyz", "").starts_with("ready")), "the daemon listens");
+    }
+
+    /// What the daemon is, as the kernel numbers it.
+    pub(super) fn process(&self) -> Pid {
+        Pid::from_raw(self.daemon.id().cast_signed())
+    }
+
+    /// How the daemon ends, by this signal or by itself; another is started in its place.
+    pub(super) fn ends(&mut self, by: Option<Signal>) -> ExitStatus {
+        let (process, mut status) = (self.process(), None);
+        let ended = eventually(|| {
+            // The first fault is Rust's own handler's, which looks whether a stack is full: it takes another.
+            by.iter().for_each(|signal| kill(process, *signal).expect("it was not waited for"));
+            status = self.daemon.try_wait().expect("a child");
+            status.is_some()
+        });
+        assert!(ended, "it ends by {by:?}: {}", self.holds("told"));
+        self.daemon = daemon(&self.ground, self.folder.path());
+        self.listens();
+        status.expect("it has ended")
+    }
+
+    pub(super) fn is(&self, mode: &str) {
         std::fs::write(self.folder.path().join("mode"), mode).expect("a file");
     }
 
-    fn holds(&self, name: &str) -> String {
+    pub(super) fn holds(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.folder.path().join(name)).expect("a file")).into_owned()
     }
 
-    fn control(&self, method: &str, path: &str, body: &str) -> String {
+    pub(super) fn control(&self, method: &str, path: &str, body: &str) -> String {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--max-time", "20", "-X", method, "--data-binary", body, "--unix-socket"]);
         curl.arg(self.folder.path().join("run/control.sock")).arg(format!("http://localhost{path}"));
         String::from_utf8(curl.output().expect("curl").stdout).expect("text")
+    }
+
+    /// What of the audit record comes within a second to whoever follows it.
+    pub(super) fn follows(&self) -> String {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "1", "--unix-socket"]).arg(self.folder.path().join("run/control.sock"));
+        let heard = curl.arg("http://localhost/events").output().expect("curl");
+        String::from_utf8(heard.stdout).expect("text")
     }
 
     /// A secret, as the API tells of it.
@@ -174,12 +222,12 @@ impl Rig {
         all.iter().find(|secret| secret.get("name") == Some(&json!(name))).expect("a secret").clone()
     }
 
-    fn is_in(&self, name: &str, state: &str) -> bool {
+    pub(super) fn is_in(&self, name: &str, state: &str) -> bool {
         self.secret(name).get("state") == Some(&json!(state))
     }
 
     /// What a request of the sandbox is answered: the status, and the reason of a denial.
-    fn asks(&self, path: &str) -> String {
+    pub(super) fn asks(&self, path: &str) -> String {
         let curl = format!(
             "ip netns exec exd-a curl --silent --max-time 20 --insecure --resolve api.rig:443:203.0.113.99 \
              --output /dev/null --write-out '%{{http_code}} %header{{exeat-denied}}' https://api.rig{path}"
@@ -190,7 +238,7 @@ impl Rig {
 
 #[test]
 fn f63_services_give_secrets_and_without_one_nothing_is_sent() {
-    let Some(rig) = Rig::new() else { return };
+    let Some(rig) = Rig::new("") else { return };
     let rule = |path: &str, secret: &str| {
         json!({ "match": { "path": { "exact": path } },
             "transform": [{ "headers": { "authorization": format!("Bearer ${{secrets.{secret}}}") } }] })

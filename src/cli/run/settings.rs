@@ -114,15 +114,15 @@ impl Settings {
         let mut hidden: Vec<PathBuf> = file.map(Path::to_owned).into_iter().chain(disk.into_read()).collect();
         let mut secrets = Secrets::default();
         let mut keepers = Vec::new();
-        let mut variables = BTreeSet::new();
+        let variables = policy.sources().flat_map(|(_, from)| from.variables()).map(str::to_owned);
+        let variables: BTreeSet<String> = variables.collect();
         let runtime = runtime()?;
         for (name, from) in policy.sources() {
-            let mut keeper = Keeper::new(name.clone(), from.clone());
+            let mut keeper = Keeper::new(name.clone(), from.clone()).withholding(variables.iter().cloned());
             runtime.block_on(keeper.ask(world)).map_err(RunError::Secret)?;
             secrets.share(name.clone(), keeper.slot());
             keepers.push(keeper);
             hidden.extend(from.files().into_iter().map(Path::to_owned));
-            variables.extend(from.variables().into_iter().map(str::to_owned));
         }
         let placeholders = Placeholders::default().with(&policy, &secrets);
         Ok(Self {

@@ -54,8 +54,10 @@ impl Broker {
     /// and nothing is sent that needs it.
     pub(super) async fn open(config: &Config) -> Self {
         let (mut secrets, world) = (Secrets::default(), Arc::new(Host::default()));
+        let variables = || config.secrets.values().flat_map(|brokered| brokered.source.variables());
         for (name, brokered) in &config.secrets {
-            let mut keeper = Keeper::new(name.clone(), brokered.source.clone());
+            let keeper = Keeper::new(name.clone(), brokered.source.clone());
+            let mut keeper = keeper.withholding(variables().map(str::to_owned));
             secrets.share(name.clone(), keeper.slot());
             // The others may take a while, and the sandboxes that do not need them do not wait for them.
             if matches!(brokered.source, SourceSpec::Env(_) | SourceSpec::File(_))
