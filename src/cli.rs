@@ -1,5 +1,6 @@
 //! Verbs, shared options, exit codes.
 
+mod certificates;
 mod channel;
 mod completion;
 pub mod ctl;

@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use ipnet::IpNet;
 
 pub use crate::audit::Rotation;
-use crate::flow::SecretName;
+use crate::flow::{Domain, SecretName};
 use crate::intercept::upstream::proxy::ProxyUrl;
 use crate::policy::source::CredentialSpec;
 use crate::policy::{Grant, SourceSpec};
@@ -49,6 +50,8 @@ pub struct Config {
     pub resolvers: Vec<NameServer>,
     /// What upstream connections go through, if not their own ways.
     pub upstream_proxy: Option<UpstreamProxy>,
+    /// What origins are shown over TLS.
+    pub client_certificates: Vec<ClientCertificate>,
     /// What a sandbox may use of which its control plane says nothing.
     pub limits: Limits,
     /// Secrets that policies of the control plane may use by name.
@@ -68,6 +71,32 @@ pub struct UpstreamProxy {
     pub credentials: Option<CredentialSpec>,
     /// Addresses to which connections go without it.
     pub direct: Vec<IpNet>,
+}
+
+/// A certificate that origins of these names are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Whom it is for.
+    pub to: Vec<Domain>,
+    /// It and those between it and its root, in PEM.
+    pub certificate: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+}
+
+impl FromStr for ClientCertificate {
+    type Err = &'static str;
+
+    /// Reads `NAME:CERTIFICATE:KEY`, with the paths of two files.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let mut parts = text.split(':');
+        let (Some(name), Some(certificate), Some(key), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("expected NAME:CERTIFICATE:KEY, with the paths of two files");
+        };
+        let name = Domain::parse(name).map_err(|_| "the name is no domain name")?;
+        Ok(Self { to: vec![name], certificate: certificate.into(), key: key.into() })
+    }
 }
 
 /// A secret that the daemon brokers.
@@ -227,6 +256,7 @@ impl Config {
             openable: Vec::new(),
             resolvers: Vec::new(),
             upstream_proxy: None,
+            client_certificates: Vec::new(),
             limits: Limits::default(),
             secrets: BTreeMap::new(),
             issuer: None,

@@ -6,6 +6,7 @@
 mod support;
 
 mod clients {
+    mod certificates;
     mod names;
     mod postgres;
     mod proxies;

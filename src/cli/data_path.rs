@@ -23,6 +23,7 @@ use crate::audit::Record;
 use crate::ca::Authority;
 use crate::dns::Dns;
 use crate::intercept::upstream::Upstream;
+use crate::intercept::upstream::certificates::ClientCertificates;
 use crate::intercept::upstream::proxy::Proxy;
 use crate::intercept::{self, Context, Rest, Stop};
 use crate::issuer::Tokens;
@@ -46,6 +47,8 @@ pub(super) struct Settings {
     pub(super) resolvers: Vec<NameServer>,
     /// What upstream connections go through, if not their own ways.
     pub(super) proxy: Option<Proxy>,
+    /// What origins are shown over TLS.
+    pub(super) certificates: ClientCertificates,
 }
 
 /// What all sandboxes share.
@@ -55,6 +58,7 @@ pub(super) struct Outside {
     system: Arc<RootCertStore>,
     overridden: Arc<RootCertStore>,
     proxy: Option<Arc<Proxy>>,
+    certificates: ClientCertificates,
 }
 
 impl Outside {
@@ -63,7 +67,7 @@ impl Outside {
     /// # Errors
     /// The addresses of the host cannot be listed.
     pub(super) fn open(settings: Settings) -> io::Result<Self> {
-        let Settings { allow_protected, overrides, upstream_ca, resolvers, proxy } = settings;
+        let Settings { allow_protected, overrides, upstream_ca, resolvers, proxy, certificates } = settings;
         let mut system = RootCertStore::empty();
         // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
         system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -81,7 +85,7 @@ impl Outside {
         let watched = Arc::clone(&guard);
         // Without news of changes, the addresses that the host had at the start stay protected.
         tokio::spawn(async move { watched.watch().await });
-        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden, proxy: proxy.map(Arc::new) })
+        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden, proxy: proxy.map(Arc::new), certificates })
     }
 
     /// The addresses that no policy opens by itself, as they are now.
@@ -137,7 +141,7 @@ impl Outside {
         let dns = Dns::new(Arc::clone(sandbox), resolve.clone(), Arc::clone(protected), Arc::clone(&record));
         let dns = Arc::new(dns);
         let upstream = Upstream::new(resolve, Arc::clone(&self.system), Arc::clone(&self.overridden));
-        let upstream = upstream.through(self.proxy.clone());
+        let upstream = upstream.through(self.proxy.clone()).showing(self.certificates.clone());
         let context = Context {
             sandbox: Arc::clone(sandbox),
             host: Arc::clone(protected),

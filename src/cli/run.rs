@@ -23,6 +23,7 @@ pub(super) use session::{become_unreadable, raise_descriptor_limit, run as sessi
 pub(super) use settings::Settings;
 
 use super::{Exit, tell};
+use crate::config::ClientCertificate;
 use crate::intercept::upstream::proxy::ProxyUrl;
 use crate::limits;
 use crate::policy::diagnostic::{Code, Diagnostic};
@@ -61,6 +62,9 @@ pub struct RunArguments {
     /// Reach these addresses without the proxy; may be repeated.
     #[arg(long, value_name = "CIDR", requires = "upstream_proxy")]
     direct: Vec<ipnet::IpNet>,
+    /// Show origins of this name a certificate that lies, with its key, in these files; may be repeated.
+    #[arg(long, value_name = "NAME:CERTIFICATE:KEY")]
+    client_certificate: Vec<ClientCertificate>,
     /// Trust these certificates, too, for upstreams named by --resolve.
     #[arg(long, value_name = "FILE")]
     upstream_ca: Vec<PathBuf>,

@@ -7,7 +7,7 @@
 
 mod audit_log;
 mod broker;
-mod credentials;
+pub(super) mod credentials;
 mod daemon;
 mod issuer;
 mod listeners;

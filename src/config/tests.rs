@@ -26,6 +26,7 @@ fn the_sample_says_what_holds_without_it() {
     assert!(on.control.cleartext.is_some() && on.control.owner.is_some() && on.control.tcp.is_some());
     assert!(matches!(on.audit, Audit::File { rotate: Some(_), .. }));
     assert!(on.issuer.is_some() && on.forward_hosts.is_some() && on.upstream_proxy.is_some());
+    assert_eq!(on.client_certificates.len(), 1);
     assert_eq!(on.secrets.values().map(|one| one.source.kind()).collect::<Vec<_>>(), ["githubApp", "vault", "oauth2"]);
 }
 
@@ -184,6 +185,12 @@ fn a_fault_is_told_with_its_line_and_without_the_file() {
         ("upstreamProxy: { url: \"http://user:canary@192.0.2.8:3128\" }\n", "`upstreamProxy.url`"),
         ("upstreamProxy: { url: \"https://192.0.2.8:3128\" }\n# canary\n", "`upstreamProxy.url`"),
         ("upstreamProxy: { url: \"http://192.0.2.8:3128\", credentials: {} }\n", "`upstreamProxy.credentials`"),
+        ("clientCertificates: [{ to: [canary.a, A.example, a.example], certificate: /a, key: /b }]\n", "one alone"),
+        ("clientCertificates: [{ to: [\"*.canary\"], certificate: /a, key: /b }]\n", "`clientCertificates.to`"),
+        (
+            "clientCertificates: [{ to: [a.example], certificate: canary, key: /b }]\n",
+            "`clientCertificates.certificate`",
+        ),
         ("state: /canary\nlimits: { flows: 0 }\n", "serve.yaml:2"),
         ("limits: { flows: 16385 }\n", "`flows` is a whole number from 1 to 16384"),
         ("limits: { flow: 1 }\n", "flow"),

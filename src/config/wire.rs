@@ -2,7 +2,7 @@
 
 mod secrets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use self::secrets::{CredentialWire, SecretWire};
 use super::{
-    Audit, Callers, Cleartext, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp, UpstreamProxy,
-    absolute,
+    Audit, Callers, Cleartext, ClientCertificate, Config, ConfigError, Control, Flags, Home, Limits, Rotation, Tcp,
+    UpstreamProxy, absolute,
 };
 use crate::flow::Domain;
 use crate::limits;
@@ -32,6 +32,7 @@ pub(super) struct ConfigWire {
     openable: Vec<IpNet>,
     resolvers: Vec<String>,
     upstream_proxy: Option<ProxyWire>,
+    client_certificates: Vec<CertificateWire>,
     limits: Limits,
     secrets: BTreeMap<String, SecretWire>,
     issuer: Option<String>,
@@ -45,6 +46,14 @@ struct ProxyWire {
     credentials: Option<CredentialWire>,
     #[serde(default)]
     direct: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CertificateWire {
+    to: Vec<String>,
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -154,6 +163,7 @@ impl ConfigWire {
             mut openable,
             resolvers,
             upstream_proxy,
+            client_certificates,
             secrets,
             limits,
             issuer,
@@ -176,6 +186,10 @@ impl ConfigWire {
             forward_hosts: forward_hosts.transpose()?,
             resolvers: if flags.resolvers.is_empty() { named } else { flags.resolvers },
             upstream_proxy: upstream_proxy.map(ProxyWire::into_proxy).transpose()?,
+            client_certificates: client_certificates
+                .into_iter()
+                .map(|wire| wire.into_certificate(flags.credentials.as_deref()))
+                .collect::<Result<_, _>>()?,
             limits,
             secrets: secrets.into_iter().map(|(name, wire)| wire.into_brokered(&name)).collect::<Result<_, _>>()?,
         };
@@ -183,6 +197,7 @@ impl ConfigWire {
         config.control.socket = flags.socket.unwrap_or(config.control.socket);
         config.audit = flags.audit.unwrap_or(config.audit);
         reachable_by_sandboxes(&config)?;
+        one_certificate_each(&config)?;
         Ok(config)
     }
 }
@@ -204,6 +219,16 @@ fn reachable_by_sandboxes(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+/// Nobody is shown two certificates.
+fn one_certificate_each(config: &Config) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    let mut names = config.client_certificates.iter().flat_map(|certificate| &certificate.to);
+    match names.find(|name| !seen.insert(*name)) {
+        Some(twice) => Err(format!("`clientCertificates`: {} is shown one alone", twice.as_str())),
+        None => Ok(()),
+    }
+}
+
 /// Whether a listener at `address` is one at an address of `range`, too.
 fn covers(range: &IpNet, address: IpAddr) -> bool {
     address.is_unspecified() || range.contains(&address.to_canonical()) || range.contains(&address)
@@ -215,6 +240,17 @@ impl ProxyWire {
         let url = url.parse().map_err(|fault| format!("`upstreamProxy.url`: {fault}"))?;
         let credentials = credentials.map(|wire| wire.into_spec("upstreamProxy", "credentials")).transpose()?;
         Ok(UpstreamProxy { url, credentials, direct })
+    }
+}
+
+impl CertificateWire {
+    fn into_certificate(self, credentials: Option<&Path>) -> Result<ClientCertificate, String> {
+        let Self { to, certificate, key } = self;
+        let name = |text: &String| Domain::parse(text).map_err(|_| "`clientCertificates.to`: names".to_owned());
+        let to: Vec<_> = to.iter().map(name).collect::<Result<_, _>>()?;
+        let file = |key, path| credential(key, path, credentials);
+        let certificate = file("clientCertificates.certificate", certificate)?;
+        Ok(ClientCertificate { to, certificate, key: file("clientCertificates.key", key)? })
     }
 }
 

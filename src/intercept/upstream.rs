@@ -10,8 +10,9 @@
 //! - `INVARIANT`: TLS is verified for the very name in the permit; roots beyond the host's count only for names that
 //!   the operator gave an address.
 //! - `INVARIANT`: one [`Upstream`] serves one sandbox, so no TLS session is shared between two; and one is resumed
-//!   only under the generation of the policy and with the credentials that it was made with.
+//!   only under the generation of the policy and with the credentials, ours and those of rules, that it was made with.
 
+pub mod certificates;
 pub mod proxy;
 mod sessions;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::policy::Protected;
 use crate::policy::verdict::{Denial, DialAddr, Permit, Target, Verdict};
 use crate::resolve::{Resolve, ResolveError};
 use crate::sandbox::Snapshot;
+use certificates::{ClientCertificates, Shown};
 use proxy::{Proxy, ProxyError};
 use sessions::{Roots, Sessions};
 
@@ -48,6 +50,7 @@ pub struct Upstream {
     resolve: Arc<dyn Resolve>,
     sessions: Sessions,
     proxy: Option<Arc<Proxy>>,
+    certificates: ClientCertificates,
 }
 
 /// A connection that was opened.
@@ -68,13 +71,33 @@ impl Upstream {
         system: impl Into<Arc<RootCertStore>>,
         overridden: impl Into<Arc<RootCertStore>>,
     ) -> Self {
-        Self { resolve, sessions: Sessions::new(system.into(), overridden.into()), proxy: None }
+        let (sessions, certificates) = (Sessions::new(system.into(), overridden.into()), ClientCertificates::default());
+        Self { resolve, sessions, proxy: None, certificates }
     }
 
     /// The same through the operator's proxy, if there is one.
     #[must_use]
     pub fn through(self, proxy: Option<Arc<Proxy>>) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// The same with certificates that origins are shown.
+    #[must_use]
+    pub fn showing(self, certificates: ClientCertificates) -> Self {
+        Self { certificates, ..self }
+    }
+
+    /// What the permit's target is shown over TLS; nothing where it is only observed (POLICY §8).
+    ///
+    /// # Errors
+    /// It is to be shown a certificate that cannot be had.
+    pub fn shown(&self, permit: &Permit) -> Result<Option<Shown>, DialError> {
+        match permit.target() {
+            Target::Name(name, _) if permit.observed().is_none() => {
+                self.certificates.of(name).map_err(|certificates::Missing| DialError::NoClientCertificate)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// A connection to the permit's target: to a vetted address of its name, or to its very address. All addresses are
@@ -133,8 +156,9 @@ impl Upstream {
             Target::Name(name, _) => (server_name(name)?, Roots::System),
             Target::Address(addr) => (ServerName::from(addr.ip()), Roots::System),
         };
+        let shown = self.shown(permit)?;
         let Dialled { io, peer } = self.dial(permit, snapshot, host).await?;
-        let config = self.sessions.config(snapshot.generation, &permit.credentials(), roots, alpn);
+        let config = self.sessions.config(snapshot.generation, &permit.credentials(), shown, roots, alpn);
         let handshake = TlsConnector::from(config).connect(name, io);
         match timeout(limits::UPSTREAM_HANDSHAKE_TIME, handshake).await {
             Ok(done) => done.map(|io| Dialled { io, peer }).map_err(DialError::from_handshake),
@@ -222,6 +246,8 @@ pub enum DialError {
     Proxy(ProxyError),
     /// No address answered in [`limits::DIAL_TIME`].
     TimedOut,
+    /// The certificate that the upstream is to be shown cannot be had.
+    NoClientCertificate,
     /// The name can stand in no certificate.
     NoServerName(Domain),
     /// The upstream's certificate is not valid for the name, or nobody trusted issued it.
@@ -266,6 +292,7 @@ impl fmt::Display for DialError {
             Self::OtherPeer(addr) => write!(f, "the connection to {addr} reached another address"),
             Self::Proxy(why) => why.fmt(f),
             Self::TimedOut => f.write_str("the upstream did not answer in time"),
+            Self::NoClientCertificate => f.write_str("the certificate that the upstream is shown cannot be had"),
             Self::NoServerName(name) => write!(f, "no certificate can be for the name {name}"),
             Self::Certificate(why) => write!(f, "the upstream's certificate was refused: {why}"),
             Self::Tls(why) => write!(f, "the TLS handshake with the upstream failed: {why}"),

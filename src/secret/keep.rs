@@ -39,7 +39,7 @@ pub struct Keeper {
 
 /// What of a file tells that it is another, or holds something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -148,7 +148,9 @@ impl Keeper {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    /// As the file is now; `None` if it cannot be seen.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
         let seen = std::fs::metadata(path).ok()?;
         let changed = (seen.ctime(), seen.ctime_nsec());
         Some(Self { device: seen.dev(), inode: seen.ino(), size: seen.size(), changed })

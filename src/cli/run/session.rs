@@ -29,6 +29,7 @@ use crate::cli::data_path::{self, LAST_FLOWS, Outside};
 use crate::cli::world::Host;
 use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
+use crate::intercept::upstream::certificates::ClientCertificates;
 use crate::sandbox::Sandbox;
 use crate::sys;
 
@@ -102,12 +103,15 @@ pub(in crate::cli) fn run(
     let launching = launch(&settings, &authority, &streams, &command)?;
     // While the sandbox is made: what takes longest outside.
     let runtime = runtime()?;
+    let mut certificates = ClientCertificates::default();
+    settings.certificates.iter().for_each(|keeper| keeper.show(&mut certificates));
     let outside = data_path::Settings {
         allow_protected: settings.allow_protected,
         overrides: settings.overrides,
         upstream_ca: settings.upstream_ca,
         resolvers: settings.resolvers,
         proxy: settings.proxy,
+        certificates,
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);
@@ -128,6 +132,9 @@ pub(in crate::cli) fn run(
     for keeper in settings.keepers {
         // The terminal is the command's now; a request that is refused for it says so itself.
         tokio::spawn(keeper.keep(Arc::clone(&world), |_| {}));
+    }
+    for keeper in settings.certificates {
+        tokio::spawn(keeper.keep(|_| {}));
     }
     drop(inside);
     let passing = channel.try_clone().map_err(RunError::own("talk to the sandbox"))?;

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
 use super::{RunArguments, RunError};
+use crate::cli::certificates::CertificateKeeper;
 use crate::cli::policy::{Disk, Document, terms};
 use crate::cli::proxy;
 use crate::cli::world::Host;
@@ -43,6 +44,8 @@ pub(in crate::cli) struct Settings {
     pub(in crate::cli) resolvers: Vec<NameServer>,
     /// What upstream connections go through, if not their own ways.
     pub(in crate::cli) proxy: Option<Proxy>,
+    /// What origins are shown over TLS.
+    pub(in crate::cli) certificates: Vec<CertificateKeeper>,
     /// Certificates trusted for what `--resolve` names, beside the host's.
     pub(in crate::cli) upstream_ca: Vec<CertificateDer<'static>>,
     /// Certificates that the sandbox trusts, beside the host's and its own root; in PEM.
@@ -76,6 +79,12 @@ impl Settings {
             settings.hidden.extend(credentials.clone());
             let credentials = credentials.map(CredentialSpec::File);
             settings.go_through(&UpstreamProxy { url, credentials, direct: arguments.direct })?;
+        }
+        for said in arguments.client_certificate {
+            settings.hidden.push(said.key.clone());
+            let mut keeper = CertificateKeeper::new(said);
+            keeper.read().map_err(RunError::own("use a client certificate"))?;
+            settings.certificates.push(keeper);
         }
         for path in arguments.upstream_ca {
             settings.upstream_ca.extend(certificates(&path)?);
@@ -135,6 +144,7 @@ impl Settings {
             overrides: Overrides::default(),
             resolvers: Vec::new(),
             proxy: None,
+            certificates: Vec::new(),
             upstream_ca: Vec::new(),
             trusted_inside: String::new(),
             variables,

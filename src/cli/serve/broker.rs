@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use super::meter::milliseconds;
 use super::{ServeError, report};
 use crate::cli;
+use crate::cli::certificates::CertificateKeeper;
 use crate::cli::world::Host;
 use crate::config::Config;
 use crate::control::action::{SecretState, SecretView};
 use crate::flow::SecretName;
+use crate::intercept::upstream::certificates::ClientCertificates;
 use crate::intercept::upstream::proxy::Proxy;
 use crate::policy::{Grant, SourceSpec};
 use crate::secret::keep::{Keeper, News};
@@ -47,6 +49,20 @@ pub(super) async fn proxy(config: &Config) -> Result<Option<Proxy>, ServeError> 
         tokio::spawn(keeper.keep(world, |news| report::secret(&news)));
     }
     Ok(Some(proxy))
+}
+
+/// What origins are shown, kept current in the same way.
+pub(super) fn certificates(config: &Config) -> ClientCertificates {
+    let mut shown = ClientCertificates::default();
+    for said in &config.client_certificates {
+        let mut keeper = CertificateKeeper::new(said.clone());
+        keeper.show(&mut shown);
+        if let Err(error) = keeper.read() {
+            report::credential(&error);
+        }
+        tokio::spawn(keeper.keep(report::credential));
+    }
+    shown
 }
 
 impl Broker {

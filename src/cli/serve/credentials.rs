@@ -16,6 +16,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
@@ -41,6 +42,18 @@ pub(super) fn of_tcp(tcp: &Tcp) -> Result<Lock, CredentialError> {
         issuers: issuers.map(|(_, pem)| Digest::of(&pem)),
         token: token.map(|path| self::token(path)).transpose()?,
     })
+}
+
+/// A certificate of ours, with its key.
+///
+/// # Errors
+/// The first file that cannot be used.
+pub(in crate::cli) fn of_client(certificate: &Path, key: &Path) -> Result<CertifiedKey, CredentialError> {
+    let chain = certificates(certificate, &read(certificate, Who::Anybody)?)?;
+    let secret = PrivateKeyDer::from_pem_slice(&read(key, Who::Owner)?);
+    let secret = secret.map_err(|_| CredentialError::new(key, Fault::NoKey))?;
+    let pair = CertifiedKey::from_der(chain, secret, &default_provider());
+    pair.map_err(|error| CredentialError::new(certificate, Fault::Tls(error.into())))
 }
 
 /// The lock of an address in clear text.

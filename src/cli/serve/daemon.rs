@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{OwnedRwLockWriteGuard, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::broker::{Broker, grants, proxy};
+use super::broker::{Broker, certificates, grants, proxy};
 use super::meter::{Meter, News, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
 use super::shelf::{Document, NOTHING, Offer, Shelf};
@@ -125,6 +125,7 @@ impl Daemon {
             allow_protected: config.allow_protected.clone(),
             resolvers: config.resolvers.clone(),
             proxy: proxy(config).await?,
+            certificates: certificates(config),
             ..Settings::default()
         });
         let (lines, metrics) = (Arc::new(report::Lines::default()), Arc::new(Metrics::default()));

@@ -64,6 +64,7 @@ fn later(started: &Config, now: &Config) -> Vec<&'static str> {
     let keys = [
         ("state", started.state != now.state),
         ("secrets", started.secrets != now.secrets),
+        ("clientCertificates", started.client_certificates != now.client_certificates),
         ("upstreamProxy", started.upstream_proxy != now.upstream_proxy),
         ("control.socket", started.control.socket != now.control.socket),
         ("control.mode", started.control.mode != now.control.mode),

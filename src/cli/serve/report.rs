@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
+use super::CredentialError;
 use crate::attach::AttachmentId;
 use crate::audit::{Event, Record, line};
 use crate::cli::{chain, tell};
@@ -66,6 +67,11 @@ pub(super) fn secret(news: &News) {
         News::Failed(error) => tell(&format!("exeat: {}\n", chain(error))),
         News::Back(name) => tell(&format!("exeat: the secret {} can be had again\n", name.as_str())),
     }
+}
+
+/// Tells the operator of a file that cannot be used any more.
+pub(super) fn credential(error: &CredentialError) {
+    tell(&format!("exeat: {}\n", chain(error)));
 }
 
 /// Tells the operator that a sandbox no longer reaches anything.

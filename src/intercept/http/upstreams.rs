@@ -6,7 +6,7 @@
 //!
 //! - `INVARIANT`: a pool is one sandbox's; no connection, and no state of one, reaches another (ATTACKS G71).
 //! - `INVARIANT`: a connection is used again only under the [`Key`] that it was opened under: generation, scheme and
-//!   version, target and credentials (POLICY §8).
+//!   version, target and credentials (POLICY §8), which a certificate that the origin is shown is one of.
 //! - `INVARIANT`: before each use its address is vetted by the policy and the protected ranges of that moment.
 //! - `INVARIANT`: an HTTP/1 connection is kept only after a whole exchange: the request's last byte has gone, the
 //!   answer's last byte has come, and nothing beyond it. What comes unasked ends it, so no answer is taken for another
@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::flow::Scheme;
 use crate::intercept::Context;
 use crate::intercept::upstream::DialError;
+use crate::intercept::upstream::certificates::Shown;
 use crate::limits;
 use crate::policy::verdict::{Injection, Permit, Target, Verdict};
 use crate::sandbox::{Changes, Sandbox, Snapshot};
@@ -58,12 +59,17 @@ struct Key {
     wanted: Wanted,
     target: Target,
     credentials: Arc<[Injection]>,
+    shown: Option<Shown>,
 }
 
 impl Key {
-    fn new(permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Self {
+    fn new(ctx: &Context, permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Result<Self, DialError> {
         let (target, credentials) = (permit.target().clone(), permit.credentials());
-        Self { generation: snapshot.generation, wanted, target, credentials }
+        let shown = match wanted.scheme {
+            Scheme::Https => ctx.upstream.shown(permit)?,
+            Scheme::Http => None,
+        };
+        Ok(Self { generation: snapshot.generation, wanted, target, credentials, shown })
     }
 }
 
@@ -122,7 +128,7 @@ impl Upstreams {
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Result<Lease, DialError> {
-        let key = Key::new(permit, snapshot, wanted);
+        let key = Key::new(ctx, permit, snapshot, wanted)?;
         let link = match self.kept(&key, ctx, permit, snapshot).await {
             Some(link) => link,
             None if wanted.version == Version::HTTP_2 => self.open_for_all(&key, ctx, permit, snapshot).await?,
@@ -139,7 +145,7 @@ impl Upstreams {
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Option<Lease> {
-        let key = Key::new(permit, snapshot, wanted);
+        let key = Key::new(ctx, permit, snapshot, wanted).ok()?;
         let host = ctx.host.load();
         let vetted = |peer| matches!(snapshot.policy.vet(peer, permit, &host), Verdict::Allow(_));
         let mut stock = self.stock();

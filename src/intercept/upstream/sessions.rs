@@ -3,7 +3,8 @@
 //!
 //! It never dials, and never decides whom to trust: the roots are passed in.
 //!
-//! - `INVARIANT`: identities share no session: neither two generations of the policy, nor two sets of credentials.
+//! - `INVARIANT`: identities share no session: neither two generations of the policy, nor two sets of credentials, nor
+//!   two certificates of ours.
 //! - `INVARIANT`: at most [`limits::TLS_IDENTITIES`] are kept, each with sessions of [`limits::TLS_UPSTREAMS`].
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,8 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::flow::Alpn;
 use crate::limits;
 use crate::policy::verdict::Injection;
+
+use super::certificates::Shown;
 
 /// Whose certificates count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub(super) struct Sessions {
 struct Identity {
     generation: u64,
     credentials: Arc<[Injection]>,
+    shown: Option<Shown>,
     resumption: Resumption,
     configs: Vec<(Roots, Vec<Alpn>, Arc<ClientConfig>)>,
 }
@@ -49,16 +53,20 @@ impl Sessions {
         &self,
         generation: u64,
         credentials: &Arc<[Injection]>,
+        shown: Option<Shown>,
         roots: Roots,
         alpn: &[Alpn],
     ) -> Arc<ClientConfig> {
         let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |identity: &Identity| identity.generation == generation && identity.credentials == *credentials;
+        let is_it = |identity: &Identity| {
+            identity.generation == generation && identity.credentials == *credentials && identity.shown == shown
+        };
         let mut identity = match identities.iter().position(is_it) {
             Some(at) => identities.remove(at),
             None => Identity {
                 generation,
                 credentials: Arc::clone(credentials),
+                shown,
                 resumption: Resumption::store(Arc::new(store())),
                 configs: Vec::new(),
             },
@@ -90,6 +98,9 @@ impl Identity {
         let mut config = template.clone();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config.resumption = self.resumption.clone();
+        if let Some(shown) = &self.shown {
+            config.client_auth_cert_resolver = shown.resolver();
+        }
         let config = Arc::new(config);
         self.configs.push((roots, alpn.to_vec(), Arc::clone(&config)));
         config
@@ -133,7 +144,7 @@ mod tests {
     #[test]
     fn a_configuration_is_made_once() {
         let sessions = sessions();
-        let ask = |roots, alpn: &[Alpn]| sessions.config(1, &credentials("a"), roots, alpn);
+        let ask = |roots, alpn: &[Alpn]| sessions.config(1, &credentials("a"), None, roots, alpn);
         let first = ask(Roots::System, &[Alpn::Http1]);
         assert!(Arc::ptr_eq(&first, &ask(Roots::System, &[Alpn::Http1])));
         assert!(!Arc::ptr_eq(&first, &ask(Roots::Overridden, &[Alpn::Http1])));
@@ -144,7 +155,7 @@ mod tests {
     #[test]
     fn identities_have_a_limit_and_the_last_used_stay() {
         let sessions = sessions();
-        let ask = |n: usize| sessions.config(1, &credentials(&n.to_string()), Roots::System, &[]);
+        let ask = |n: usize| sessions.config(1, &credentials(&n.to_string()), None, Roots::System, &[]);
         let (first, second) = (ask(0), ask(1));
         for n in 2..=limits::TLS_IDENTITIES {
             assert!(Arc::ptr_eq(&first, &ask(0)), "it is used all the time");
@@ -168,12 +179,12 @@ mod tests {
     #[test]
     fn a_later_generation_leaves_nothing_of_an_earlier_one() {
         let sessions = sessions();
-        let first = sessions.config(1, &credentials("a"), Roots::System, &[]);
-        let later = sessions.config(2, &credentials("a"), Roots::System, &[]);
+        let first = sessions.config(1, &credentials("a"), None, Roots::System, &[]);
+        let later = sessions.config(2, &credentials("a"), None, Roots::System, &[]);
         assert!(!Arc::ptr_eq(&first, &later));
         assert_eq!(sessions.identities.lock().unwrap().len(), 1);
         // Who began under the earlier one and comes late shares nothing with either.
-        let late = sessions.config(1, &credentials("a"), Roots::System, &[]);
+        let late = sessions.config(1, &credentials("a"), None, Roots::System, &[]);
         assert!(!Arc::ptr_eq(&first, &late) && !Arc::ptr_eq(&late, &later));
     }
 }

@@ -128,6 +128,7 @@ impl Judging {
             audit: _,
             secrets: _,
             upstream_proxy: _,
+            client_certificates: _,
             allow_protected,
             openable,
             resolvers,

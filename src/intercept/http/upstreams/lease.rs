@@ -40,14 +40,12 @@ pub(super) enum Link {
 pub(super) struct Exclusive {
     sender: http1::SendRequest<Payload>,
     driver: Arc<Driver>,
-    peer: SocketAddr,
 }
 
 /// An HTTP/2 connection.
 pub(super) struct Shared {
     sender: http2::SendRequest<Payload>,
-    _driver: Driver,
-    peer: SocketAddr,
+    driver: Driver,
     streams: Mutex<Streams>,
 }
 
@@ -63,12 +61,15 @@ struct Streams {
 /// One stream's share of an HTTP/2 connection.
 pub(super) struct Stream(Arc<Shared>);
 
-/// The task that moves a connection's bytes; ends with its last user.
-struct Driver(JoinHandle<()>);
+/// The task that moves a connection's bytes, and whom these reach; ends with its last user.
+struct Driver {
+    task: JoinHandle<()>,
+    peer: SocketAddr,
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -124,16 +125,16 @@ impl Link {
                 .await
                 .map_err(broken)?;
             let connection = Local::new(connection, spawner);
-            let driver = Driver(tokio::spawn(async { drop(connection.await) }));
+            let driver = Driver { task: tokio::spawn(async { drop(connection.await) }), peer };
             let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
-            let shared = Shared { sender, _driver: driver, peer, streams };
+            let shared = Shared { sender, driver, streams };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
         let (sender, connection) =
             http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(io).await.map_err(broken)?;
         let connection = connection.with_upgrades();
-        let driver = Arc::new(Driver(tokio::spawn(async { drop(connection.await) })));
-        Ok(Self::Exclusive(Exclusive { sender, driver, peer }))
+        let driver = Arc::new(Driver { task: tokio::spawn(async { drop(connection.await) }), peer });
+        Ok(Self::Exclusive(Exclusive { sender, driver }))
     }
 }
 
@@ -236,7 +237,7 @@ impl Returning {
 
 impl Exclusive {
     pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
+        self.driver.peer
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -255,7 +256,7 @@ impl Exclusive {
 
 impl Shared {
     pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
+        self.driver.peer
     }
 
     /// Whether it takes no further stream.
