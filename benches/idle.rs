@@ -34,6 +34,7 @@ use hickory_proto::rr::RecordType;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mimalloc::MiMalloc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -41,6 +42,10 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+
+/// The program's, for what it keeps counts.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Connections of each kind, unless the command line says otherwise.
 const CONNECTIONS: usize = 1000;
@@ -129,8 +134,6 @@ async fn measure(kind: &Kind, count: usize, origin: SocketAddr, origin_root: &st
         while path.sockets() > at_rest {
             tokio::time::sleep(POLLED).await;
         }
-        // By then the data path has noticed that it is quiet, and given back what the handshakes left behind.
-        tokio::time::sleep(2 * limits::QUIET).await;
         path.settled().await
     });
     let resting = settling.await.expect("unused upstream connections are closed");
@@ -310,8 +313,6 @@ async fn data_path(origin: SocketAddr) {
         record,
         listener_port: listener.port(),
     };
-    let quiet = Arc::clone(&ctx.sandbox);
-    tokio::spawn(async move { quiet.when_quiet(exeat::sys::trim_heap).await });
     let (stop, end) = shutdown();
     print!("{told}");
     std::thread::spawn(move || {

@@ -115,9 +115,6 @@ pub const AUDIT_QUEUE: usize = 4096;
 pub const SUMMARY_ROWS: usize = 40;
 /// Warnings about a policy that `run` tells in full.
 pub const RUN_ADVICE: usize = 5;
-/// How long no flow may have begun for a sandbox to count as quiet: long enough for unused upstream connections to be
-/// closed meanwhile.
-pub const QUIET: Duration = Duration::from_secs(2 * UPSTREAM_IDLE.as_secs());
 /// Addresses that the sandbox behind one device may use.
 pub const DEVICE_ADDRESSES: usize = 16;
 /// TAPs that one network namespace may hold.

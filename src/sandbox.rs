@@ -164,20 +164,6 @@ impl Sandbox {
         self.next_flow.fetch_max(next.0, Ordering::Relaxed);
     }
 
-    /// Calls `act` whenever flows have begun since it last did, and none for [`limits::QUIET`]. Never ends.
-    pub async fn when_quiet(&self, act: impl Fn()) {
-        let (mut before, mut acted) = (1, 1);
-        loop {
-            tokio::time::sleep(limits::QUIET).await;
-            let now = self.next_flow.load(Ordering::Relaxed);
-            if now == before && now != acted {
-                act();
-                acted = now;
-            }
-            before = now;
-        }
-    }
-
     /// What it may use, and has used.
     #[must_use]
     pub fn quota(&self) -> &Quota {
@@ -334,10 +320,8 @@ impl Pins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
-    use std::time::Duration;
 
     /// What a future gives at once.
     pub(super) trait NowOrNever: Future + Sized {
@@ -418,28 +402,5 @@ mod tests {
         assert_eq!(changes.changed().now_or_never(), Some(()), "until it was heeded");
         let _ = changes.catch_up();
         assert_eq!(changes.changed().now_or_never(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn quiet_is_acted_on_once_after_each_burst() {
-        let id = SandboxId::new("run-1").unwrap();
-        let sandbox = Sandbox::new(id, Policy::deny_all(), Secrets::default());
-        let acts = Cell::new(0);
-        let watch = sandbox.when_quiet(|| acts.set(acts.get() + 1));
-        let burst = async {
-            let rest = |times: u32| tokio::time::sleep(times * limits::QUIET + Duration::from_millis(1));
-            rest(3).await;
-            assert_eq!(acts.get(), 0, "nothing has happened");
-            sandbox.next_flow();
-            rest(1).await;
-            sandbox.next_flow();
-            assert_eq!(acts.get(), 0, "flows are still coming");
-            rest(5).await;
-            assert_eq!(acts.get(), 1);
-        };
-        tokio::select! {
-            () = watch => unreachable!("it never ends"),
-            () = burst => {}
-        }
     }
 }

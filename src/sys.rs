@@ -248,15 +248,6 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     check(i64::from(done)).map(|()| cookie)
 }
 
-/// Gives the heap's free pages back to the system. The C library keeps what a burst of handshakes leaves behind
-/// otherwise; other C libraries than GNU's do so by themselves, or have no such call.
-pub fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes the allocator's own locks, and moves nothing that is in use.
-    // JUSTIFICATION: no wrapper in nix or std. What it returns says only whether anything was given back.
-    let _ = unsafe { libc::malloc_trim(0) };
-}
-
 fn check(returned: i64) -> io::Result<()> {
     if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -31,7 +31,6 @@ use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
 use crate::intercept::upstream::certificates::ClientCertificates;
 use crate::sandbox::Sandbox;
-use crate::sys;
 
 /// Threads that serve: one sandbox needs no more.
 const WORKERS: usize = 2;
@@ -127,7 +126,6 @@ pub(in crate::cli) fn run(
     let inside = runtime.enter();
     let serving = outside.serve(&sandbox, Arc::new(authority), record, None, sockets);
     let serving = serving.map_err(RunError::own("watch the sandbox's sockets"))?;
-    tokio::spawn(async move { sandbox.when_quiet(sys::trim_heap).await });
     let world = Arc::new(Host::default());
     for keeper in settings.keepers {
         // The terminal is the command's now; a request that is refused for it says so itself.
