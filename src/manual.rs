@@ -254,7 +254,7 @@ pub mod restart {}
 /// | §3 row 4: `subnets.allow` | `rows_are_asked_in_order`, `a_request_is_refused_by_the_first_that_refuses_it` |
 /// | §3 row 5: `deny` | `rows_are_asked_in_order` |
 /// | §3 row 6: `allow`, allow-all; splice or terminate | `rows_are_asked_in_order`, `allow_all_lets_every_name_and_no_name_out`, `strict_terminates_whatever_goes_by_name` |
-/// | §3 row 7: an address pinned to names with an `opaque` rule | `row_7_asks_every_name_that_the_address_is_pinned_to`, `what_an_opaque_rule_relays_is_what_is_opaque` |
+/// | §3 row 7: an address pinned to names with an `opaque` rule | `row_7_asks_every_name_that_the_address_is_pinned_to`, `what_an_opaque_rule_relays_is_what_is_opaque`, `ssh_reaches_a_name_with_an_opaque_rule_and_no_other` |
 /// | §3 row 8: what has no name | `no_name_goes_out_only_where_nothing_narrower_is_said`, `allow_all_lets_every_name_and_no_name_out` |
 /// | §3 row 9: otherwise | `rows_are_asked_in_order` |
 /// | §3 vetting: rows 1 and 2 at the moment of dialling, and only the permit's target | `every_address_is_vetted_before_it_is_dialled`, `no_policy_lets_a_protected_or_block_address_be_dialled` |

@@ -7,11 +7,13 @@ mod support;
 
 mod clients {
     mod certificates;
+    mod java;
     mod names;
     mod postgres;
     mod proxies;
     mod python;
     mod services;
+    mod ssh;
     mod udp;
 }
 
