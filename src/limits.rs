@@ -201,6 +201,8 @@ pub const GITHUB_TOKEN_TIMES: (Duration, Duration) = (Duration::from_secs(60), D
 pub const SECRET_WORDS: usize = 64;
 /// Bytes that a secret has at least for its echoes to be searched for: shorter ones stand in any text.
 pub const SCRUB_SHORTEST: usize = 6;
+/// Bytes that wait where a signature stands before what it is over: of a body, or of one piece of it.
+pub const SIGNED_BYTES: usize = 1024 * 1024;
 /// Steps of a secret (its bytes, or the characters of its encoding) that may pass before it is clear whether the rest
 /// follows.
 pub const SCRUB_UNHELD: usize = 3;

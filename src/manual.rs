@@ -36,6 +36,9 @@
 /// - An origin may echo the credential that it was sent. Echoes are struck out of its answers in every form that
 ///   [`crate::secret::scrub`] lists; one that transforms what it echoes in another way, or that tells a few letters at
 ///   a time, is not seen through.
+/// - A service may give out keys for what is signed with one (AWS's STS, S3 Express sessions), and what it answers is
+///   the program's. The id of a key and a session token are sent, and may be answered: without the key, which never
+///   goes out, they are worth nothing, and answers are not searched for them.
 /// - A placeholder is not seen in a compressed body, behind a switch of protocols (WebSocket), in TLS that is relayed
 ///   unread, in names asked of DNS, or cut in pieces: there it goes out as it is, and is worth nothing.
 /// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
@@ -63,7 +66,9 @@ pub mod threat_model {}
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
 ///    permit, placeholders of secrets are found ([`crate::policy::placeholder`]), secrets are put into headers last,
 ///    and only an upstream whose certificate was verified receives it. What such an origin answers is searched for what
-///    it was sent, and that is struck out ([`crate::secret::scrub`]).
+///    it was sent, and that is struck out ([`crate::secret::scrub`]). Where a rule signs, what the client signed is
+///    verified before anybody is contacted, and the signature made when nothing changes any more
+///    ([`crate::secret::sign`], [`crate::intercept`]`::http::sign`).
 ///
 ///    What HTTP says before its answer (1xx) passes over HTTP/1.1 from end to end: the body of a request with
 ///    `Expect: 100-continue` waits for its origin's word ([`crate::intercept`]`::http::interim`), and hints come before
@@ -282,6 +287,11 @@ pub mod restart {}
 /// | §3 a name that a placeholder may go to is terminated | `a_name_that_a_placeholder_may_go_to_is_terminated` |
 /// | §3 what a placeholder looks like, and how long it stays | `a_placeholder_has_the_shape_of_its_value_and_nothing_else_of_it`, `where_a_shape_is_given_the_value_is_not_looked_at`, `what_was_minted_stays_and_stands_in_every_variable_of_its_secret`, `each_fault_of_a_secret_that_has_a_placeholder_is_found` |
 /// | §3 a rule that would send a secret elsewhere than its grant says does not compile | `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
+/// | §3 `sign`: where it may, and what is wrong with it | `a_rule_signs_where_its_secrets_may_go_and_sends_none`, `each_fault_of_a_signing_is_found`, `a_placeholder_that_signs_is_left_to_the_signature_and_replaced_nowhere` |
+/// | §3 `sign`: AWS's signatures, as AWS publishes them | `signatures_are_those_of_the_published_suite`, `signatures_are_those_of_the_pages_of_s3`, `pieces_are_signed_as_on_the_pages_of_s3`, `a_url_keeps_its_order_and_gets_the_token` |
+/// | §3 `sign`: what is signed again, and what is not | `whatever_was_signed_with_the_placeholder_is_signed_with_the_key`, `what_is_not_signed_with_the_placeholder_is_refused`, `what_cannot_be_read_is_refused`, `what_the_rule_does_not_sign_is_refused_or_passes`, `a_key_that_cannot_be_had_signs_nothing`, `a_body_is_signed_again_however_it_arrives`, `a_body_with_another_byte_anywhere_is_refused` |
+/// | §3 `sign`: AWS's clients, against a server that verifies | `aws_clients_do_what_they_do_with_placeholders_alone`, `a_key_that_is_rotated_meanwhile_fails_no_request`, `a_server_that_verifies_refuses_another_key` |
+/// | §3 `sign`: an HMAC | `codes_are_those_of_the_standard`, `the_text_is_made_of_the_parts_as_they_are_sent` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
 /// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
@@ -365,6 +375,8 @@ pub mod clauses {}
 /// | E52 `CONNECT` with another protocol, or to another origin, on a stream | `e52_connect_with_another_protocol_or_none_is_refused` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
+/// | F56 hop-by-hop headers that take away what is signed | `f56_connection_cannot_take_away_what_is_signed` |
+/// | F57 a signature of the sandbox's own beside a rule's | `f57_a_rules_own_signature_is_the_only_one` |
 /// | F57 what we say of a forwarded request, said by the sandbox | `f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request` |
 /// | F58 an origin echoes what it was sent: in fields, bodies, trailers and WebSockets, encoded, compressed, in pieces | `f58_an_echo_is_struck_out_of_fields_and_bodies_in_every_coding`, `f58_it_is_struck_out_across_chunks_and_in_trailers_and_nothing_else_waits`, `f58_it_is_struck_out_over_http2_and_where_this_request_injected_nothing`, `f58_it_is_struck_out_of_what_a_websocket_brings`, `f58_a_credential_in_the_document_is_struck_out_and_plain_words_are_not` |
 /// | F58 asking for a part, or for a coding that cannot be read | `f58_no_part_and_no_coding_is_asked_for_that_could_not_be_read`, `f58_what_cannot_be_read_does_not_pass` |
@@ -373,9 +385,12 @@ pub mod clauses {}
 /// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
 /// | F61 an echo of what a placeholder became | `f61_the_origin_gets_the_secret_and_its_echo_is_struck_out` |
 /// | F58, F60, F61, G71 all of it by chance, ten thousand times, under pushes, rotation and names that move | `f61_in_ten_thousand_requests_by_chance_no_value_goes_astray` |
+/// | F61 something signed that no placeholder signed: another request, another key, pieces of a body | `f61_what_is_signed_with_a_placeholder_arrives_signed_with_the_key`, `f61_what_the_placeholder_did_not_sign_is_not_signed`, `f61_a_piece_that_is_not_signed_ends_the_request` |
+/// | F61 a key that signs, where credentials are replaced | `f61_a_key_that_signs_goes_out_nowhere` |
 /// | F62 a placeholder in another spelling | `f62_in_another_spelling` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted`, `f63_services_give_secrets_and_without_one_nothing_is_sent` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
+/// | F63, F64 a signature without its key, or in clear | `f63_f64_without_its_key_or_in_clear_nothing_is_signed` |
 /// | F64 a placeholder in clear | `f64_a_placeholder_in_clear` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit, and in what our children are given | `no_secret_is_in_what_exeat_shows_of_itself`, `f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit` |

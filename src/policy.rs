@@ -35,6 +35,7 @@ mod presets;
 mod protected;
 pub mod remedy;
 mod response_form;
+pub mod signing;
 pub mod source;
 pub mod verdict;
 mod wire;
@@ -53,6 +54,7 @@ use crate::matcher::path::fully_decoded;
 use crate::matcher::request::{RequestMatch, TextMatch};
 use diagnostic::Diagnostics;
 use placeholder::StandIn;
+use signing::Signing;
 use verdict::{
     Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Permit, Revision, Route, RuleId,
     Target, Verdict,
@@ -120,7 +122,8 @@ struct Handling {
     rules: Vec<Rule>,
     /// Whether some rule looks at the path, so that its readings matter.
     reads_path: bool,
-    /// Whether some rule sends a header that is not the sandbox's own.
+    /// Whether some rule sends a header that is not the sandbox's own. What signs never goes out, and what a signature
+    /// brings along is worth nothing without it: an answer is not searched for that.
     brokers: bool,
     /// Ports on which another protocol is relayed by name, and the rule that says so.
     opaque: Vec<(u16, RuleId)>,
@@ -149,6 +152,8 @@ enum Then {
     Pass,
     /// Set these headers.
     Transform(Arc<[Injection]>),
+    /// Sign it.
+    Sign(Arc<Signing>),
     /// Answer here.
     Respond(Arc<LocalResponse>),
     /// Send it elsewhere.
@@ -362,9 +367,12 @@ impl Policy {
         self.observe
     }
 
-    /// Names of all secrets that some rule sends, or that a placeholder stands for.
+    /// Names of all secrets that some rule sends or signs with, or that a placeholder stands for.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.injections().flat_map(Injection::secrets).chain(self.stand_ins().map(StandIn::secret))
+        let signing =
+            self.rules().filter_map(|rule| if let Then::Sign(signing) = &rule.then { Some(signing) } else { None });
+        let keys = signing.flat_map(|signing| signing.secrets());
+        self.injections().flat_map(Injection::secrets).chain(keys).chain(self.stand_ins().map(StandIn::secret))
     }
 
     /// The declared secrets and where their values come from.
@@ -378,8 +386,11 @@ impl Policy {
     }
 
     fn injections(&self) -> impl Iterator<Item = &Injection> {
-        let rules = self.allow.iter().flat_map(|(_, entry)| entry.rules());
-        rules.flat_map(|rule| if let Then::Transform(injections) = &rule.then { &**injections } else { &[] })
+        self.rules().flat_map(|rule| if let Then::Transform(injections) = &rule.then { &**injections } else { &[] })
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.allow.iter().flat_map(|(_, entry)| entry.rules())
     }
 
     /// Variables of the sandbox's environment, and the secrets whose placeholders they hold.
@@ -711,7 +722,7 @@ impl Policy {
         match &rule.then {
             Then::Pass => Verdict::Allow(Action::Forward(permit)),
             Then::Respond(response) => Verdict::Allow(Action::Respond(Arc::clone(response), permit.basis)),
-            Then::Transform(_) | Then::Divert(_) if head.scheme == Scheme::Http => {
+            Then::Transform(_) | Then::Sign(_) | Then::Divert(_) if head.scheme == Scheme::Http => {
                 self.deny(DenyReason::PlaintextInjection, Some(&rule.id))
             }
             Then::Divert(url) if url.is_left_by(head.path) => self.deny(DenyReason::AmbiguousPath, Some(&rule.id)),
@@ -724,20 +735,25 @@ impl Policy {
                 let permit = Permit { target, stand_ins: Vec::new(), ..permit };
                 Verdict::Allow(Action::Divert(Arc::clone(url), permit))
             }
-            Then::Transform(injections) if !self.may_go(injections, head) => {
+            Then::Transform(injections) if !self.may_go(injections.iter().flat_map(Injection::secrets), head) => {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
             }
             Then::Transform(injections) => {
                 let injections = Some(left_to_set(injections, head.headers));
                 Verdict::Allow(Action::Forward(Permit { injections, ..permit }))
             }
+            Then::Sign(signing) if !self.may_go(signing.secrets(), head) => {
+                self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
+            }
+            Then::Sign(signing) => {
+                Verdict::Allow(Action::Forward(Permit { signing: Some(Arc::clone(signing)), ..permit }))
+            }
         }
     }
 
-    /// Whether every secret in these headers may go along with this request (POLICY §3 "Secrets").
-    fn may_go(&self, injections: &[Injection], head: &RequestHead<'_>) -> bool {
+    /// Whether every one of these secrets may go along with this request, or sign it (POLICY §3 "Secrets").
+    fn may_go<'a>(&self, mut secrets: impl Iterator<Item = &'a SecretName>, head: &RequestHead<'_>) -> bool {
         let usual = Grant::default();
-        let mut secrets = injections.iter().flat_map(Injection::secrets);
         secrets.all(|name| self.grants.get(name).unwrap_or(&usual).permits(head))
     }
 
@@ -805,14 +821,22 @@ impl Policy {
 
     fn permit(&self, target: Target, rule: Option<&RuleId>) -> Permit {
         let basis = self.basis(rule);
-        Permit { target, basis, injections: None, observed: None, is_brokered: false, stand_ins: Vec::new() }
+        Permit {
+            target,
+            basis,
+            injections: None,
+            observed: None,
+            is_brokered: false,
+            stand_ins: Vec::new(),
+            signing: None,
+        }
     }
 
     /// The permit of what `observe` lets through: nothing is injected.
     fn observed(&self, target: Target, denial: Denial) -> Permit {
         let Denial { reason, basis } = denial;
         let observed = Some(reason);
-        Permit { target, basis, injections: None, observed, is_brokered: false, stand_ins: Vec::new() }
+        Permit { target, basis, injections: None, observed, is_brokered: false, stand_ins: Vec::new(), signing: None }
     }
 }
 

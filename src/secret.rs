@@ -10,6 +10,7 @@ pub mod inject;
 pub mod keep;
 pub mod placeholder;
 pub mod scrub;
+pub mod sign;
 pub mod source;
 
 use std::collections::HashMap;

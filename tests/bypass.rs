@@ -21,4 +21,5 @@ mod bypass {
     mod placeholders;
     mod protocols;
     mod resolution;
+    mod signing;
 }

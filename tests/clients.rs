@@ -6,6 +6,7 @@
 mod support;
 
 mod clients {
+    mod aws;
     mod certificates;
     mod java;
     mod names;

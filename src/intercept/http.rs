@@ -23,6 +23,7 @@ mod refuse;
 mod scrub;
 mod search;
 mod serve;
+mod sign;
 mod timer;
 mod upgrade;
 pub(super) mod upstreams;
@@ -55,6 +56,7 @@ use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
 use search::Search;
+use sign::{Signature, Signed, Unsigned};
 use upgrade::{Opened, Switch};
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
 
@@ -112,6 +114,70 @@ struct Permitted {
 struct Additions {
     injections: Injections,
     diverted: Option<Diverted>,
+    signature: Option<Signature>,
+}
+
+impl Additions {
+    /// Makes a request one whose answer can be read, and whose body can be where it must be read first.
+    fn prepare(&self, headers: &mut HeaderMap, scrub: Option<&Scrub>) {
+        if scrub.is_some() {
+            Scrub::prepare(headers);
+        }
+        if self.signature.as_ref().is_some_and(Signature::reads_body) {
+            // It is read before anybody could be asked for leave.
+            headers.remove(header::EXPECT);
+        }
+    }
+}
+
+/// What reads a request's body on its way out.
+#[derive(Default)]
+struct Read {
+    search: Option<Arc<Search>>,
+    signed: Option<Arc<Signed>>,
+}
+
+impl Read {
+    /// The request as it is sent: searched for placeholders, and then signed.
+    async fn request(
+        &self,
+        mut request: Request<Payload>,
+        known: Option<Arc<Placeholders>>,
+        signature: Option<Signature>,
+        asked: &Arc<Asked>,
+    ) -> Result<Request<Payload>, Unsigned> {
+        if let (Some(search), Some(known)) = (&self.search, known) {
+            request = request.map(|body| search.body(body, known));
+        }
+        match (signature, &self.signed) {
+            (Some(signature), Some(signed)) => signature.apply(request, asked, signed).await,
+            _ => Ok(request),
+        }
+    }
+
+    /// Why the request was broken off, if it was for what was read.
+    fn denial(&self) -> Option<Denial> {
+        let signed = || self.signed.as_ref().and_then(|signed| signed.denial());
+        self.search.as_ref().and_then(|search| search.denial()).or_else(signed)
+    }
+}
+
+/// Why a request cannot have what goes along with it.
+enum Lack {
+    Reason(DenyReason),
+    Signature(Unsigned),
+}
+
+impl From<DenyReason> for Lack {
+    fn from(reason: DenyReason) -> Self {
+        Self::Reason(reason)
+    }
+}
+
+impl From<Unsigned> for Lack {
+    fn from(unsigned: Unsigned) -> Self {
+        Self::Signature(unsigned)
+    }
 }
 
 impl Conversation {
@@ -193,9 +259,9 @@ impl Conversation {
                 Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
                 Verdict::Deny(denial) => return Ok(self.deny(&denial, &asked)),
             };
-            let additions = match self.additions(&permit, url.as_ref(), &asked) {
+            let additions = match self.additions(&permit, url.as_ref(), &asked, &known) {
                 Ok(additions) => additions,
-                Err(reason) => return Ok(self.deny(&Denial { reason, basis: permit.basis().clone() }, &asked)),
+                Err(lack) => return self.lacking(lack, permit.basis(), &asked),
             };
             let due = self.ledger.due(asked.permitted(&permit, &additions));
             let lease = match self.lease_unless(&mut changes, &permit, &snapshot, wanted).await {
@@ -247,12 +313,16 @@ impl Conversation {
         permit: &Permit,
         url: Option<&Arc<ForwardUrl>>,
         asked: &Asked,
-    ) -> Result<Additions, DenyReason> {
+        known: &Placeholders,
+    ) -> Result<Additions, Lack> {
         let injections = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets());
         let injections = injections.map_err(|_| DenyReason::SecretUnavailable)?;
         let (port, tokens) = (self.flow.dst.port(), self.ctx.tokens.as_ref());
         let diverted = url.map(|url| Diverted::ready(url, &asked.authority, port, tokens)).transpose()?;
-        Ok(Additions { injections, diverted })
+        let secrets = self.ctx.sandbox.secrets();
+        let signature =
+            permit.signing().map(|rule| Signature::read(rule, asked, known, secrets)).transpose()?.flatten();
+        Ok(Additions { injections, diverted, signature })
     }
 
     fn wanted(&self, switch: Option<&Switch>) -> Wanted {
@@ -302,17 +372,18 @@ impl Conversation {
         switch: Option<Switch>,
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
-        let search = known.map(|known| (Search::new(&self.ledger, asked, permit.basis()), known));
-        if scrub.is_some() {
-            Scrub::prepare(request.headers_mut());
-        }
+        additions.prepare(request.headers_mut(), scrub.as_ref());
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
-        let Some((request, sent)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
+        let Some((request, sent, signature)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
-        let (mut request, search) = match search {
-            Some((search, known)) => (request.map(|body| search.body(body, known)), Some(search)),
-            None => (request, None),
+        let read = Read {
+            search: known.is_some().then(|| Search::new(&self.ledger, asked, permit.basis())),
+            signed: signature.is_some().then(|| Signed::new(&self.ledger, asked, permit.basis())),
+        };
+        let mut request = match read.request(request, known, signature, asked).await {
+            Ok(request) => request,
+            Err(unsigned) => return self.unsigned(unsigned, permit.basis(), &read, asked),
         };
         if asked.hears_interims {
             interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
@@ -327,7 +398,7 @@ impl Conversation {
         leave.iter().for_each(Leave::answered);
         let mut response = match answered {
             Ok(response) => response,
-            Err(sentence) => return Ok(self.broken(sentence, permit.basis(), search.as_deref(), asked)),
+            Err(sentence) => return Ok(self.broken(sentence, permit.basis(), &read, asked)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(switch) = switch.filter(|switch| switch.is_granted_by(&response)) else {
@@ -367,9 +438,9 @@ impl Conversation {
         lease: &Lease,
         live: &Arc<Live>,
         wait: Option<Wait>,
-    ) -> Option<(Request<Payload>, Sent)> {
+    ) -> Option<(Request<Payload>, Sent, Option<Signature>)> {
         let (mut parts, body) = request.into_parts();
-        let Additions { injections, diverted } = additions;
+        let Additions { injections, diverted, signature } = additions;
         let authority = diverted.as_ref().map_or(&asked.authority, |diverted| &diverted.authority);
         match &authority.host {
             Some(host) => parts.headers.insert(header::HOST, host.clone()),
@@ -378,7 +449,8 @@ impl Conversation {
         if lease.version() == Version::HTTP_11 && parts.headers.contains_key(header::TE) {
             parts.headers.append(header::CONNECTION, HeaderValue::from_static("te"));
         }
-        let injected = injections.apply(&mut parts.headers);
+        let mut injected = injections.apply(&mut parts.headers);
+        injected.extend(signature.iter().flat_map(Signature::headers));
         parts.extensions.clear();
         if let Some(diverted) = &diverted {
             diverted.apply(&mut parts.headers);
@@ -386,7 +458,7 @@ impl Conversation {
         authority::write(&mut parts, authority, self.scheme, lease.version())?;
         let (sending, sent) = lease.sending();
         let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending, wait.map(Box::new)));
-        Some((Request::from_parts(parts, body), sent))
+        Some((Request::from_parts(parts, body), sent, signature))
     }
 
     /// Sends; once more over a new connection where the first was found closed before the request was on it.
@@ -459,6 +531,37 @@ impl Conversation {
         answer.into_response()
     }
 
+    /// A request for which something cannot be had, or that is not signed as its rule asks.
+    fn lacking(&self, lack: Lack, basis: &Basis, asked: &Asked) -> Result<Response<Payload>, PayloadError> {
+        match lack {
+            Lack::Reason(reason) => Ok(self.deny(&Denial { reason, basis: basis.clone() }, asked)),
+            Lack::Signature(unsigned) => self.unsigned(unsigned, basis, &Read::default(), asked),
+        }
+    }
+
+    /// A request that cannot be signed.
+    fn unsigned(
+        &self,
+        unsigned: Unsigned,
+        basis: &Basis,
+        read: &Read,
+        asked: &Asked,
+    ) -> Result<Response<Payload>, PayloadError> {
+        let denial = |reason| Denial { reason, basis: basis.clone() };
+        let fault = match unsigned {
+            Unsigned::Fault(fault) => fault,
+            Unsigned::Misdirected => return Ok(self.deny(&denial(DenyReason::PlaceholderMisdirected), asked)),
+            // It was told when it was found.
+            Unsigned::Body(error) => {
+                return read.denial().map(|denial| self.word(&denial, asked.host()).into_response()).ok_or(error);
+            }
+        };
+        let is_ours = fault.is_of_the_key();
+        let denial = denial(if is_ours { DenyReason::SecretUnavailable } else { DenyReason::SignatureRefused });
+        let answer = refuse::unsigned(&fault, &denial, asked.host(), self.style());
+        Ok(self.record_denial(&denial, asked, answer))
+    }
+
     /// A request over what the sandbox may make in a time. It may come again.
     fn put_off(&self, spent: &Spent, asked: &Asked) -> Response<Payload> {
         let denial = self.denial(DenyReason::Limit);
@@ -524,8 +627,8 @@ impl Conversation {
     }
 
     /// The exchange broke: by the sandbox's own body, where the guard or the search says so, by the upstream otherwise.
-    fn broken(&self, sentence: &str, basis: &Basis, search: Option<&Search>, asked: &Asked) -> Response<Payload> {
-        if let Some(denial) = search.and_then(Search::denial) {
+    fn broken(&self, sentence: &str, basis: &Basis, read: &Read, asked: &Asked) -> Response<Payload> {
+        if let Some(denial) = read.denial() {
             return self.word(&denial, asked.host()).into_response();
         }
         let Some(fault) = self.watch.fault() else {
@@ -580,7 +683,9 @@ impl Asked {
     fn permitted(&self, permit: &Permit, additions: &Additions) -> Judged {
         let route = if additions.diverted.is_some() { RouteTaken::Forward } else { RouteTaken::Terminate };
         let judged = self.judged(Ok(route), permit.basis());
-        Judged { observed: permit.observed(), injected: additions.injections.names(), ..judged }
+        let signed = additions.signature.iter().flat_map(Signature::names);
+        let injected = additions.injections.names().into_iter().chain(signed).collect();
+        Judged { observed: permit.observed(), injected, ..judged }
     }
 
     fn judged(&self, outcome: Result<RouteTaken, DenyReason>, basis: &Basis) -> Judged {

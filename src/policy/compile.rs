@@ -12,6 +12,7 @@ pub(super) mod advice;
 mod lists;
 mod older;
 mod rules;
+mod signing;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -82,6 +83,8 @@ struct Compiler<'a> {
     grants: BTreeMap<SecretName, Grant>,
     /// The secrets that rules of the entry at hand send, and where each is written.
     sent: Vec<(SecretName, Span)>,
+    /// The secrets that sign, where each is named, and whether clients sign with its placeholder.
+    keys: Vec<(SecretName, Span, bool)>,
     /// Every secret that is referred to.
     used: BTreeSet<SecretName>,
     placeholders: BTreeMap<String, Said<SecretName>>,
@@ -138,6 +141,7 @@ impl<'a> Compiler<'a> {
             sources: BTreeMap::new(),
             grants: BTreeMap::new(),
             sent: Vec::new(),
+            keys: Vec::new(),
             used: BTreeSet::new(),
             placeholders: BTreeMap::new(),
             declared: HashMap::new(),
@@ -487,6 +491,7 @@ impl Compiler<'_> {
         let base = self.base();
         self.check_merged(&base);
         self.check_hosts(&base);
+        self.check_keys();
         if !self.faults.0.is_empty() {
             return Err(Diagnostics::new(self.faults.0, self.documents));
         }
@@ -523,6 +528,7 @@ impl Compiler<'_> {
         };
         let placeholders: BTreeMap<_, _> =
             self.placeholders.into_iter().map(|(variable, said)| (variable, said.value)).collect();
+        let keys: BTreeSet<SecretName> = self.keys.into_iter().map(|(name, _, _)| name).collect();
         let policy = Policy {
             revision: Revision([0; 32]),
             base,
@@ -536,7 +542,7 @@ impl Compiler<'_> {
             dns,
             observe: flags.observe || self.observe.is_some_and(|said| said.value),
             sources: self.sources,
-            stand_ins: StandIn::all(&placeholders, &grants),
+            stand_ins: StandIn::all(&placeholders, &grants, &keys),
             grants,
             placeholders,
         };

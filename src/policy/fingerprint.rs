@@ -8,6 +8,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use super::signing::{AwsKeys, AwsSigning, HmacEncoding, HmacHash, HmacPart, HmacSigning, Signing};
 use super::source::{CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec};
 use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
 use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, Then};
@@ -32,7 +33,7 @@ impl Policy {
             sources,
             grants,
             placeholders,
-            // It is what the two before it come to.
+            // It is what rules and the two before it come to.
             stand_ins: _,
         } = &self;
         hash.number(match base {
@@ -198,6 +199,10 @@ fn entry_content(hash: &mut Hash, entry: &Entry) {
                 let ForwardUrl { text, host: _, port: _, prefix: _ } = &**url;
                 hash.tagged(3, text);
             }
+            Then::Sign(signing) => {
+                hash.number(4);
+                sign(hash, signing);
+            }
         }
     });
 }
@@ -221,6 +226,53 @@ fn injection(hash: &mut Hash, Injection { header: _, spelled, value, yields }: &
     hash.text(spelled.as_bytes());
     hash.number(u64::from(*yields));
     parts(hash, &value.0);
+}
+
+fn sign(hash: &mut Hash, signing: &Signing) {
+    match signing {
+        Signing::Aws(AwsSigning { keys, regions, services, passes_others }) => {
+            hash.number(0);
+            match keys {
+                AwsKeys::Whole(name) => hash.tagged(0, name.as_str()),
+                AwsKeys::Parts { access_key, secret_key, session_token } => {
+                    hash.tagged(1, access_key.as_str());
+                    hash.text(secret_key.as_str());
+                    hash.list(session_token.iter(), |hash, name| hash.text(name.as_str()));
+                }
+            }
+            hash.list(regions.iter(), Hash::text);
+            hash.list(services.iter(), Hash::text);
+            hash.number(u64::from(*passes_others));
+        }
+        Signing::Hmac(HmacSigning { key, hash: kind, over, header, prefix, encoding }) => {
+            hash.tagged(1, key.as_str());
+            hash.number(match kind {
+                HmacHash::Sha256 => 0,
+                HmacHash::Sha512 => 1,
+            });
+            hash.list(over.iter(), hmac_part);
+            hash.text(header.as_str());
+            hash.text(prefix);
+            hash.number(match encoding {
+                HmacEncoding::Hex => 0,
+                HmacEncoding::Base64 => 1,
+            });
+        }
+    }
+}
+
+fn hmac_part(hash: &mut Hash, part: &HmacPart) {
+    match part {
+        HmacPart::Literal(text) => hash.tagged(0, text),
+        HmacPart::Method => hash.number(1),
+        HmacPart::Path => hash.number(2),
+        HmacPart::Query => hash.number(3),
+        HmacPart::Target => hash.number(4),
+        HmacPart::Host => hash.number(5),
+        HmacPart::Header(name) => hash.tagged(6, name.as_str()),
+        HmacPart::Body => hash.number(7),
+        HmacPart::BodySha256 => hash.number(8),
+    }
 }
 
 fn grant(hash: &mut Hash, Grant { to, ports, methods, paths, headers, shape }: &Grant) {

@@ -476,7 +476,9 @@ impl Policy {
 }
 
 fn sent(question: &Question, route: RouteTaken, permit: &Permit) -> Facts {
-    let names = permit.injections().iter().map(|injection| injection.header.as_str().to_owned());
+    let signed = permit.signing().into_iter().flat_map(|signing| signing.headers());
+    let names = permit.injections().iter().map(|injection| &injection.header).chain(signed);
+    let names = names.map(|name| name.as_str().to_owned());
     let facts = Facts::new(question, Ok(route), permit.basis().clone());
     Facts { observed: permit.observed(), injected: names.collect(), ..facts }
 }

@@ -9,6 +9,7 @@
 //! - `INVARIANT`: of a request's head every placeholder that is found is replaced, or nothing of the request is sent.
 //! - `INVARIANT`: what the sandbox wrote around a placeholder holds no other.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -41,16 +42,21 @@ const BASIC_SCHEME: &[u8] = b"Basic ";
 pub struct StandIn {
     secret: SecretName,
     grant: Grant,
+    /// Whether it is a key that signs: such a one never goes out.
+    signs: bool,
 }
 
 impl StandIn {
-    /// Of every secret that a variable stands for, and whose grant says where it may go.
+    /// Of every secret that a variable stands for, and whose grant says where it may go; `keys` are those that sign.
     pub(super) fn all(
         placeholders: &BTreeMap<String, SecretName>,
         grants: &BTreeMap<SecretName, Grant>,
+        keys: &BTreeSet<SecretName>,
     ) -> Vec<Arc<Self>> {
         let names: BTreeSet<&SecretName> = placeholders.values().collect();
-        let granted = |name: &SecretName| Some(Self { secret: name.clone(), grant: grants.get(name)?.clone() });
+        let granted = |name: &SecretName| {
+            Some(Self { secret: name.clone(), grant: grants.get(name)?.clone(), signs: keys.contains(name) })
+        };
         names.into_iter().filter_map(granted).map(Arc::new).collect()
     }
 
@@ -69,12 +75,15 @@ impl StandIn {
     /// The headers in which it is replaced.
     #[must_use]
     pub fn headers(&self) -> &[HeaderName] {
+        if self.signs {
+            return &[];
+        }
         if self.grant.headers.is_empty() { &HEADERS } else { &self.grant.headers }
     }
 
     /// Whether requests to this name may have it replaced.
     pub(super) fn is_for(&self, name: &Domain) -> bool {
-        self.grant.names(name)
+        !self.signs && self.grant.names(name)
     }
 
     /// Whether this request to a name may.
@@ -152,12 +161,22 @@ impl Permit {
     /// The headers that are to be set anew; `None` if a placeholder stands where it may not.
     fn replacements(&self, head: &RequestHead<'_>, known: &impl Known) -> Option<Vec<Injection>> {
         let RequestHead { scheme: _, authority: _, dst: _, method, path, query, headers } = head;
-        if [method, path, query.unwrap_or_default()].iter().any(|text| known.is_in(text.as_bytes())) {
+        let signing = self.signing();
+        let query = query.unwrap_or_default();
+        let query: Cow<'_, str> = match signing {
+            Some(signing) => signing.rest_of_query(query).collect::<Vec<_>>().join("&").into(),
+            None => query.into(),
+        };
+        if [method, path, &*query].iter().any(|text| known.is_in(text.as_bytes())) {
             return None;
         }
         let mut more = Vec::new();
         // Of a header that a rule sets, nothing is sent that the sandbox wrote.
-        for name in headers.keys().filter(|name| !self.injections().iter().any(|set| set.replaces(name))) {
+        let is_set = |name: &HeaderName| {
+            self.injections().iter().any(|set| set.replaces(name))
+                || signing.is_some_and(|signing| signing.reads(name, head))
+        };
+        for name in headers.keys().filter(|name| !is_set(name)) {
             let values = headers.get_all(name);
             if known.is_in(name.as_str().as_bytes()) {
                 return None;
@@ -247,7 +266,11 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED}
 
     /// What `GET url` with these headers comes to: the headers that are set, or the reason.
     fn asked(url: &str, fields: &[(&'static str, &str)]) -> Result<Vec<String>, DenyReason> {
-        let source = Source { path: "p.yaml", text: POLICY };
+        asked_of(POLICY, url, fields)
+    }
+
+    fn asked_of(text: &str, url: &str, fields: &[(&'static str, &str)]) -> Result<Vec<String>, DenyReason> {
+        let source = Source { path: "p.yaml", text };
         let policy = Policy::compile(Some(source), &Flags::default(), &Terms::default()).unwrap().policy;
         let (scheme, rest) = url.split_once("://").unwrap();
         let (host, path) = rest.split_at(rest.find('/').unwrap());
@@ -313,6 +336,34 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED}
             ["authorization: Basic [u:<ONE>]"]
         );
         assert_eq!(asked("https://a.test/", &[("authorization", "Bearer mine")]), Ok(vec![]), "what is none stays");
+    }
+
+    #[test]
+    fn a_placeholder_that_signs_is_left_to_the_signature_and_replaced_nowhere() {
+        const SIGNED: &str = "
+allow: {a.test: [{sign: {aws: {accessKey: ONE, secretKey: TWO}}}], b.test: [{}]}
+secrets: {ONE: {env: A, to: [a.test, b.test]}, TWO: {env: B, to: [a.test, b.test]}}
+placeholders: {ONE: ONE, TWO: TWO}
+";
+        let header = "AWS4-HMAC-SHA256 Credential= ONE /x";
+        let url = "X-Amz-Credential= ONE &X-Amz-Signature=1";
+        for (target, fields, is_left) in [
+            ("https://a.test/", &[("authorization", header)][..], true),
+            ("https://a.test/?URL", &[], true),
+            ("https://a.test/?URL&x= ONE ", &[], false),
+            ("https://a.test/?X-Amz-Credential= ONE ", &[], false),
+            ("https://a.test/", &[("authorization", "Bearer ONE")], false),
+            ("https://a.test/", &[("authorization", header), ("authorization", "Bearer ONE")], false),
+            ("https://a.test/", &[("authorization", header), ("x-api-key", "TWO")], false),
+            ("https://a.test/ONE", &[("authorization", header)], false),
+            ("https://b.test/", &[("authorization", header)], false),
+            ("https://b.test/", &[("x-api-key", "TWO")], false),
+            ("https://b.test/?URL", &[], false),
+        ] {
+            let target = target.replace("URL", url);
+            let expected = if is_left { Ok(vec![]) } else { Err(DenyReason::PlaceholderMisdirected) };
+            assert_eq!(asked_of(SIGNED, &target, fields), expected, "{target} {fields:?}");
+        }
     }
 
     #[test]

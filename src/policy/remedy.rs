@@ -158,6 +158,9 @@ impl Denial {
                 Remedy::Client("send the path in its plain form, without encoded or dot segments")
             }
             DenyReason::PlaintextInjection => Remedy::Client("use https: a credential is never sent in clear"),
+            DenyReason::SignatureRefused => {
+                Remedy::Client("sign the request with the placeholders that the environment holds")
+            }
             DenyReason::PlaceholderMisdirected => Remedy::Client("send the placeholder only where its secret may go"),
             DenyReason::MalformedRequest => Remedy::Client("send a request that can be framed without doubt"),
             DenyReason::UnreadableHello => Remedy::Client("send a TLS ClientHello with one host name"),

@@ -63,6 +63,9 @@ pub struct PolicyForm {
     /// Rules that let a request go on unchanged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pass_rules: Vec<PassForm>,
+    /// Rules that sign a request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sign_rules: Vec<SignForm>,
     /// Rules that relay another protocol.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     opaque_rules: Vec<OpaqueForm>,
@@ -111,6 +114,17 @@ struct ResponseForm {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 struct PassForm {
     domain: String,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that signs a request: how, and which headers it sets, never a key.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct SignForm {
+    domain: String,
+    kind: &'static str,
+    header_names: Vec<String>,
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     when: Option<MatchForm>,
 }
@@ -195,6 +209,7 @@ impl Policy {
             forward_rules: Vec::new(),
             response_rules: Vec::new(),
             pass_rules: Vec::new(),
+            sign_rules: Vec::new(),
             opaque_rules: Vec::new(),
         };
         for (pattern, entry) in allow.iter() {
@@ -229,6 +244,10 @@ impl PolicyForm {
                 Then::Transform(injections) => {
                     let header_names = injections.iter().map(|injection| injection.spelled.to_string()).collect();
                     self.injection_rules.push(InjectionForm { domain, header_names, when });
+                }
+                Then::Sign(signing) => {
+                    let header_names = signing.headers().map(ToString::to_string).collect();
+                    self.sign_rules.push(SignForm { domain, kind: signing.kind(), header_names, when });
                 }
                 Then::Divert(url) => {
                     self.forward_rules.push(ForwardForm { domain, url: url.text.to_string(), when });
@@ -330,10 +349,11 @@ allow:
     - response: {statusCode: 403, contentType: text/plain, body: canary, headers: {x: canary}}
     - {}
   b.test: [{opaque: {ports: [22, 5432]}}]
+  z.test: [{sign: {hmac: {key: KEY, header: X-Sign, over: 'canary ${path}', prefix: canary}}}]
 ";
         let expected = json!({
             "mode": "custom",
-            "allowedDomains": ["a.test", "b.test"],
+            "allowedDomains": ["a.test", "b.test", "z.test"],
             "placeholders": { "VAR": "KEY" },
             "injectionRules": [{
                 "domain": "a.test",
@@ -351,6 +371,7 @@ allow:
             }],
             "responseRules": [{ "domain": "a.test", "statusCode": 403 }],
             "passRules": [{ "domain": "a.test" }],
+            "signRules": [{ "domain": "z.test", "kind": "hmac", "headerNames": ["x-sign"] }],
             "opaqueRules": [{ "domain": "b.test", "ports": [22, 5432] }],
         });
         assert_eq!(form(text), expected);

@@ -67,7 +67,9 @@ fn shown(permit: &Permit) -> String {
     let observed = permit.observed().map_or_else(String::new, |reason| format!(" despite {reason}"));
     let injected: Vec<&str> = permit.injections().iter().map(|injection| injection.header.as_str()).collect();
     let injected = if injected.is_empty() { String::new() } else { format!(" with {}", injected.join(",")) };
-    format!("{target}{injected}{observed}{}", by(permit.basis()))
+    let keys: Vec<&str> = permit.signing().into_iter().flat_map(|it| it.secrets()).map(SecretName::as_str).collect();
+    let signed = if keys.is_empty() { String::new() } else { format!(" signed with {}", keys.join(",")) };
+    format!("{target}{injected}{signed}{observed}{}", by(permit.basis()))
 }
 
 fn decided(policy: &Policy, dst: &str, seen: Seen) -> String {
@@ -473,6 +475,30 @@ fn a_secret_goes_along_with_the_requests_of_its_grant_alone() {
 }
 
 #[test]
+fn a_rule_signs_where_its_secrets_may_go_and_sends_none() {
+    const POLICY: &str = "
+allow:
+  a.test: [{sign: {aws: {accessKey: ID, secretKey: KEY}}}]
+  b.test: [{}]
+secrets:
+  ID: {env: I, to: [a.test, b.test]}
+  KEY: {env: K, to: [a.test, b.test]}
+placeholders: {AWS_ACCESS_KEY_ID: ID, AWS_SECRET_ACCESS_KEY: KEY}
+";
+    let policy = policy(POLICY);
+    for (request, verdict) in [
+        ("GET https://a.test/", "forward a.test:443 signed with ID,KEY by p.yaml:3"),
+        ("GET http://a.test/", "deny plaintext-injection by p.yaml:3"),
+        ("GET https://b.test/", "forward b.test:443 by p.yaml:4"),
+    ] {
+        assert_eq!(asked(&policy, request), verdict, "{request}");
+    }
+    assert_eq!(policy.stand_ins().filter(|stand_in| !stand_in.headers().is_empty()).count(), 0);
+    let names: Vec<&str> = policy.secrets().map(SecretName::as_str).collect();
+    assert!(names.contains(&"ID") && names.contains(&"KEY"), "{names:?}");
+}
+
+#[test]
 fn a_path_whose_readings_meet_different_rules_is_refused() {
     let policy = policy(RULES);
     for path in [
@@ -713,7 +739,7 @@ fn every_reason_has_the_status_of_the_policy_page() {
     let table = [
         (
             "denied-cidr, protected-range, deny-all, denied-domain, no-rule, no-name, \
-             ambiguous-path, plaintext-injection, not-http, placeholder-misdirected",
+             ambiguous-path, plaintext-injection, not-http, placeholder-misdirected, signature-refused",
             Some(403),
         ),
         ("authority-mismatch", Some(421)),

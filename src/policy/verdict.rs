@@ -12,6 +12,7 @@ use http::HeaderName;
 
 use super::diagnostic::{carries_credentials, looks_like_credential};
 use super::placeholder::StandIn;
+use super::signing::Signing;
 use crate::flow::{Domain, SecretName};
 use crate::matcher::path::fully_decoded;
 
@@ -76,6 +77,8 @@ pub enum DenyReason {
     UnreadableHello,
     /// The flow was going to our own listener.
     Loop,
+    /// Not signed with the placeholder, where a rule signs again what is.
+    SignatureRefused,
     /// A secret's value cannot be had.
     SecretUnavailable,
     /// Too many leaves asked for.
@@ -88,7 +91,7 @@ pub enum DenyReason {
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::DeniedCidr,
         Self::ProtectedRange,
         Self::DenyAll,
@@ -103,6 +106,7 @@ impl DenyReason {
         Self::MalformedRequest,
         Self::UnreadableHello,
         Self::Loop,
+        Self::SignatureRefused,
         Self::SecretUnavailable,
         Self::MintBudget,
         Self::Limit,
@@ -127,6 +131,7 @@ impl DenyReason {
             Self::MalformedRequest => "malformed-request",
             Self::UnreadableHello => "unreadable-hello",
             Self::Loop => "loop",
+            Self::SignatureRefused => "signature-refused",
             Self::SecretUnavailable => "secret-unavailable",
             Self::MintBudget => "mint-budget",
             Self::Limit => "limit",
@@ -148,7 +153,8 @@ impl DenyReason {
             | Self::AmbiguousPath
             | Self::PlaintextInjection
             | Self::NotHttp
-            | Self::PlaceholderMisdirected => Some(S::FORBIDDEN),
+            | Self::PlaceholderMisdirected
+            | Self::SignatureRefused => Some(S::FORBIDDEN),
             Self::AuthorityMismatch => Some(S::MISDIRECTED_REQUEST),
             Self::MalformedRequest => Some(S::BAD_REQUEST),
             Self::SecretUnavailable | Self::MintBudget => Some(S::SERVICE_UNAVAILABLE),
@@ -314,6 +320,8 @@ pub struct Permit {
     pub(super) is_brokered: bool,
     /// The secrets whose placeholders may be replaced in what is sent.
     pub(super) stand_ins: Vec<Arc<StandIn>>,
+    /// How it is signed at last.
+    pub(super) signing: Option<Arc<Signing>>,
 }
 
 impl Permit {
@@ -339,6 +347,12 @@ impl Permit {
     #[must_use]
     pub fn credentials(&self) -> Arc<[Injection]> {
         self.injections.clone().unwrap_or_default()
+    }
+
+    /// How it is signed when nothing of it changes any more; `None` if it is not.
+    #[must_use]
+    pub fn signing(&self) -> Option<&Arc<Signing>> {
+        self.signing.as_ref()
     }
 
     /// Whether the origin is one that rules send headers to: what it answers may hold them, whether or not this very

@@ -14,6 +14,7 @@ mod upload;
 use serde_json::{Value as Json, json};
 
 use super::diagnostic::{Code, Fault};
+use super::signing::{HmacEncoding, HmacHash};
 use super::verdict::DenyReason;
 use super::{Denials, Dns};
 pub use documents::Source;
@@ -211,6 +212,9 @@ kinds! {
     HeaderKey as "a header's name" such as &["authorization"];
     /// A header's value; `${secrets.NAME}` in it stands for a secret, `${secrets.NAME | base64}` for its base64.
     HeaderTemplate as "a header's value" such as &["Bearer ${secrets.GITHUB}"];
+    /// A text; in it `${method}`, `${path}`, `${query}`, `${target}`, `${host}`, `${header.NAME}`, `${body}` and
+    /// `${bodySha256}` stand for parts of the request.
+    HmacTemplate as "a text to sign" such as &["${method}\n${target}\n${header.x-timestamp}\n${body}"];
     /// A header's value.
     HeaderText as "a header's value";
     /// A request method; case matters.
@@ -297,6 +301,8 @@ record! {
         "match" => when: MatchWire<'n>,
         /// Headers to set on the request.
         "transform" => transform: List<TransformWire<'n>, 1>,
+        /// Sign the request.
+        "sign" => sign: SignWire<'n>,
         /// Send the request to this URL instead, with a token that says whose it is.
         "forwardURL" => forward: Text<'n, ForwardTo>,
         /// Answer here and contact nobody.
@@ -394,6 +400,89 @@ impl Words for Existing {
 
     fn words() -> Vec<(&'static str, Self)> {
         vec![("replace", Self::Replace), ("keep", Self::Keep)]
+    }
+}
+
+record! {
+    /// How requests are signed, which is one of these. The key stays here.
+    SignWire<'n> as "`sign`" at span {
+        /// What a client has signed with the placeholder of an AWS key is signed again with the key (Signature Version
+        /// 4): a header or a URL, and the body as it streams.
+        "aws" => aws: AwsWire<'n>,
+        /// A header gets an HMAC over a text that is made of the request.
+        "hmac" => hmac: HmacWire<'n>,
+    }
+    also { "minProperties": 1, "maxProperties": 1 }
+}
+
+record! {
+    /// An AWS key, which is `credentials`, or `accessKey` and `secretKey`; and what it signs.
+    AwsWire<'n> as "`aws`" at span {
+        /// The secret that holds all of the key, as `aws configure export-credentials` prints it: its parts change at
+        /// once.
+        "credentials" => credentials: Text<'n, SecretKey>,
+        /// The secret that holds the key's id.
+        "accessKey" => access_key: Text<'n, SecretKey>,
+        /// The secret that holds the key.
+        "secretKey" => secret_key: Text<'n, SecretKey>,
+        /// The secret that holds the token of temporary credentials.
+        "sessionToken" => session_token: Text<'n, SecretKey>,
+        /// Regions that a request may be signed for; without it, all.
+        "regions" => regions: List<Text<'n, Identifier>, 1>,
+        /// Services that a request may be signed for, such as `s3`; without it, all.
+        "services" => services: List<Text<'n, Identifier>, 1>,
+        /// What becomes of a request that is not signed with the placeholder: it is refused, or goes on as it is.
+        "others" => others: Word<Others>,
+    }
+    also { "oneOf": [{ "required": ["credentials"] }, { "required": ["accessKey", "secretKey"] }] }
+}
+
+/// What becomes of a request that is not signed with a placeholder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    Refuse,
+    Pass,
+}
+
+impl Words for Others {
+    const NOUN: &'static str = "what becomes of a request that is not signed";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("refuse", Self::Refuse), ("pass", Self::Pass)]
+    }
+}
+
+record! {
+    /// An HMAC (RFC 2104) over a text that is made of the request.
+    HmacWire<'n> as "`hmac`" {
+        /// The secret that is the key.
+        "key" (required) => key: Text<'n, SecretKey>,
+        /// The hash; without it, `sha256`.
+        "hash" => hash: Word<HmacHash>,
+        /// The text.
+        "over" (required) => over: Text<'n, HmacTemplate>,
+        /// The header that gets the code: all copies that the sandbox sent go.
+        "header" (required) => header: Text<'n, HeaderKey>,
+        /// What stands before the code in the header, such as `sha256=`.
+        "prefix" => prefix: Text<'n, HeaderText>,
+        /// How the code is written; without it, `hex`.
+        "encoding" => encoding: Word<HmacEncoding>,
+    }
+}
+
+impl Words for HmacHash {
+    const NOUN: &'static str = "a hash";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("sha256", Self::Sha256), ("sha512", Self::Sha512)]
+    }
+}
+
+impl Words for HmacEncoding {
+    const NOUN: &'static str = "how a code is written";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("hex", Self::Hex), ("base64", Self::Base64)]
     }
 }
 

@@ -11,30 +11,41 @@ use crate::support::world::{Server, World};
 /// What is installed, and where: another list has another folder.
 const PACKAGES: [&str; 2] = ["grpcio==1.85.3", "websockets==17.4"];
 const FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-1");
+/// AWS's clients, and a server that verifies what they sign. They are large, so they have a folder of their own.
+const AWS_PACKAGES: [&str; 5] =
+    ["boto3==1.44.8", "awscli==1.46.3", "moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
+const AWS_FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-aws-1");
 
 /// A Python that has them; `None` where they cannot be installed.
 pub(super) fn with_packages() -> Option<&'static str> {
     static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
-    let install = || {
-        let python = format!("{FOLDER}/bin/python");
-        if Path::new(&python).exists() {
-            return Some(python);
-        }
-        // Whole or not at all: somebody else may be looking.
-        let folder = tempfile::Builder::new().prefix("python-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).ok()?;
-        let done = |command: &mut Command| command.status().ok().filter(|status| status.success());
-        done(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.path()))?;
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        done(Command::new(folder.path().join("bin/python")).args(pip).args(PACKAGES))?;
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).ok()?;
-        let folder = folder.keep();
-        if std::fs::rename(&folder, FOLDER).is_err() {
-            // Another was faster.
-            std::fs::remove_dir_all(&folder).ok()?;
-        }
-        Path::new(&python).exists().then_some(python)
-    };
-    INSTALLED.get_or_init(install).as_deref()
+    INSTALLED.get_or_init(|| install(FOLDER, &PACKAGES)).as_deref()
+}
+
+/// A Python that has AWS's; `None` where they cannot be installed.
+pub(super) fn with_aws() -> Option<&'static str> {
+    static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
+    INSTALLED.get_or_init(|| install(AWS_FOLDER, &AWS_PACKAGES)).as_deref()
+}
+
+fn install(place: &str, packages: &[&str]) -> Option<String> {
+    let python = format!("{place}/bin/python");
+    if Path::new(&python).exists() {
+        return Some(python);
+    }
+    // Whole or not at all: somebody else may be looking.
+    let folder = tempfile::Builder::new().prefix("python-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).ok()?;
+    let done = |command: &mut Command| command.status().ok().filter(|status| status.success());
+    done(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.path()))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"];
+    done(Command::new(folder.path().join("bin/python")).args(pip).args(packages))?;
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).ok()?;
+    let folder = folder.keep();
+    if std::fs::rename(&folder, place).is_err() {
+        // Another was faster.
+        std::fs::remove_dir_all(&folder).ok()?;
+    }
+    Path::new(&python).exists().then_some(python)
 }
 
 /// A program beside this file, by its name.

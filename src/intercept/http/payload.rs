@@ -50,6 +50,8 @@ pub(super) enum PayloadError {
     Unwanted,
     /// A placeholder is in it that may not be.
     Misdirected,
+    /// A piece of it is not signed by its client.
+    NotSigned,
 }
 
 impl fmt::Display for PayloadError {
@@ -60,6 +62,7 @@ impl fmt::Display for PayloadError {
             Self::Unreadable => "the answer cannot be searched for secrets",
             Self::Unwanted => "the origin answered without the body",
             Self::Misdirected => "a placeholder was found in the body",
+            Self::NotSigned => "a piece of the body is not signed",
         })
     }
 }
@@ -68,7 +71,7 @@ impl Error for PayloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Revoked | Self::Unreadable | Self::Unwanted | Self::Misdirected => None,
+            Self::Revoked | Self::Unreadable | Self::Unwanted | Self::Misdirected | Self::NotSigned => None,
         }
     }
 }
@@ -89,6 +92,7 @@ pub(super) enum Held {
 /// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end. What a rule
 /// `injected` into the head does not come a second time in the trailers, which some servers join to it.
 pub(super) fn passing(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: Held) -> Payload {
+    let injected = injected.into();
     Payload { source: Source::Passing(Passing { body, cut, injected, over: false, held }), _busy: None, _leave: None }
 }
 
@@ -148,7 +152,7 @@ impl Body for Payload {
 struct Passing {
     body: Incoming,
     cut: Cut,
-    injected: Vec<HeaderName>,
+    injected: Box<[HeaderName]>,
     /// Whether the end was read, where no length told it before.
     over: bool,
     held: Held,

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::policy::Denials;
 use crate::policy::verdict::{Denial, RuleId};
 use crate::sandbox::quota::Spent;
+use crate::secret::sign::SignFault;
 
 use super::guard::Fault;
 use super::payload::{Payload, whole};
@@ -38,6 +39,12 @@ pub(super) fn denied(denial: &Denial, host: Option<&str>, address: IpAddr, style
     let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
     let name = host.and_then(|host| Domain::parse(host).ok());
     explain(status, denial, host, &denial.hint(name.as_ref(), Some(address)), style)
+}
+
+/// The answer to a request that is not signed as its rule asks.
+pub(super) fn unsigned(fault: &SignFault, denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+    let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
+    explain(status, denial, host, &fault.to_string(), style)
 }
 
 /// The answer to bytes that the guard stopped.

@@ -33,6 +33,7 @@ use crate::intercept::Context;
 use crate::intercept::upstream::DialError;
 use crate::intercept::upstream::certificates::Shown;
 use crate::limits;
+use crate::policy::signing::Signing;
 use crate::policy::verdict::{Injection, Permit, Target, Verdict};
 use crate::sandbox::{Changes, Sandbox, Snapshot};
 
@@ -60,6 +61,7 @@ struct Key {
     target: Target,
     credentials: Arc<[Injection]>,
     shown: Option<Shown>,
+    signing: Option<Arc<Signing>>,
 }
 
 impl Key {
@@ -69,7 +71,8 @@ impl Key {
             Scheme::Https => ctx.upstream.shown(permit)?,
             Scheme::Http => None,
         };
-        Ok(Self { generation: snapshot.generation, wanted, target, credentials, shown })
+        let signing = permit.signing().cloned();
+        Ok(Self { generation: snapshot.generation, wanted, target, credentials, signing, shown })
     }
 }
 

@@ -363,13 +363,15 @@ fn cost(one: &RequestMatch, other: &RequestMatch) -> usize {
     1 + length(&one.path) + length(&other.path) + products
 }
 
-/// The secrets that a rule injects.
+/// The secrets that a rule injects, or signs with.
 fn secrets(rule: &Rule) -> impl Iterator<Item = &SecretName> {
-    let injections = match &rule.then {
-        Then::Transform(injections) => &**injections,
-        Then::Pass | Then::Respond(_) | Then::Divert(_) => &[],
+    let (injections, signing) = match &rule.then {
+        Then::Transform(injections) => (&**injections, None),
+        Then::Sign(signing) => (&[][..], Some(signing)),
+        Then::Pass | Then::Respond(_) | Then::Divert(_) => (&[][..], None),
     };
-    injections.iter().flat_map(|injection| injection.value.secrets())
+    let signing = signing.into_iter().flat_map(|signing| signing.secrets());
+    injections.iter().flat_map(|injection| injection.value.secrets()).chain(signing)
 }
 
 #[cfg(test)]

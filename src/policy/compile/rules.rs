@@ -43,10 +43,11 @@ impl Compiler<'_> {
 
     /// Compiles one rule and adds it, unless it has a fault.
     fn rule(&mut self, wire: &RuleWire<'_>, handling: &mut Handling) -> Option<()> {
-        let RuleWire { span, when, transform, forward, response, opaque } = wire;
+        let RuleWire { span, when, transform, sign, forward, response, opaque } = wire;
         self.count_rule(*span);
         let actions = [
             ("transform", transform.key()),
+            ("sign", sign.key()),
             ("forwardURL", forward.key()),
             ("response", response.key()),
             ("opaque", opaque.key()),
@@ -75,6 +76,8 @@ impl Compiler<'_> {
             Then::Divert(Arc::new(self.forward_url(forward.get()?)?))
         } else if transform.is_written() {
             Then::Transform(self.transform(transform.get()?).into())
+        } else if sign.is_written() {
+            Then::Sign(Arc::new(self.signing(sign.get()?)?))
         } else if response.is_written() {
             Then::Respond(Arc::new(self.response(response.get()?)?))
         } else {
@@ -449,7 +452,7 @@ impl Compiler<'_> {
         Some(LocalResponse { status, headers, body })
     }
 
-    fn plain_value<K>(&mut self, text: &Text<'_, K>, what: &str) -> Option<HeaderValue> {
+    pub(super) fn plain_value<K>(&mut self, text: &Text<'_, K>, what: &str) -> Option<HeaderValue> {
         if !self.without_secrets(text) {
             return None;
         }

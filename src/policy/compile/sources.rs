@@ -54,7 +54,7 @@ impl Compiler<'_> {
     }
 
     /// The one key that is written of those of which one must be.
-    fn one_of(
+    pub(super) fn one_of(
         &mut self,
         span: Span,
         written: &[(&'static str, bool)],
@@ -241,7 +241,7 @@ impl Compiler<'_> {
     }
 
     /// What is read of a key that need not be there; `None` for what has a fault.
-    fn optional<W, T>(
+    pub(super) fn optional<W, T>(
         &mut self,
         field: &Field<'_, W>,
         read: impl FnOnce(&mut Self, &W) -> Option<T>,
@@ -267,7 +267,7 @@ impl Compiler<'_> {
         self.optional(field, Self::segments)?.or_else(|| Segments::parse(usual))
     }
 
-    fn identifier(&mut self, text: &Text<'_, Identifier>) -> Option<String> {
+    pub(super) fn identifier(&mut self, text: &Text<'_, Identifier>) -> Option<String> {
         if text.text.is_empty() || text.text.contains(char::is_control) {
             return self.refuse(text.span, "this names nothing", None);
         }

@@ -136,7 +136,7 @@ fn common_mistakes_of_form_are_told_what_to_do() {
         ("version: '1'", "write `1`, without quotes"),
         ("denials: Terse", "did you mean `terse`?"),
         ("secrets: {KEY: GITHUB_TOKEN}", "its keys are `env`, `file`"),
-        ("allow: {a.test: [GET]}", "its keys are `match`, `transform`, `forwardURL`, `response`, `opaque`"),
+        ("allow: {a.test: [GET]}", "its keys are `match`, `transform`, `sign`, `forwardURL`, `response`, `opaque`"),
     ] {
         let report = report(text);
         assert!(report.contains("  help: ") && report.contains(help), "{text}\n{report}");
@@ -310,6 +310,64 @@ fn each_fault_of_basic_and_of_an_encoding_is_found() {
     ] {
         assert_eq!(faults(&with_rule(&format!("{{transform: [{element}]}}"))), [expected], "{element}");
     }
+}
+
+#[test]
+fn each_fault_of_a_signing_is_found() {
+    let text = |rule: &str, more: &str| {
+        format!(
+            "allow: {{a.test: [{{sign: {rule}}}]}}\n\
+             secrets: {{ID: {{env: I, to: [a.test]}}, KEY: {{env: K, to: [a.test]}},\n  \
+             FAR: {{env: F, to: [b.test]}}}}\n{more}"
+        )
+    };
+    let both = "placeholders: {AWS_ACCESS_KEY_ID: ID, AWS_SECRET_ACCESS_KEY: KEY}";
+    for (rule, expected) in [
+        ("{}", "missing: `sign` needs `aws` or `hmac`"),
+        ("{aws: {}}", "missing: `aws` needs `credentials`, or `accessKey` and `secretKey`"),
+        ("{aws: {credentials: ID, accessKey: ID}}", "conflict: a key is one secret, or one for each part"),
+        ("{aws: {accessKey: ID}}", "missing: an AWS key is `accessKey` and `secretKey`"),
+        ("{aws: {sessionToken: ID}}", "missing: an AWS key is `accessKey` and `secretKey`"),
+        ("{aws: {credentials: OTHER}}", "bad-value: the secret `OTHER` is not declared"),
+        ("{aws: {credentials: a-b}}", "bad-value: a secret's name is letters, digits and `_`, and no digit first"),
+        ("{aws: {credentials: ID, others: keep}}", "bad-value: `others` cannot be `keep`"),
+        ("{aws: {credentials: ID, regions: []}}", "bad-value: `regions` cannot be empty"),
+        ("{aws: {credentials: ID, services: ['']}}", "bad-value: this names nothing"),
+        ("{hmac: {key: KEY, header: x, over: x}}", "bad-value: a signature is over something of the request"),
+        ("{hmac: {key: KEY, header: x, over: '${time}'}}", "bad-value: `${` must begin a part of the request"),
+        ("{hmac: {key: KEY, header: x, over: '${header.a b}'}}", "bad-value: `${` must begin a part of the request"),
+        ("{hmac: {key: KEY, header: host, over: '${path}'}}", "bad-value: no placeholder stands in `host`"),
+        (
+            "{hmac: {key: KEY, header: te, over: '${path}'}}",
+            "bad-value: `te` belongs to the connection and cannot be set",
+        ),
+        ("{hmac: {key: KEY, header: x, over: '${path}', hash: md5}}", "bad-value: `hash` cannot be this text"),
+        (
+            "{hmac: {key: KEY, header: x, over: '${path}', prefix: '${secrets.KEY}'}}",
+            "bad-value: a secret may be used in the header values of `transform` alone",
+        ),
+        ("{hmac: {key: FAR, header: x, over: '${path}'}}", "bad-value: the secret `FAR` may not go to `a.test`"),
+        ("{hmac: {header: x, over: '${path}'}}", "missing: `key` is missing"),
+    ] {
+        assert_eq!(faults(&text(rule, both)), [expected], "{rule}");
+    }
+    let without = "missing: the secret `KEY` signs again what clients sign, and has no placeholder";
+    assert_eq!(
+        faults(&text("{aws: {accessKey: ID, secretKey: KEY}}", "placeholders: {AWS_ACCESS_KEY_ID: ID}")),
+        [without]
+    );
+    for rule in [
+        "{aws: {credentials: ID, regions: [eu-west-1], services: [s3, sts], others: pass}}",
+        "{aws: {accessKey: ID, secretKey: KEY}}",
+        "{aws: {accessKey: ID, secretKey: KEY, sessionToken: KEY}}",
+        "{hmac: {key: KEY, header: x, over: '${method}${path}${query}${target}${host}${header.x-a}'}}",
+        "{hmac: {key: KEY, header: x, over: '${body}${bodySha256}${header.host}'}}",
+        "{hmac: {key: KEY, header: x, over: '${path}', hash: sha512, encoding: base64, prefix: 'v1='}}",
+    ] {
+        assert!(compiled(&text(rule, both), &Flags::default()).is_ok(), "{rule}");
+    }
+    let conflict = "{transform: [{headers: {a: b}}], sign: {hmac: {key: KEY, header: x, over: '${path}'}}}";
+    assert_eq!(faults(&with_rule(conflict)), ["conflict: a rule has one action, and this has `transform` and `sign`"]);
 }
 
 #[test]

@@ -500,6 +500,7 @@ fn same_action(one: Deed<'_>, other: Deed<'_>) -> bool {
         }
         (Some(Then::Respond(one)), Some(Then::Respond(other))) => one == other,
         (Some(Then::Divert(one)), Some(Then::Divert(other))) => one == other,
+        (Some(Then::Sign(one)), Some(Then::Sign(other))) => one == other,
         _ => false,
     }
 }
@@ -509,7 +510,7 @@ fn to_origin(deed: Deed<'_>) -> Option<&[Injection]> {
     match deed.rule.map(|rule| &rule.then) {
         None | Some(Then::Pass) => Some(&[]),
         Some(Then::Transform(injections)) => Some(injections),
-        Some(Then::Respond(_) | Then::Divert(_)) => None,
+        Some(Then::Respond(_) | Then::Divert(_) | Then::Sign(_)) => None,
     }
 }
 
@@ -519,6 +520,7 @@ fn direction(old: Deed<'_>, new: Deed<'_>) -> Direction {
         _ if deed.is_refused => 0,
         Some(Then::Respond(_)) => 0,
         Some(Then::Transform(injections)) if injections.iter().any(|each| !words::secrets(each).is_empty()) => 2,
+        Some(Then::Sign(_)) => 2,
         None | Some(Then::Pass | Then::Transform(_) | Then::Divert(_)) => 1,
     };
     match reach(new).cmp(&reach(old)) {

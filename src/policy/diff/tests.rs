@@ -370,6 +370,12 @@ fn requests_that_are_answered_or_sent_elsewhere() {
                https://f.test/x (new:1) e.g. GET https://a.test/"],
         ),
         (
+            and(&["{sign: {hmac: {key: K, header: x, over: \"${path}\"}}}"]),
+            and(&["{}"]),
+            &["- requests to `a.test` that were signed (`hmac`) with the secret K now go on unchanged (new:1) e.g. \
+                 GET https://a.test/"],
+        ),
+        (
             and(&["{match: {path: {exact: /a}}}"]),
             and(&["{}"]),
             &["+ requests to `a.test` are no longer refused because their path has two meanings"],

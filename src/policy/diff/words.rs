@@ -119,6 +119,11 @@ pub(super) fn done(deed: Deed<'_>, tense: Tense) -> String {
             format!("{} with {}", go_on(), list(&set))
         }
         Some(Then::Respond(response)) => format!("{} answered here with {}", are(), response.status.as_u16()),
+        Some(Then::Sign(signing)) => {
+            let secrets: Vec<&str> = signing.secrets().map(SecretName::as_str).collect();
+            let s = if secrets.len() == 1 { "" } else { "s" };
+            format!("{} signed (`{}`) with the secret{s} {}", are(), signing.kind(), list(&secrets))
+        }
         Some(Then::Divert(url)) if deed.is_refused => {
             let comma = forms(",", "", "");
             format!("{} refused, as `{}` is denied{comma}", are(), url.host)

@@ -56,7 +56,7 @@ impl Draft {
             text.extend(
                 rest.iter().filter(|(key, _)| *key == "observe").map(|(key, value)| format!("{key}: {value}\n")),
             );
-        } else if text.contains("secrets.") {
+        } else if text.contains("secrets.") || text.contains("key: KEY") {
             text.push_str("secrets: {KEY: {env: KEY}}\n");
         }
         text
@@ -109,7 +109,7 @@ impl Draft {
     }
 }
 
-const RULES: [&[&str]; 9] = [
+const RULES: [&[&str]; 10] = [
     &[],
     &[],
     &[],
@@ -123,6 +123,7 @@ const RULES: [&[&str]; 9] = [
     &["opaque: {ports: [22]}"],
     &["opaque: {ports: [22]}", "match: {queryString: [{key: {exact: q}}]}\n      response: {statusCode: 200}"],
     &["forwardURL: 'https://far.example/'"],
+    &["sign: {hmac: {key: KEY, header: x-sign, over: '${path}'}}"],
 ];
 
 fn any_draft() -> impl Strategy<Value = Draft> {

@@ -588,6 +588,10 @@ fn what_it_does(rule: &Rule) -> String {
             format!("it sets {}", names.join(", "))
         }
         Then::Respond(response) => format!("it is answered here, with {}", response.status.as_u16()),
+        Then::Sign(signing) => {
+            let names: Vec<&str> = signing.secrets().map(|name| name.as_str()).collect();
+            format!("it is signed (`{}`) with {}", signing.kind(), names.join(", "))
+        }
         Then::Divert(url) => format!("it is sent to `{}`", url.text),
     }
 }
