@@ -341,7 +341,7 @@ fn of_transforms_the_later_element_wins() {
 #[test]
 fn an_origin_that_rules_send_headers_to_is_brokered_whatever_this_request_is_sent() {
     let policy = policy(
-        "allow:\n  sends.test: [{match: {method: [PUT]}, transform: [{headers: {x: y}}]}, {match: {method: [GET]}}, {}]\n  \
+        "allow:\n  sends.test: [{match: {method: [PUT]}, transform: [{headers: {x: y}}]}, {match: {method: [GET]}}]\n  \
          diverts.test: [{match: {method: [PUT]}, forwardURL: 'https://b.test/'}, {}]\n  \
          stands-in.test: [{}]\n  plain.test: [{match: {path: {exact: /}}}, {}]\n\
          secrets: {KEY: {env: KEY, to: [stands-in.test]}}\nplaceholders: {VARIABLE: KEY}\n",
