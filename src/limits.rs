@@ -157,6 +157,8 @@ pub const CONFIG_BYTES: usize = 64 * 1024;
 pub const DRAFT_BYTES: usize = 64 * 1024;
 /// Bytes of one policy document.
 pub const POLICY_BYTES: usize = 16 * 1024 * 1024;
+/// Secrets whose values are set over the control API.
+pub const INLINE_SECRETS: usize = 1_000;
 /// Bytes of one request's body to the control API.
 pub const BODY_BYTES: usize = POLICY_BYTES + DRAFT_BYTES;
 /// Bytes that one regular expression, or glob, may compile to.

@@ -194,7 +194,8 @@ pub mod costs {}
 /// **The process before** stays while it has flows: it follows policies, limits and settings, passes on its part of the
 /// audit record, and ends them when it is told to, when its successor is gone, or after
 /// [`crate::limits::OUTLIVING_TIME`]. Several may stand one behind another. It knows the placeholders that it had: one
-/// that was minted since is any text to it.
+/// that was minted since is any text to it. So it does the values that were set over the API (`cli::serve::broker`):
+/// its flows go on with what was set before, until that expires.
 ///
 /// UDP flows are not handed over. What a client says next is judged by the successor as a first datagram, and goes out
 /// from another port: who answers questions (DNS, NTP) or lets addresses change (QUIC, WireGuard) notices nothing, and

@@ -42,6 +42,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
@@ -207,6 +208,31 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// A grant as settings and control planes write it, without a shape.
+    ///
+    /// # Errors
+    /// The key that is wrong, and what is due there; nothing of what is written.
+    pub fn read(
+        to: &[String],
+        ports: &[NonZeroU16],
+        methods: &[String],
+        paths: &[String],
+        headers: &[String],
+    ) -> Result<Self, (&'static str, String)> {
+        let to: Result<Vec<_>, _> = to.iter().map(|text| DomainPattern::parse(text)).collect();
+        let to = to.ok().filter(|to| !to.is_empty());
+        let to = to.ok_or_else(|| ("to", "the names that it may go to, such as [api.example.com]".to_owned()))?;
+        let headers = headers.iter().map(|header| placeholder_header(header)).collect::<Option<_>>();
+        let headers = headers.ok_or_else(|| ("headers", "names of headers, such as [authorization]".to_owned()))?;
+        if methods.iter().any(|method| http::Method::from_bytes(method.as_bytes()).is_err()) {
+            return Err(("methods", "names of methods, such as [GET, POST]".to_owned()));
+        }
+        let paths: Result<_, _> = paths.iter().map(|path| TextMatch::glob(path)).collect();
+        let paths = paths.map_err(|fault| ("paths", fault.to_string()))?;
+        let ports = ports.iter().map(|port| port.get()).collect();
+        Ok(Self { to, ports, methods: methods.to_vec(), paths, headers, shape: None })
+    }
+
     /// Whether it may go to every name that a pattern matches.
     fn covers(&self, pattern: &DomainPattern) -> bool {
         self.to.is_empty() || self.to.iter().any(|granted| granted.covers(pattern))

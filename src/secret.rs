@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -167,49 +167,60 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// The values that one sandbox's rules may send out, by name. Clones share them.
+/// The values that one sandbox's rules may send out, by name. Clones share them, also those that are added later; none
+/// is taken out again.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets {
-    slots: HashMap<SecretName, Arc<Slot>>,
-}
+pub struct Secrets(Arc<ArcSwap<HashMap<SecretName, Arc<Slot>>>>);
 
 impl Secrets {
     /// Adds or replaces a value that stays.
-    pub fn insert(&mut self, name: SecretName, value: Secret) {
+    pub fn insert(&self, name: SecretName, value: Secret) {
         self.share(name, Arc::new(Slot::of(value)));
     }
 
     /// Adds or replaces a slot that others may share.
-    pub fn share(&mut self, name: SecretName, slot: Arc<Slot>) {
-        self.slots.insert(name, slot);
+    pub fn share(&self, name: SecretName, slot: Arc<Slot>) {
+        self.0.rcu(|slots| {
+            let mut slots = HashMap::clone(slots);
+            slots.insert(name.clone(), Arc::clone(&slot));
+            slots
+        });
+    }
+
+    /// The slot of a name, if it has one.
+    #[must_use]
+    pub fn slot(&self, name: &SecretName) -> Option<Arc<Slot>> {
+        self.0.load().get(name).cloned()
     }
 
     /// The value of a name; `None` means that nothing may be sent (POLICY §7: `secret-unavailable`).
     #[must_use]
     pub fn value(&self, name: &SecretName) -> Option<Arc<Value>> {
-        self.slots.get(name).and_then(|slot| slot.value())
+        self.0.load().get(name).and_then(|slot| slot.value())
     }
 
     /// Every value.
     pub fn all(&self) -> impl Iterator<Item = Arc<Value>> {
-        self.slots.values().filter_map(|slot| slot.value())
+        let values: Vec<_> = self.0.load().values().filter_map(|slot| slot.value()).collect();
+        values.into_iter()
     }
 
     /// The value of a name, expired or not, and the one before it: what may have been sent.
     pub fn recent(&self, name: &SecretName) -> impl Iterator<Item = Arc<Value>> {
-        self.slots.get(name).into_iter().flat_map(|slot| [slot.now.load_full(), slot.before.load_full()]).flatten()
+        self.slot(name).into_iter().flat_map(|slot| [slot.now.load_full(), slot.before.load_full()]).flatten()
     }
 
     /// A number that grows whenever a value changes.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.slots.values().map(|slot| slot.changes.load(Ordering::Acquire)).sum()
+        self.0.load().values().map(|slot| slot.changes.load(Ordering::Acquire)).sum()
     }
 
     /// How the keeping of every value stands, by name.
     #[must_use]
     pub fn standings(&self) -> Vec<(SecretName, Standing)> {
-        let mut all: Vec<_> = self.slots.iter().map(|(name, slot)| (name.clone(), slot.standing())).collect();
+        let slots = self.0.load();
+        let mut all: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), slot.standing())).collect();
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         all
     }

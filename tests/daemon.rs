@@ -13,6 +13,7 @@ mod serve {
     mod canaries;
     pub(crate) mod doors;
     mod forward;
+    mod inline;
     pub(crate) mod pki;
     pub(crate) mod reload;
     mod sources;

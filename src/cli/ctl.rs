@@ -7,6 +7,7 @@ mod client;
 mod events;
 mod place;
 mod policy;
+mod secrets;
 mod table;
 mod view;
 
@@ -22,6 +23,7 @@ use self::client::{Answer, Ask, Client, ClientError};
 use self::events::EventsArguments;
 use self::place::DaemonArguments;
 use self::policy::PolicyVerb;
+use self::secrets::SecretsArguments;
 use super::dial::DialError;
 use super::policy::{DENIED, DocumentError, FAULTS, USAGE, json as pretty, print};
 use super::{Exit, chain, tell};
@@ -68,8 +70,8 @@ enum CtlVerb {
     Flows(Named),
     /// Follow the audit record, until the daemon ends, or nobody reads it any more.
     Events(EventsArguments),
-    /// List the secrets that policies may name, and how each is kept; never a value.
-    Secrets,
+    /// List the secrets that policies may name, and how each is kept; never a value. Or set one's value.
+    Secrets(SecretsArguments),
     /// End a sandbox: its flows are cut, and it is kept to be looked at.
     Stop(Named),
     /// End a sandbox, and forget it.
@@ -204,10 +206,7 @@ impl Desk {
                 self.answer(&flows, || view::flows(&flows))
             }
             CtlVerb::Events(arguments) => events::follow(self, arguments),
-            CtlVerb::Secrets => {
-                let secrets = member(self.ask(Method::GET, "/secrets", "")?.body, "secrets");
-                self.answer(&secrets, || view::secrets(&secrets))
-            }
+            CtlVerb::Secrets(arguments) => secrets::carry_out(self, arguments),
             CtlVerb::Stop(Named { name }) => self.end(Method::POST, name, "/stop", "stopped"),
             CtlVerb::Delete(Named { name }) => self.end(Method::DELETE, name, "", "deleted"),
             CtlVerb::TrustBundle(arguments) => self.trust(arguments),

@@ -90,7 +90,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     fn names(pairs: &[(&str, &str)], sources: &[&str], secret: &str) -> Vec<String> {
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         secrets.insert(SecretName::new("KEY").unwrap(), Secret::new(Zeroizing::new(secret.as_bytes().to_vec())));
         let ours = pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let inside = inside(ours, sources, &secrets);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,12 +15,13 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::broadcast;
+use zeroize::Zeroizing;
 
-use crate::flow::SandboxId;
-use crate::policy::Policy;
+use crate::flow::{SandboxId, SecretName};
 use crate::policy::diagnostic::{Diagnostics, harmless};
 use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
+use crate::policy::{Grant, Policy};
 use crate::sandbox::quota::Limits;
 
 /// Carries out what the API asks. Implemented by the daemon.
@@ -45,6 +47,13 @@ pub trait Act: Send + Sync + 'static {
 
     /// Every secret that policies may name, by name.
     fn secrets(&self) -> Vec<SecretView>;
+
+    /// Changes a secret whose value is set over the API; the view is of the secret afterwards.
+    fn change_secret(
+        &self,
+        name: SecretName,
+        change: SecretChange,
+    ) -> impl Future<Output = Result<SecretView, Refusal>> + Send;
 
     /// Audit records as they are written: lines of JSON (POLICY §10).
     fn events(&self) -> broadcast::Receiver<Arc<str>>;
@@ -272,6 +281,58 @@ pub struct FlowView {
     pub name: Option<String>,
     /// Milliseconds since 1970.
     pub since: u64,
+}
+
+/// A change of a secret.
+#[derive(Debug)]
+pub enum SecretChange {
+    /// Sets its value, and where it may go.
+    Set(SecretDraft),
+    /// Forgets it.
+    Delete,
+}
+
+/// A value that a control plane sets.
+pub struct SecretDraft {
+    /// The value.
+    pub value: Zeroizing<String>,
+    /// How long it is good; for ever if nothing is said.
+    pub good_for: Option<Duration>,
+    /// Where it may go.
+    pub grant: GrantText,
+}
+
+impl fmt::Debug for SecretDraft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretDraft").field("grant", &self.grant).finish_non_exhaustive()
+    }
+}
+
+/// Where a secret may go, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantText {
+    /// Patterns of names; one at least.
+    pub to: Vec<String>,
+    /// Ports, if not 443 alone.
+    pub ports: Vec<NonZeroU16>,
+    /// Methods, if not all.
+    pub methods: Vec<String>,
+    /// Patterns of paths, if not all.
+    pub paths: Vec<String>,
+    /// Headers in which its placeholder is replaced, if not the usual ones.
+    pub headers: Vec<String>,
+}
+
+impl GrantText {
+    /// What it says.
+    ///
+    /// # Errors
+    /// The key that is wrong, and what is due there; nothing of what is written.
+    pub fn read(&self) -> Result<Grant, (&'static str, String)> {
+        let Self { to, ports, methods, paths, headers } = self;
+        Grant::read(to, ports, methods, paths, headers)
+    }
 }
 
 /// A secret that policies may name, and how the keeping of its value stands. Never the value.

@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::action::{Act, Action, Refusal, SandboxView, SecretView, Status, TrustView, Which};
+use super::action::{Act, Action, Refusal, SandboxView, SecretChange, SecretView, Status, TrustView, Which};
 use super::answer::{Answer, Refused, Tagged};
-use super::ask::{Asked, Attach, Change, Creation, Name, Push, Said, Session, Whatever};
+use super::ask::{Asked, Attach, Change, Creation, Inline, Key, Name, Push, Said, Session, Whatever};
 use super::describe::{Api, Operation, Output};
 use super::forms::{
     Extension, FlowList, OldSandbox, OldSandboxList, OnlySandbox, OnlySession, PatchedForm, Project, RoutedOldSandbox,
@@ -83,6 +83,8 @@ fn api<A: Act>() -> Api<A> {
         .get("/v2/sandboxes/{name}/explain", "Say how a target is judged now", explain::<A>)
         .get("/v2/sandboxes/{name}/flows", "List the flows that are open", flows::<A>)
         .get("/secrets", "List the secrets that policies may name, and how each is kept; never a value", secrets::<A>)
+        .put("/secrets/{name}", "Set a secret's value, and where it may go; it is never shown again", set_secret::<A>)
+        .delete("/secrets/{name}", "Forget a secret whose value was set here", delete_secret::<A>)
         .get("/trust-bundle", "Say what a sandbox must trust, and how its programs are told", trust::<A>)
         .get("/events", "Follow the audit record", events::<A>)
         .get("/metrics", "Show counters, in the format of OpenMetrics", metrics::<A>)
@@ -302,6 +304,18 @@ async fn flows<A: Act>(State(act): State<Arc<A>>, Name(name): Name) -> Answer<Js
 
 async fn secrets<A: Act>(State(act): State<Arc<A>>) -> Json<SecretList> {
     Json(SecretList { secrets: act.secrets() })
+}
+
+async fn set_secret<A: Act>(
+    State(act): State<Arc<A>>,
+    Key(name): Key,
+    Inline(draft): Inline,
+) -> Answer<Json<SecretView>> {
+    Ok(Json(act.change_secret(name, SecretChange::Set(draft)).await?))
+}
+
+async fn delete_secret<A: Act>(State(act): State<Arc<A>>, Key(name): Key) -> Answer<Json<SecretView>> {
+    Ok(Json(act.change_secret(name, SecretChange::Delete).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -9,11 +9,11 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::action::{AttachmentSpec, Draft, PolicyPush, Refusal, SessionId, Which};
+use super::action::{AttachmentSpec, Draft, PolicyPush, Refusal, SecretDraft, SessionId, Which};
 use super::answer::Refused;
 use super::describe::{Input, Operation};
-use super::forms::{ATTACHMENT, DraftForm, PolicyDocument, draft};
-use crate::flow::SandboxId;
+use super::forms::{ATTACHMENT, DraftForm, InlineForm, PolicyDocument, draft, inline};
+use crate::flow::{SandboxId, SecretName};
 use crate::limits;
 
 /// A sandbox's name, from the path.
@@ -21,6 +21,12 @@ pub(super) struct Name(pub(super) SandboxId);
 
 /// A session's name, from the path.
 pub(super) struct Session(pub(super) Which);
+
+/// A secret's name, from the path.
+pub(super) struct Key(pub(super) SecretName);
+
+/// The body, as a secret's value and where it may go.
+pub(super) struct Inline(pub(super) SecretDraft);
 
 /// A part of the path that does not matter.
 pub(super) struct Whatever;
@@ -68,6 +74,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
         Ok(Self(Which::Session(SessionId(segment(parts).await?))))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        Ok(Self(SecretName::new(&segment(parts).await?).ok_or(Refusal::Unknown)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Inline {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let Body(bytes) = Body::from_request(request, state).await?;
+        Ok(Self(inline(&bytes)?))
     }
 }
 
@@ -211,6 +234,18 @@ impl<S> Input for State<S> {
 impl Input for Name {
     fn describe(operation: &mut Operation<'_>) {
         operation.in_path("name", json!({ "type": "string", "pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 128 }));
+    }
+}
+
+impl Input for Key {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.in_path("name", json!({ "type": "string", "pattern": "^[a-zA-Z_][a-zA-Z0-9_]*$" }));
+    }
+}
+
+impl Input for Inline {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.body::<InlineForm>(true);
     }
 }
 

@@ -55,6 +55,13 @@ impl<A: Act> Api<A> {
         self.add((MethodFilter::POST, "post"), path, about, handler)
     }
 
+    pub(super) fn put<T: 'static, H>(self, path: &'static str, about: &str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<A>> + Described<T>,
+    {
+        self.add((MethodFilter::PUT, "put"), path, about, handler)
+    }
+
     pub(super) fn patch<T: 'static, H>(self, path: &'static str, about: &str, handler: H) -> Self
     where
         H: Handler<T, Arc<A>> + Described<T>,

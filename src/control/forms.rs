@@ -3,16 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use super::action::{
-    AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal, SandboxView,
-    SecretView, SessionId, Status, USUAL_TIMEOUT,
+    AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, GrantText, PolicyPush, Refusal,
+    SandboxView, SecretDraft, SecretView, SessionId, Status, USUAL_TIMEOUT,
 };
 use super::answer::Refused;
 use super::describe::SCHEMAS;
@@ -678,6 +681,54 @@ pub(super) struct FlowList {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SecretList {
     pub(super) secrets: Vec<SecretView>,
+}
+
+/// A secret's value, and where it may go.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "SecretValue")]
+pub(super) struct InlineForm {
+    /// The value; it is never shown again.
+    #[schemars(length(min = 1))]
+    value: String,
+    /// How long it is good, in seconds; for ever if nothing is said.
+    #[schemars(range(min = 1))]
+    expires_in: Option<u64>,
+    /// The names that it may go to, as patterns.
+    #[schemars(length(min = 1))]
+    to: Vec<String>,
+    /// The ports that it may go to, if not 443 alone.
+    #[serde(default)]
+    ports: Vec<NonZeroU16>,
+    /// The methods of requests that it may go along with, if not all.
+    #[serde(default)]
+    methods: Vec<String>,
+    /// The paths of requests that it may go along with, as patterns, if not all.
+    #[serde(default)]
+    paths: Vec<String>,
+    /// The headers in which its placeholder is replaced, if not `authorization` and `x-api-key`.
+    #[serde(default)]
+    headers: Vec<String>,
+}
+
+/// What a body is that sets a secret. What is written there instead may be the value in a wrong place, so nothing of it
+/// is told.
+const INLINE: &str = "the body is an object in JSON: `value`, `to` (a list of names), and perhaps `expiresIn` \
+                      (seconds, one at least), `ports`, `methods`, `paths` and `headers` (lists)";
+
+/// Reads the body of a request that sets a secret.
+pub(super) fn inline(body: &[u8]) -> Result<SecretDraft, Refusal> {
+    let form: InlineForm = serde_json::from_slice(body).map_err(|_| Refusal::Bad(INLINE.to_owned()))?;
+    let InlineForm { value, expires_in, to, ports, methods, paths, headers } = form;
+    let value = Zeroizing::new(value);
+    if expires_in == Some(0) {
+        return Err(Refusal::Bad(INLINE.to_owned()));
+    }
+    Ok(SecretDraft {
+        value,
+        good_for: expires_in.map(Duration::from_secs),
+        grant: GrantText { to, ports, methods, paths, headers },
+    })
 }
 
 /// The one user, for clients that ask who they are.

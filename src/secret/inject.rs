@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn secrets(value: &[u8]) -> Secrets {
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         secrets.insert(name("KEY"), Secret::new(Zeroizing::new(value.to_vec())));
         secrets
     }

@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn secrets(value: &str) -> Secrets {
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         secrets.insert(name("KEY"), Secret::new(Zeroizing::new(value.as_bytes().to_vec())));
         secrets
     }

@@ -200,7 +200,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let (mut secrets, slots) = (Secrets::default(), [(); 2].map(|()| Arc::<Slot>::default()));
+        let (secrets, slots) = (Secrets::default(), [(); 2].map(|()| Arc::<Slot>::default()));
         for ((name, slot), mark) in NAMES.iter().zip(&slots).zip(MARKS) {
             fill(slot, mark, 0);
             secrets.share(SecretName::new(name).unwrap(), Arc::clone(slot));

@@ -70,7 +70,7 @@ impl Rig {
 
     /// A sandbox whose secret `KEY` has this value.
     pub(crate) async fn with_secret(policy: &str, value: &str) -> Self {
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         let name = SecretName::new("KEY").expect("a name");
         secrets.insert(name, Secret::new(Zeroizing::new(value.as_bytes().to_vec())));
         Self::start(policy, secrets).await

@@ -216,7 +216,7 @@ impl Rig {
     }
 
     /// A secret, as the API tells of it.
-    fn secret(&self, name: &str) -> Value {
+    pub(super) fn secret(&self, name: &str) -> Value {
         let listed: Value = serde_json::from_str(&self.control("GET", "/secrets", "")).expect("JSON");
         let all = listed.get("secrets").and_then(Value::as_array).expect("a list");
         all.iter().find(|secret| secret.get("name") == Some(&json!(name))).expect("a secret").clone()

@@ -121,7 +121,7 @@ impl Settings {
             .map_err(|faults| RunError::Policy(Box::new(faults)))?;
         let (policy, advice) = (compiled.policy, compiled.advice);
         let mut hidden: Vec<PathBuf> = file.map(Path::to_owned).into_iter().chain(disk.into_read()).collect();
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         let mut keepers = Vec::new();
         let variables = policy.sources().flat_map(|(_, from)| from.variables()).map(str::to_owned);
         let variables: BTreeSet<String> = variables.collect();

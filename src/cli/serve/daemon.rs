@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{OwnedRwLockWriteGuard, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::broker::{Broker, certificates, grants, proxy};
+use super::broker::{Broker, Inline, certificates, proxy, record_of, secret_of};
 use super::meter::{Meter, News, milliseconds};
 use super::registration::{Facts, Held, Kept, Registration, Session, Turn};
 use super::shelf::{Document, NOTHING, Offer, Shelf};
@@ -45,9 +45,9 @@ use crate::config::Config;
 use crate::confine::{BUNDLE, environment};
 use crate::control::action::{
     Act, Action, AttachmentSpec, AttachmentState, AttachmentView, Bytes, Draft, FlowView, PolicyPush, Refusal,
-    SandboxView, SecretView, SessionId, Status, TrustView, USUAL_TIMEOUT, Which,
+    SandboxView, SecretChange, SecretView, SessionId, Status, TrustView, USUAL_TIMEOUT, Which,
 };
-use crate::flow::SandboxId;
+use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Stop;
 use crate::issuer::{Issuer, Tokens};
 use crate::limits;
@@ -117,6 +117,9 @@ impl Daemon {
         let (kept, records): (Vec<_>, Vec<_>) =
             store.all().map_err(ServeError::Store)?.into_iter().partition(|(name, _)| name == issuer::RECORD);
         drop(store);
+        let (secrets, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|(name, _)| secret_of(name).is_some());
+        let broker = Broker::open(config).await;
+        restore_secrets(&broker, &secrets)?;
         let issuer = match &config.issuer {
             Some(url) => Some(issuer::open(url, kept.first().map(|(_, keys)| keys.as_slice()), &vault).await?),
             None => None,
@@ -135,10 +138,10 @@ impl Daemon {
             outside: outside.map_err(ServeError::own("list the host's addresses"))?,
             shelf: Shelf::new(
                 config.openable.clone(),
-                grants(config),
+                broker.grants(),
                 Offer { has_issuer: issuer.is_some(), forward_hosts: config.forward_hosts.clone() },
             ),
-            broker: Broker::open(config).await,
+            broker,
             vault,
             before: Before::default(),
             issuer,
@@ -599,6 +602,77 @@ impl Daemon {
     }
 }
 
+/// Secrets whose values are set over the API.
+impl Daemon {
+    async fn change_secret_now(&self, name: SecretName, change: SecretChange) -> Result<SecretView, Refusal> {
+        let store = self.store().await?;
+        let (broker, shown) = (&self.0.broker, name.as_str());
+        if broker.has_configured(&name) {
+            return Err(Refusal::Conflict(format!("where `{shown}` comes from is what the daemon's settings say")));
+        }
+        let is_used = || {
+            let uses = |registration: &Arc<Registration>| {
+                registration.facts().document.policy.secrets().any(|used| *used == name)
+            };
+            self.registrations().iter().find(|registration| uses(registration)).map(|one| one.name.clone())
+        };
+        let used_by = |user: &SandboxId, what: &str| {
+            Refusal::Conflict(format!("the policy of sandbox `{}` uses `{shown}`, so {what}", user.as_str()))
+        };
+        let record = record_of(&name);
+        match change {
+            SecretChange::Set(draft) => {
+                let inline = Inline::new(draft).map_err(Refusal::Bad)?;
+                let grant = inline.grant().map_err(Refusal::Bad)?;
+                let before = broker.inline(&name);
+                if let (true, Some(user)) = (before.as_ref() != Some(&grant), is_used()) {
+                    return Err(used_by(&user, "its value can be set, but not where it may go"));
+                }
+                if before.is_none() && broker.inline_count() >= limits::INLINE_SECRETS {
+                    let most = limits::INLINE_SECRETS;
+                    return Err(Refusal::Limit(format!("{most} secrets at most are set over the API")));
+                }
+                let bytes = inline.to_bytes();
+                stored(tokio::task::spawn_blocking(move || store.put(&record, &bytes)).await)?;
+                broker.set(&name, inline, grant);
+            }
+            SecretChange::Delete => {
+                if broker.inline(&name).is_none() {
+                    return Err(Refusal::Unknown);
+                }
+                if let Some(user) = is_used() {
+                    return Err(used_by(&user, "it is not deleted"));
+                }
+                let view = broker.view(&name);
+                stored(tokio::task::spawn_blocking(move || store.remove(&record)).await)?;
+                broker.forget(&name);
+                self.0.shelf.grant(broker.grants());
+                return view.ok_or(Refusal::Unknown);
+            }
+        }
+        self.0.shelf.grant(broker.grants());
+        broker.view(&name).ok_or(Refusal::Unknown)
+    }
+}
+
+/// Takes the values up that were set over the API. One whose name the settings define now is told of, and not used.
+fn restore_secrets(broker: &Broker, records: &[crate::state::Record]) -> Result<(), ServeError> {
+    for (record, bytes) in records {
+        let Some(name) = secret_of(record) else { continue };
+        let inline = Inline::of_bytes(bytes).and_then(|inline| Some((inline.grant().ok()?, inline)));
+        let Some((grant, inline)) = inline else {
+            return Err(ServeError::Record(record.clone(), "this is no secret as exeat keeps one".into()));
+        };
+        if broker.has_configured(&name) {
+            let name = name.as_str();
+            tell(&format!("exeat: the secret {name} was set over the API, too; what the settings say counts\n"));
+            continue;
+        }
+        broker.set(&name, inline, grant);
+    }
+    Ok(())
+}
+
 /// What changes are made of.
 impl Daemon {
     async fn compile(&self, text: String) -> Result<Arc<Document>, Refusal> {
@@ -977,6 +1051,16 @@ impl Act for Daemon {
 
     fn secrets(&self) -> Vec<SecretView> {
         self.0.broker.views()
+    }
+
+    async fn change_secret(&self, name: SecretName, change: SecretChange) -> Result<SecretView, Refusal> {
+        let daemon = self.clone();
+        let done = tokio::spawn(async move {
+            // Nothing is compiled meanwhile.
+            let _all = daemon.0.settings.write().await;
+            daemon.change_secret_now(name, change).await
+        });
+        done.await.unwrap_or_else(|_| Err(Refusal::Failed("it could not be carried out".to_owned())))
     }
 
     fn events(&self) -> broadcast::Receiver<Arc<str>> {

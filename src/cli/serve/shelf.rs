@@ -53,20 +53,27 @@ impl Offer {
 pub(super) struct Shelf {
     offer: Offer,
     openable: ArcSwap<Vec<IpNet>>,
-    secrets: BTreeMap<SecretName, Grant>,
+    secrets: ArcSwap<BTreeMap<SecretName, Grant>>,
     documents: Mutex<HashMap<Digest, Weak<Document>>>,
 }
 
 impl Shelf {
     /// An empty shelf; its policies may open these protected ranges, and send these secrets.
     pub(super) fn new(openable: Vec<IpNet>, secrets: BTreeMap<SecretName, Grant>, offer: Offer) -> Self {
-        Self { offer, openable: ArcSwap::from_pointee(openable), secrets, documents: Mutex::default() }
+        let (openable, secrets) = (ArcSwap::from_pointee(openable), ArcSwap::from_pointee(secrets));
+        Self { offer, openable, secrets, documents: Mutex::default() }
     }
 
     /// From now on policies may open these protected ranges: what is taken from here on says so, what was taken before
     /// does not. Nobody may be taking anything meanwhile.
     pub(super) fn change(&self, openable: &[IpNet]) {
         self.openable.store(Arc::new(openable.to_vec()));
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// From now on policies may send these secrets, as [`Self::change`] has it of ranges.
+    pub(super) fn grant(&self, secrets: BTreeMap<SecretName, Grant>) {
+        self.secrets.store(Arc::new(secrets));
         self.documents.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -87,7 +94,10 @@ impl Shelf {
             return Ok(document);
         }
         let terms = Terms {
-            author: Author::ControlPlane { openable: Vec::clone(&self.openable.load()), secrets: self.secrets.clone() },
+            author: Author::ControlPlane {
+                openable: Vec::clone(&self.openable.load()),
+                secrets: BTreeMap::clone(&self.secrets.load()),
+            },
             lacks: self.offer.lacks(),
             forward_hosts: self.offer.forward_hosts.clone(),
             ..Terms::default()

@@ -12,13 +12,11 @@ use serde::Deserialize;
 use crate::config::{Brokered, absolute};
 use crate::flow::SecretName;
 use crate::limits;
-use crate::matcher::domain::DomainPattern;
-use crate::matcher::request::TextMatch;
 use crate::policy::diagnostic::discreet;
 use crate::policy::source::{
     CredentialSpec, Endpoint, GithubAppSpec, OAuth2Grant, OAuth2Spec, Segments, SourceSpec, VaultAuth, VaultSpec,
 };
-use crate::policy::{Grant, Shape, placeholder_header};
+use crate::policy::{Grant, Shape};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -199,18 +197,12 @@ impl SecretWire {
                  value comes from"
             )
         });
-        let (source, to) = (one??, at.granted(&to)?);
-        let ports = ports.into_iter().map(NonZeroU16::get).collect();
-        let headers = headers.iter().map(|header| placeholder_header(header)).collect::<Option<_>>();
-        let headers = headers.ok_or_else(|| at.fault("headers", "names of headers, such as [authorization]"))?;
+        let source = one??;
+        let grant = Grant::read(&to, &ports, &methods, &paths, &headers);
+        let grant = grant.map_err(|(field, due)| at.fault(field, &due))?;
         let shape = shape.map(|ShapeWire { prefix, length }| Shape::new(&prefix, length)).transpose();
         let shape = shape.map_err(|fault| format!("`{key}.shape`: {fault}"))?;
-        if methods.iter().any(|method| http::Method::from_bytes(method.as_bytes()).is_err()) {
-            return Err(at.fault("methods", "names of methods, such as [GET, POST]"));
-        }
-        let paths: Result<_, _> = paths.iter().map(|path| TextMatch::glob(path)).collect();
-        let paths = paths.map_err(|fault| format!("`{key}.paths`: {fault}"))?;
-        Ok((name, Brokered { source, grant: Grant { to, ports, methods, paths, headers, shape } }))
+        Ok((name, Brokered { source, grant: Grant { shape, ..grant } }))
     }
 }
 
@@ -223,12 +215,6 @@ impl At<'_> {
         let most = limits::SECRET_WORDS;
         let due = format!("the program's path, which begins with `/`, and its arguments; {most} words at most");
         Err(self.fault("command", &due))
-    }
-
-    fn granted(self, to: &[String]) -> Result<Vec<DomainPattern>, String> {
-        let parsed: Result<Vec<DomainPattern>, _> = to.iter().map(|text| DomainPattern::parse(text)).collect();
-        let to = parsed.ok().filter(|to| !to.is_empty());
-        to.ok_or_else(|| self.fault("to", "the names that it may go to, such as [api.example.com]"))
     }
 }
 
