@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn signed(rule: &HmacSigning, key: &str, headers: &HeaderMap, body: &[u8]) -> Result<String, SignFault> {
-        let mut secrets = Secrets::default();
+        let secrets = Secrets::default();
         secrets.insert(rule.key.clone(), Secret::new(Zeroizing::new(key.as_bytes().to_vec())));
         let head = Head { method: "POST", path: "/a%20b", query: Some("x=1"), host: "a.test", headers };
         let key = HmacKey::of(rule, &secrets)?;

@@ -35,7 +35,7 @@ fn held(texts: &[(&'static str, &str)]) -> Placeholders {
 }
 
 fn secrets(texts: &[(&'static str, &str)]) -> Secrets {
-    let mut secrets = Secrets::default();
+    let secrets = Secrets::default();
     for (secret, text) in texts {
         secrets.insert(name(secret), Secret::new(Zeroizing::new(text.as_bytes().to_vec())));
     }
