@@ -217,6 +217,7 @@ pub mod costs {}
 /// | every acknowledged policy is in force after `kill -9` | `killed_at_any_moment_every_acknowledged_policy_is_in_force` |
 /// | after a reboot nothing is attached | `after_a_reboot_policies_are_there_and_nothing_is_attached` |
 /// | placeholders stay | `placeholders_stay_over_pushes_crashes_and_successors` |
+/// | secrets that were set over the API come back | `a_secret_that_is_set_over_the_api_is_used_changed_and_forgotten_and_never_shown` |
 /// | a store that cannot be used is left as it is | `a_store_that_cannot_be_used_is_left_as_it_is`, `a_store_that_is_not_ours_is_refused_and_left_as_it_is` |
 /// | the unit is accepted, and its capabilities are the least | `the_unit_is_one_that_systemd_accepts`, `the_capabilities_of_the_unit_suffice_and_none_is_too_many` |
 pub mod restart {}

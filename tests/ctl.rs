@@ -255,6 +255,25 @@ fn secrets_are_listed_with_how_each_is_kept_and_without_a_value() {
 }
 
 #[test]
+fn a_secret_is_set_from_a_file_or_standard_input_and_deleted() {
+    let Some(verb) = Verb::start("", |folder| write_private(&folder.join("value"), "canary-one\n")) else { return };
+    let set = verb.ctl("secrets set KEY --to a.test --port 8443 --method GET --expires-in 3600 --value-file value");
+    assert_eq!(set.well(), "KEY: set\n");
+    let mut given = Command::new("sh");
+    given.args(["-c", "exec $0 ctl secrets set OTHER --to '*.b.test' --format json <value"]).arg(binary());
+    given.env("EXEAT_SOCKET", verb.at("control.sock")).current_dir(verb.folder.path());
+    let told = Told::from(verb.output(given)).json();
+    assert_eq!(told, json!({ "name": "OTHER", "source": "api", "state": "ready" }));
+    let listed = verb.ctl("secrets").well();
+    assert!(listed.contains("KEY    api     ready") && !listed.contains("canary"), "{listed}");
+    verb.ctl("secrets set KEY").ill(2, &["--to"]);
+    verb.ctl("secrets set KEY --to a.test").ill(1, &["`value`"]);
+    verb.ctl("secrets set KEY --to a.test --value-file nowhere").ill(2, &["nowhere"]);
+    assert_eq!(verb.ctl("secrets delete KEY").well(), "KEY: deleted\n");
+    verb.ctl("secrets delete KEY").ill(1, &["no such thing"]);
+}
+
+#[test]
 fn denied_is_not_failed() {
     let Some(verb) = Verb::start("", |_| ()) else { return };
     verb.file("policy.yaml", "allow: { a.test: [{ match: { method: [GET] } }] }\n");

@@ -293,8 +293,8 @@ def hear():
     rig.assert_one_serves("exd-a", "another protocol");
     for (case, script) in [
         ("no message", "s.sendall(b'\\xff' * 8); print(s.recv(9))"),
-        ("it goes away", "say({'protocol': 2, 'version': ''}); hear()"),
-        ("what should not be said", "say({'protocol': 2, 'version': ''}); say({'Serving': 7})\nwhile True: s.recv(9)"),
+        ("it goes away", "say({'protocol': 3, 'version': ''}); hear()"),
+        ("what should not be said", "say({'protocol': 3, 'version': ''}); say({'Serving': 7})\nwhile True: s.recv(9)"),
     ] {
         let (code, _) = raw(script);
         assert_eq!(code.is_none(), case == "what should not be said", "{case}: {code:?}");

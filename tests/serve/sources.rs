@@ -126,6 +126,8 @@ fn daemon(ground: &Ground, folder: &Path) -> Child {
     command.args(["--core=unlimited:unlimited", env!("CARGO_BIN_EXE_exeat"), "serve", "--config"]);
     command.arg(at("serve.yaml")).current_dir(folder).env("SSL_CERT_FILE", at("rig-root.pem"));
     command.env("CLIENT_SECRET", "canary-client-secret").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    // Memory is asked of the system as it is needed, and not a great deal of it in advance, so that a limit is met.
+    command.env("MIMALLOC_ARENA_RESERVE", "0");
     let file = |name: &str| std::fs::File::options().create(true).append(true).open(at(name)).expect("a file");
     command.stdout(file("said")).stderr(file("told"));
     ground.place.enter(move || command.spawn().expect("exeat"))
