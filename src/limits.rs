@@ -71,8 +71,8 @@ pub const DNS_INFLIGHT: usize = 256;
 pub const DNS_BURST: u32 = 100;
 /// DNS cache misses a minute beyond the burst (POLICY §5).
 pub const DNS_PER_MINUTE: u32 = 20;
-/// How long the host's resolver may take for one question.
-pub const DNS_TIME: Duration = Duration::from_secs(5);
+/// How long the host's resolver may take for one question: clients that wait five seconds hear of a failure.
+pub const DNS_TIME: Duration = Duration::from_secs(4);
 /// How long a DNS answer is kept at least, whatever its TTL says.
 pub const DNS_TTL_FLOOR: Duration = Duration::from_secs(10);
 /// How long a DNS answer is kept at most.
