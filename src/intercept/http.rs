@@ -11,6 +11,7 @@
 //! - `INVARIANT`: an answer of an origin that rules send headers to passes only as it is searched for what they send.
 
 mod authority;
+mod breach;
 mod coding;
 mod divert;
 pub mod guard;
@@ -48,6 +49,7 @@ use crate::sandbox::{Changes, Snapshot};
 use crate::secret::inject::Injections;
 use crate::secret::placeholder::Placeholders;
 use authority::{Authority, Expected};
+use breach::Breach;
 use divert::Diverted;
 use guard::{Fault, Watch};
 use interim::{Leave, Wait};
@@ -55,8 +57,8 @@ use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
-use search::Search;
-use sign::{Signature, Signed, Unsigned};
+use search::search;
+use sign::{Signature, Unsigned};
 use upgrade::{Opened, Switch};
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
 
@@ -133,8 +135,8 @@ impl Additions {
 /// What reads a request's body on its way out.
 #[derive(Default)]
 struct Read {
-    search: Option<Arc<Search>>,
-    signed: Option<Arc<Signed>>,
+    search: Option<Arc<Breach>>,
+    signed: Option<Arc<Breach>>,
 }
 
 impl Read {
@@ -146,8 +148,8 @@ impl Read {
         signature: Option<Signature>,
         asked: &Arc<Asked>,
     ) -> Result<Request<Payload>, Unsigned> {
-        if let (Some(search), Some(known)) = (&self.search, known) {
-            request = request.map(|body| search.body(body, known));
+        if let (Some(breach), Some(known)) = (&self.search, known) {
+            request = request.map(|body| search(body, breach, known));
         }
         match (signature, &self.signed) {
             (Some(signature), Some(signed)) => signature.apply(request, asked, signed).await,
@@ -157,8 +159,7 @@ impl Read {
 
     /// Why the request was broken off, if it was for what was read.
     fn denial(&self) -> Option<Denial> {
-        let signed = || self.signed.as_ref().and_then(|signed| signed.denial());
-        self.search.as_ref().and_then(|search| search.denial()).or_else(signed)
+        self.search.iter().chain(&self.signed).find_map(|breach| breach.denial())
     }
 }
 
@@ -377,9 +378,10 @@ impl Conversation {
         let Some((request, sent, signature)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
+        let breach = |reason| Breach::new(&self.ledger, asked, permit.basis(), reason);
         let read = Read {
-            search: known.is_some().then(|| Search::new(&self.ledger, asked, permit.basis())),
-            signed: signature.is_some().then(|| Signed::new(&self.ledger, asked, permit.basis())),
+            search: known.is_some().then(|| breach(DenyReason::PlaceholderMisdirected)),
+            signed: signature.is_some().then(|| breach(DenyReason::SignatureRefused)),
         };
         let mut request = match read.request(request, known, signature, asked).await {
             Ok(request) => request,

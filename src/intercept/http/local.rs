@@ -55,6 +55,8 @@ impl<C: Future> Future for Local<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = &mut *self;
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
+            // What came whole before the end is still passed on.
+            while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
             return Poll::Ready(ended);
         }
         this.running.extend(this.spawner.take());

@@ -8,64 +8,30 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::intercept::ledger::Ledger;
 use crate::policy::placeholder::Known;
-use crate::policy::verdict::{Basis, Denial, DenyReason};
 use crate::secret::placeholder::Placeholders;
 use crate::secret::scrub::Passage;
 
-use super::Asked;
+use super::breach::Breach;
 use super::payload::{Left, Payload, PayloadError, read};
 
-/// What the search of one body has come to.
-pub(super) struct Search {
-    ledger: Arc<Ledger>,
-    asked: Arc<Asked>,
-    basis: Basis,
-    has_found: AtomicBool,
-}
-
-impl Search {
-    /// Of the body of a request that was permitted on this basis.
-    pub(super) fn new(ledger: &Arc<Ledger>, asked: &Arc<Asked>, basis: &Basis) -> Arc<Self> {
-        let (ledger, asked) = (Arc::clone(ledger), Arc::clone(asked));
-        Arc::new(Self { ledger, asked, basis: basis.clone(), has_found: AtomicBool::new(false) })
+/// Reads a body and its trailers as they pass; `breach` is told of what is found.
+pub(super) fn search(body: Payload, breach: &Arc<Breach>, known: Arc<Placeholders>) -> Payload {
+    if body.is_end_stream() {
+        return body;
     }
-
-    /// Why the request was broken off, if it was for what was found.
-    pub(super) fn denial(&self) -> Option<Denial> {
-        self.has_found.load(Ordering::Acquire).then(|| self.misdirected())
-    }
-
-    /// Reads a body and its trailers as they pass.
-    pub(super) fn body(self: &Arc<Self>, body: Payload, known: Arc<Placeholders>) -> Payload {
-        if body.is_end_stream() {
-            return body;
-        }
-        let (search, passage) = (Arc::clone(self), known.passage());
-        read(Searched { search, known, source: Left::Open(body), passage })
-    }
-
-    fn misdirected(&self) -> Denial {
-        Denial { reason: DenyReason::PlaceholderMisdirected, basis: self.basis.clone() }
-    }
-
-    fn found(&self) {
-        self.has_found.store(true, Ordering::Release);
-        let Denial { reason, basis } = self.misdirected();
-        self.ledger.verdict(self.asked.judged(Err(reason), &basis));
-    }
+    let (breach, passage) = (Arc::clone(breach), known.passage());
+    read(Searched { breach, known, source: Left::Open(body), passage })
 }
 
 struct Searched {
-    search: Arc<Search>,
+    breach: Arc<Breach>,
     known: Arc<Placeholders>,
     source: Left,
     passage: Passage,
@@ -81,7 +47,7 @@ impl Searched {
         if self.passage.found() == 0 && !in_fields {
             return Ok(out);
         }
-        self.search.found();
+        self.breach.found();
         self.source = Left::Over(None);
         Err(PayloadError::Misdirected)
     }

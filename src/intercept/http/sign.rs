@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -21,11 +20,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::intercept::ledger::Ledger;
 use crate::limits;
 use crate::policy::placeholder::Known;
 use crate::policy::signing::{HmacSigning, SECURITY_TOKEN, Signing};
-use crate::policy::verdict::{Basis, Denial, DenyReason, is_alike};
+use crate::policy::verdict::is_alike;
 use crate::secret::Secrets;
 use crate::secret::placeholder::Placeholders;
 use crate::secret::sign::aws::{self, Claim, Spelling};
@@ -34,6 +32,7 @@ use crate::secret::sign::hmac::HmacKey;
 use crate::secret::sign::{Head, SignFault, sha256};
 
 use super::Asked;
+use super::breach::Breach;
 use super::payload::{Left, Payload, PayloadError, read};
 
 /// How a request will be signed.
@@ -118,7 +117,7 @@ impl Signature {
         self,
         request: Request<Payload>,
         asked: &Arc<Asked>,
-        watch: &Arc<Signed>,
+        breach: &Arc<Breach>,
     ) -> Result<Request<Payload>, Unsigned> {
         let (mut parts, mut body) = request.into_parts();
         let whole = match self.reads_body() {
@@ -150,8 +149,8 @@ impl Signature {
                     parts.uri = with_query(&parts.uri, query).ok_or(SignFault::TooLong)?;
                 }
                 if let aws::Body::Chunked(has_trailer) = claim.body() {
-                    let (source, watch) = (Left::Open(body), Arc::clone(watch));
-                    body = read(Resigned { chunks: claim.chunks(&signed, has_trailer), source, watch });
+                    let (source, breach) = (Left::Open(body), Arc::clone(breach));
+                    body = read(Resigned { chunks: claim.chunks(&signed, has_trailer), source, breach });
                 }
             }
         }
@@ -250,42 +249,11 @@ impl Body for Whole {
     }
 }
 
-/// What has become of a body whose pieces are signed.
-pub(super) struct Signed {
-    ledger: Arc<Ledger>,
-    asked: Arc<Asked>,
-    basis: Basis,
-    has_failed: AtomicBool,
-}
-
-impl Signed {
-    /// Of a request that was permitted on this basis.
-    pub(super) fn new(ledger: &Arc<Ledger>, asked: &Arc<Asked>, basis: &Basis) -> Arc<Self> {
-        let (ledger, asked) = (Arc::clone(ledger), Arc::clone(asked));
-        Arc::new(Self { ledger, asked, basis: basis.clone(), has_failed: AtomicBool::new(false) })
-    }
-
-    /// Why the request was broken off, if it was for a piece that is not signed.
-    pub(super) fn denial(&self) -> Option<Denial> {
-        self.has_failed.load(Ordering::Acquire).then(|| self.refused())
-    }
-
-    fn refused(&self) -> Denial {
-        Denial { reason: DenyReason::SignatureRefused, basis: self.basis.clone() }
-    }
-
-    fn failed(&self) {
-        self.has_failed.store(true, Ordering::Release);
-        let Denial { reason, basis } = self.refused();
-        self.ledger.verdict(self.asked.judged(Err(reason), &basis));
-    }
-}
-
 /// A body whose pieces are signed again.
 struct Resigned {
     chunks: Chunks,
     source: Left,
-    watch: Arc<Signed>,
+    breach: Arc<Breach>,
 }
 
 impl Body for Resigned {
@@ -313,7 +281,7 @@ impl Body for Resigned {
                 Ok(out) => return Poll::Ready(Some(Ok(Frame::data(out)))),
                 Err(_) => {
                     self.source = Left::Over(None);
-                    self.watch.failed();
+                    self.breach.found();
                     return Poll::Ready(Some(Err(PayloadError::NotSigned)));
                 }
             }
