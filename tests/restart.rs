@@ -58,8 +58,9 @@ fn under_load_nothing_is_refused_and_nothing_is_lost() {
     }
     assert!(served > 50, "there was load: {served}");
 
-    // The first process still has the flow that it had, and it counts as the session's.
-    assert_eq!(rig.flows("exd-a").len(), 1);
+    // The first process still has the flow that it had, and it counts as the session's. A client may be done before the
+    // daemon has seen the end of its last connection.
+    assert!(eventually(|| rig.flows("exd-a") == [1]), "{:?}", rig.flows("exd-a"));
     let transfer = |name: &str| {
         rig.done("POST", &format!("/v2/sandboxes/{name}/stop"), &Value::Null)["session"]["networkTransfer"].clone()
     };
