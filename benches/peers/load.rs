@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::proxies::Started;
-use crate::stand::{BULK, NAME, ORIGIN, Place, succeed};
+use crate::stand::{BULK, NAME, ORIGIN, Place, UPLOAD, succeed};
 
 /// Times that the large file is fetched: 1 GiB in all.
 const FETCHES: u64 = 4;
@@ -18,6 +18,12 @@ const ONE_BY_ONE: usize = 100;
 const NAMES: usize = 100;
 /// Connections that wait.
 const IDLE: u64 = 1000;
+/// Of the quiet sandbox: connections, and requests a second of each.
+const QUIET: [u64; 2] = [8, 25];
+/// Of its greedy neighbour: connections and requests a second of each, new connections a second, bytes a second.
+const GREEDY: [u64; 2] = [32, 60];
+const GREEDY_NEW: u64 = 50;
+const GREEDY_BULK: &str = "50M";
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,11 +36,14 @@ pub(crate) enum Work {
     Bulk,
     Idle,
     NewNames,
+    Neighbour,
+    BothWays,
 }
 
 impl Work {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         // Memory first, of a proxy that has done nothing yet.
+        Self::BothWays,
         Self::Idle,
         Self::BulkUnread,
         Self::ConnectUnread,
@@ -43,6 +52,7 @@ impl Work {
         Self::Connect,
         Self::Bulk,
         Self::NewNames,
+        Self::Neighbour,
     ];
 
     /// What it is called.
@@ -56,6 +66,8 @@ impl Work {
             Self::Bulk => "W5",
             Self::Idle => "W6",
             Self::NewNames => "W7",
+            Self::Neighbour => "W8",
+            Self::BothWays => "W9",
         }
     }
 
@@ -67,6 +79,8 @@ impl Work {
             Self::Http1 | Self::Http2 => "CPU µs/req",
             Self::Idle => "KiB/conn",
             Self::NewNames => "CPU µs/name",
+            Self::Neighbour => "p99 ratio",
+            Self::BothWays => "MiB",
         }
     }
 
@@ -74,7 +88,13 @@ impl Work {
     pub(crate) fn intercepted(self) -> Option<bool> {
         match self {
             Self::BulkUnread | Self::ConnectUnread => Some(false),
-            Self::Http1 | Self::Http2 | Self::Connect | Self::Bulk | Self::NewNames => Some(true),
+            Self::Http1
+            | Self::Http2
+            | Self::Connect
+            | Self::Bulk
+            | Self::NewNames
+            | Self::Neighbour
+            | Self::BothWays => Some(true),
             Self::Idle => None,
         }
     }
@@ -110,6 +130,8 @@ impl Work {
                 assert_eq!(told, "");
                 meter.sample(NAMES as f64 / 1e6)
             }
+            Self::Neighbour => Sample { figure: neighbour(seconds), ..meter.sample(1.0) },
+            Self::BothWays => Sample { figure: both_ways(proxy), ..meter.sample(1.0) },
         }
     }
 }
@@ -122,14 +144,14 @@ fn requests(how: &[&str], seconds: u64) -> f64 {
 
 /// h2load in the sandbox; how many requests had a good answer.
 fn h2load(options: &[&str]) -> u64 {
-    let told = succeed(&mut h2load_command(options));
+    let told = succeed(&mut h2load_command(Place::Sandbox, options));
     let line = told.lines().find(|line| line.starts_with("requests: ")).unwrap_or_else(|| panic!("{told}"));
     let succeeded = line.split(", ").find_map(|part| part.strip_suffix(" succeeded")).expect("a count");
     succeeded.parse().expect("a number")
 }
 
-fn h2load_command(options: &[&str]) -> std::process::Command {
-    let mut command = Place::Sandbox.command("timeout");
+fn h2load_command(place: Place, options: &[&str]) -> Command {
+    let mut command = place.command("timeout");
     let to = format!("--connect-to={ORIGIN}:443");
     command.args(["90", "h2load", "-t1", &to]).args(options).arg(format!("https://{NAME}/1k"));
     command
@@ -150,7 +172,7 @@ fn idle() -> Sample {
     let before = memory();
     let all = IDLE.to_string();
     // One request of each connection at once, and the next after this is over.
-    let client: Child = h2load_command(&["--h1", "-c", &all, "--rps", "0.05", "-D", "16"])
+    let client: Child = h2load_command(Place::Sandbox, &["--h1", "-c", &all, "--rps", "0.05", "-D", "16"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("h2load");
@@ -161,6 +183,65 @@ fn idle() -> Sample {
     let line = told.lines().find(|line| line.starts_with("requests: ")).unwrap_or_else(|| panic!("{told}"));
     assert!(line.contains(&format!(" {IDLE} succeeded")), "not one answer for each: {line}");
     Sample { figure: grown as f64 / IDLE as f64, median_ms: None, others: 0.0 }
+}
+
+/// How many times longer 99 of 100 requests of the quiet sandbox take while its neighbour takes what it can.
+fn neighbour(seconds: u64) -> f64 {
+    let alone = quiet(seconds);
+    let lasts = (2 * seconds).to_string();
+    let [count, new] = [2 * seconds * GREEDY_NEW, GREEDY_NEW].map(|number| number.to_string());
+    let [connections, rate] = GREEDY.map(|number| number.to_string());
+    let requests = ["--h1", "-c", &connections, "--rps", &rate, "-D", &lasts];
+    let connects = ["--h1", "-c", &count, "-n", &count, "-r", &new];
+    // Whom it trusts makes no difference here.
+    let mut bulk = Place::Neighbour.command("timeout");
+    bulk.args([&lasts, "curl", "-sS", "--http1.1", "--insecure", "--limit-rate", GREEDY_BULK, "-o", "/dev/null"]);
+    bulk.args(["--resolve", &format!("*:443:{ORIGIN}"), &format!("https://{NAME}/bulk?[1-1000]")]);
+    let greedy = [h2load_command(Place::Neighbour, &requests), h2load_command(Place::Neighbour, &connects), bulk];
+    let greedy = greedy.map(|mut command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("load"));
+    let beside = quiet(seconds);
+    for mut command in greedy {
+        command.wait().expect("its end");
+    }
+    beside / alone
+}
+
+/// Requests of the quiet sandbox at a fixed rate: what 99 of 100 take at most, in microseconds.
+fn quiet(seconds: u64) -> f64 {
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let [connections, rate] = QUIET.map(|number| number.to_string());
+    let (lasts, to) = (seconds.to_string(), format!("--log-file={}", log.path().display()));
+    succeed(&mut h2load_command(Place::Sandbox, &["--h1", "-c", &connections, "--rps", &rate, "-D", &lasts, &to]));
+    let told = fs::read_to_string(log.path()).expect("its log");
+    // When it began, its status, and how long it took.
+    let mut times: Vec<f64> = told.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse().ok()).collect();
+    let expected = QUIET.iter().product::<u64>() * seconds;
+    assert!(times.len() as u64 * 20 >= expected * 19, "{} of {expected} requests: {told}", times.len());
+    times.sort_by(f64::total_cmp);
+    *times.get(times.len() * 99 / 100).expect("many times")
+}
+
+/// 2 GiB each way at once: by how much the proxy's memory grew at most, in MiB.
+fn both_ways(proxy: &Started) -> f64 {
+    let before = memory();
+    for pid in Place::Gateway.processes() {
+        // From here on the kernel notes the most that is resident (proc(5): clear_refs).
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("clear_refs");
+    }
+    let mut up = proxy.curl();
+    up.args(["--max-time", "300", "--fail", "-o", "/dev/null", "-T"]);
+    up.arg(proxy.folder.join("upload")).arg(format!("https://{NAME}/up/upload"));
+    let mut down = proxy.curl();
+    let url = format!("https://{NAME}/bulk?[1-{}]", UPLOAD / BULK);
+    down.args(["--max-time", "300", "--fail", "-o", "/dev/null", &url]);
+    for mut command in [up, down].map(|mut command| command.spawn().expect("curl")) {
+        assert!(command.wait().expect("its end").success(), "2 GiB each way");
+    }
+    let uploaded = fs::metadata(proxy.folder.join("up/upload")).expect("what came");
+    assert_eq!(uploaded.len(), UPLOAD, "what came");
+    fs::remove_file(proxy.folder.join("up/upload")).expect("what came");
+    let most = Place::Gateway.processes().iter().filter_map(|pid| resident(*pid, "status", "VmHWM:")).sum::<u64>();
+    most.saturating_sub(before) as f64 / 1024.0
 }
 
 /// What one run gave.
@@ -249,10 +330,12 @@ fn busy() -> f64 {
 
 /// Resident memory in the gateway, in KiB.
 fn memory() -> u64 {
-    let resident = |pid: &u32| {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    Place::Gateway.processes().iter().filter_map(resident).sum::<u64>()
+    Place::Gateway.processes().iter().filter_map(|pid| resident(*pid, "smaps_rollup", "Rss:")).sum::<u64>()
+}
+
+/// A figure of one process, in KiB.
+fn resident(pid: u32, file: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }

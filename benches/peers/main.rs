@@ -1,6 +1,6 @@
 //! What the proxy costs, beside other proxies: `cargo bench --bench peers [-- OPTIONS]`, as root.
 //!
-//! A sandbox, a gateway and an origin stand in three network namespaces of this machine. In the gateway runs one of:
+//! Two sandboxes, a gateway and an origin stand in network namespaces of this machine. In the gateway runs one of:
 //! nothing (plain routing), a bare relay, HAProxy, nginx, exeat; every one of them transparent. The clients are curl
 //! and h2load, the origin is nginx; nothing here measures with a client of its own. Each round starts every proxy anew
 //! and gives it the same work, so that all of them meet the same noise.
@@ -15,6 +15,8 @@
 //! | W3 | requests of 1 KiB in kept connections, intercepted: HTTP/1.1, 32 of them; HTTP/2, 4 with 16 streams each |
 //! | W6 | 1,000 connections that have had one answer, and wait |
 //! | W7 | new connections, each to a name that was never seen, so that a certificate has to be made |
+//! | W8 | 200 requests a second of one sandbox, beside a greedy one and alone: ratio of what 99 of 100 take at most |
+//! | W9 | 2 GiB up and 2 GiB down at once: by how much the proxy's memory grows at most |
 //!
 //! Debian: `apt-get install --no-install-recommends nginx-light libnginx-mod-stream haproxy dnsmasq-base nftables
 //! iproute2 curl nghttp2-client`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::Work;
-use crate::stand::{GATEWAY, KEY, NAME, ORIGIN, Place, SANDBOX, Stand, listens, succeed, wait_until};
+use crate::stand::{BOXES, KEY, NAME, ORIGIN, Place, Stand, listens, succeed, wait_until};
 
 /// Where a proxy listens that is not exeat.
 const PORT: u16 = 8443;
@@ -29,6 +29,8 @@ enum Kind {
 pub(crate) struct Started {
     /// Whom its clients trust.
     pub(crate) trust: PathBuf,
+    /// Where the stand's files are.
+    pub(crate) folder: PathBuf,
     intercepts: bool,
 }
 
@@ -93,7 +95,7 @@ impl Proxy {
             wait_until(&self.name, || listens(Place::Gateway, PORT));
             redirect();
         }
-        Started { trust, intercepts: self.intercepts }
+        Started { trust, folder: stand.folder.clone(), intercepts: self.intercepts }
     }
 
     fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {
@@ -137,6 +139,7 @@ backend origin
             format!(
                 "http {{
   access_log off; keepalive_timeout 300s; keepalive_requests 100000000;
+  client_max_body_size 0; proxy_request_buffering off;
   upstream origin {{ server {ORIGIN}:443; keepalive 64; keepalive_requests 100000000; keepalive_timeout 300s; }}
   server {{
     listen {PORT} ssl http2 reuseport backlog=4096;
@@ -178,7 +181,7 @@ events {{ worker_connections 8192; }}
         path
     }
 
-    /// The daemon, with one sandbox behind the device. Its root is in the file.
+    /// The daemon, with each sandbox behind its device. The first one's root is in the file.
     fn exeat(&self, stand: &Stand<'_>, path: &std::path::Path) -> PathBuf {
         let state = tempfile::tempdir_in(&stand.folder).expect("a folder").keep();
         let socket = state.join("control.sock");
@@ -189,7 +192,9 @@ events {{ worker_connections 8192; }}
         );
         let settings = self.file(stand, "yaml", &settings);
         // A device is attached before anything can come by it.
-        succeed(Place::Gateway.command("ip").args(["link", "set", "box0", "down"]));
+        for (_, _, _, device) in BOXES {
+            succeed(Place::Gateway.command("ip").args(["link", "set", device, "down"]));
+        }
         let mut daemon = Place::Gateway.command(&path.to_string_lossy());
         stand.spawn(daemon.args(["serve", "--config"]).arg(settings).env("SSL_CERT_FILE", &stand.keys.origin_root));
         wait_until("the daemon", || socket.exists());
@@ -198,21 +203,23 @@ events {{ worker_connections 8192; }}
         } else {
             "[]".to_owned()
         };
-        let sandbox = format!(
-            r#"{{"name": "bench", "networkPolicy": {{"allow": {{"{NAME}": {rules}, "*.new.bench": {rules}}}}},
-                "attachment": {{"interface": {{"name": "box0", "addresses": ["{SANDBOX}"]}}}}}}"#
-        );
         let ask = |path: &str, body: Option<&str>| {
             let mut curl = Command::new("curl");
             curl.args(["-sS", "--fail-with-body", "--max-time", "10", "--unix-socket"]).arg(&socket);
             let body = body.map(|body| ["--data-binary", body]);
             succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")))
         };
-        ask("/v2/sandboxes", Some(&sandbox));
-        let trust: serde_json::Value = serde_json::from_str(&ask("/trust-bundle?sandbox=bench", None)).expect("JSON");
+        for (_, address, router, device) in BOXES {
+            let sandbox = format!(
+                r#"{{"name": "{device}", "networkPolicy": {{"allow": {{"{NAME}": {rules}, "*.new.bench": {rules}}}}},
+                    "attachment": {{"interface": {{"name": "{device}", "addresses": ["{address}"]}}}}}}"#
+            );
+            ask("/v2/sandboxes", Some(&sandbox));
+            // The sandbox finds its neighbour again, now that it answers.
+            succeed(Place::Gateway.command("ip").args(["addr", "replace", &format!("{router}/24"), "dev", device]));
+        }
+        let trust: serde_json::Value = serde_json::from_str(&ask("/trust-bundle?sandbox=box0", None)).expect("JSON");
         let root = trust.get("certificate").and_then(serde_json::Value::as_str).expect("a certificate").to_owned();
-        // The sandbox finds its neighbour again, now that it answers.
-        succeed(Place::Gateway.command("ip").args(["addr", "replace", &format!("{GATEWAY}/24"), "dev", "box0"]));
         self.file(stand, "pem", &root)
     }
 }
@@ -233,11 +240,11 @@ impl Started {
     }
 }
 
-/// Sends the sandbox's TLS connections to [`PORT`].
+/// Sends the sandboxes' TLS connections to [`PORT`].
 fn redirect() {
     let rules = format!(
         "table ip bench {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
-         iifname \"box0\" tcp dport 443 redirect to :{PORT}; }}; }}"
+         iifname \"box*\" tcp dport 443 redirect to :{PORT}; }}; }}"
     );
     succeed(Place::Gateway.command("nft").arg(rules));
 }

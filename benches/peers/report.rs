@@ -25,6 +25,9 @@ const PROMISES: [(Work, &str, f64); 8] = [
     (Work::NewNames, "haproxy-mitm", 1.0),
 ];
 
+/// What is promised whatever others do, in the work's unit.
+const ABSOLUTE: [(Work, f64); 2] = [(Work::Neighbour, 2.0), (Work::BothWays, 10.0)];
+
 impl Report {
     pub(crate) fn add(&mut self, proxy: &str, work: Work, sample: Sample) {
         if !self.proxies.iter().any(|known| known == proxy) {
@@ -75,6 +78,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.table(f, false, &[Work::BulkUnread, Work::ConnectUnread, Work::Idle])?;
         self.table(f, true, &[Work::Http1, Work::Http2, Work::Connect, Work::Bulk, Work::Idle, Work::NewNames])?;
+        self.table(f, true, &[Work::Neighbour, Work::BothWays])?;
         let direct = [Work::ConnectUnread, Work::Connect].into_iter().find_map(|work| self.one_by_one(work, "none"));
         if let Some(direct) = direct {
             writeln!(f, "Plain routing: {direct:.2} ms for a new connection, one at a time.")?;
@@ -92,6 +96,12 @@ impl fmt::Display for Report {
                     let (ratio, verdict) = (own / other, if own <= most * other { "kept" } else { "NOT KEPT" });
                     writeln!(f, "{}: {ratio:.2} of {peer}; may cost {most}: {verdict}", work.name())?;
                 }
+            }
+        }
+        for (work, most) in ABSOLUTE {
+            if let Some(own) = self.figure(work, "exeat-mitm") {
+                let verdict = if own <= most { "kept" } else { "NOT KEPT" };
+                writeln!(f, "{}: {own:.2} {}; may be {most}: {verdict}", work.name(), work.unit())?;
             }
         }
         let strangers: Vec<f64> = self.samples.values().flatten().map(|sample| sample.others).collect();

@@ -1,7 +1,10 @@
-//! Three network namespaces in a row, the origin, its names, and keys for everybody. All of it goes with the value.
+//! Two sandboxes, a gateway and an origin in network namespaces, the origin's names, and keys for everybody. All of it
+//! goes with the value.
 //!
 //! ```text
-//! sandbox 10.211.1.2 -- 10.211.1.1 gateway 10.211.2.1 -- 10.211.2.2 wan (nginx, dnsmasq)
+//! sandbox   10.211.1.2 -- 10.211.1.1 box0 \
+//!                                          gateway 10.211.2.1 -- 10.211.2.2 wan (nginx, dnsmasq)
+//! neighbour 10.211.3.2 -- 10.211.3.1 box1 /
 //! ```
 
 use std::fs;
@@ -11,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-pub(crate) const SANDBOX: &str = "10.211.1.2";
-pub(crate) const GATEWAY: &str = "10.211.1.1";
+/// The sandboxes: where each is, the gateway's address there, and its device.
+pub(crate) const BOXES: [(Place, &str, &str, &str); 2] =
+    [(Place::Sandbox, "10.211.1.2", "10.211.1.1", "box0"), (Place::Neighbour, "10.211.3.2", "10.211.3.1", "box1")];
 pub(crate) const ORIGIN: &str = "10.211.2.2";
 pub(crate) const NAME: &str = "origin.bench";
 /// What an intercepting proxy adds to every request. The origin says whether it came, and not what it is: exeat would
@@ -20,6 +24,8 @@ pub(crate) const NAME: &str = "origin.bench";
 pub(crate) const KEY: &str = "canary";
 /// Bytes of the large file.
 pub(crate) const BULK: u64 = 256 * 1024 * 1024;
+/// Bytes of the file that is sent.
+pub(crate) const UPLOAD: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Certificates and keys, in files.
 pub(crate) struct Keys {
@@ -58,7 +64,7 @@ fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// The three namespaces, and what runs in them.
+/// The namespaces, and what runs in them.
 pub(crate) struct Stand<'k> {
     pub(crate) folder: PathBuf,
     pub(crate) keys: &'k Keys,
@@ -68,16 +74,18 @@ pub(crate) struct Stand<'k> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Sandbox,
+    Neighbour,
     Gateway,
     Wan,
 }
 
 impl Place {
-    const ALL: [Self; 3] = [Self::Sandbox, Self::Gateway, Self::Wan];
+    const ALL: [Self; 4] = [Self::Sandbox, Self::Neighbour, Self::Gateway, Self::Wan];
 
     fn name(self) -> String {
         let place = match self {
             Self::Sandbox => "sandbox",
+            Self::Neighbour => "neighbour",
             Self::Gateway => "gateway",
             Self::Wan => "wan",
         };
@@ -120,7 +128,7 @@ impl<'k> Stand<'k> {
     pub(crate) fn up(folder: &Path, keys: &'k Keys) -> Self {
         let stand = Self { folder: folder.to_owned(), keys };
         let ip = |line: &str| drop(succeed(Command::new("ip").args(line.split_whitespace())));
-        let [sandbox, gateway, wan] = Place::ALL.map(Place::name);
+        let [gateway, wan] = [Place::Gateway, Place::Wan].map(Place::name);
         for place in Place::ALL {
             ip(&format!("netns add {}", place.name()));
             succeed(place.command("ip").args(["link", "set", "lo", "up"]));
@@ -134,19 +142,21 @@ impl<'k> Stand<'k> {
                 set(place, setting);
             }
         }
-        ip(&format!("link add up0 netns {sandbox} type veth peer name box0 netns {gateway}"));
         ip(&format!("link add wan0 netns {gateway} type veth peer name up0 netns {wan}"));
         set(Place::Gateway, "net.ipv4.ip_forward=1");
-        for (namespace, device, address) in [
-            (&sandbox, "up0", SANDBOX),
-            (&gateway, "box0", GATEWAY),
-            (&gateway, "wan0", "10.211.2.1"),
-            (&wan, "up0", ORIGIN),
-        ] {
+        let give = |namespace: &str, device: &str, address: &str| {
             ip(&format!("-n {namespace} addr add {address}/24 dev {device}"));
             ip(&format!("-n {namespace} link set {device} up"));
+        };
+        give(&gateway, "wan0", "10.211.2.1");
+        give(&wan, "up0", ORIGIN);
+        for (place, address, router, device) in BOXES {
+            let sandbox = place.name();
+            ip(&format!("link add up0 netns {sandbox} type veth peer name {device} netns {gateway}"));
+            give(&sandbox, "up0", address);
+            give(&gateway, device, router);
+            ip(&format!("-n {sandbox} route add default via {router}"));
         }
-        ip(&format!("-n {sandbox} route add default via {GATEWAY}"));
         ip(&format!("-n {wan} route add default via 10.211.2.1"));
         stand.serve_names();
         stand.serve_origin();
@@ -180,7 +190,10 @@ impl<'k> Stand<'k> {
         let (folder, leaf) = (self.folder.display(), self.keys.origin_leaf.display());
         let (small, bulk) = (self.folder.join("1k"), self.folder.join("bulk"));
         fs::write(small, [b'x'; 1024]).expect("a file");
-        fs::File::create(bulk).and_then(|file| file.set_len(BULK)).expect("a file");
+        for (file, length) in [(bulk, BULK), (self.folder.join("upload"), UPLOAD)] {
+            fs::File::create(file).and_then(|file| file.set_len(length)).expect("a file");
+        }
+        fs::create_dir_all(self.folder.join("up")).expect("a folder");
         let config = write(
             &self.folder,
             "origin.conf",
@@ -189,9 +202,11 @@ impl<'k> Stand<'k> {
 events {{ worker_connections 8192; }}
 http {{
   access_log off; root {folder}; keepalive_timeout 300s; keepalive_requests 100000000;
+  client_body_temp_path {folder}/arriving; client_max_body_size 0;
   server {{
     listen {ORIGIN}:443 ssl http2 backlog=4096;
     ssl_certificate {leaf}; ssl_certificate_key {leaf}; ssl_protocols TLSv1.2 TLSv1.3;
+    location /up/ {{ dav_methods PUT; }}
     location = /key {{
       if ($http_x_key = {KEY}) {{ return 200 added; }}
       return 200 plain;
