@@ -15,11 +15,11 @@
 //! | W3 | requests of 1 KiB in kept connections, intercepted: HTTP/1.1, 32 of them; HTTP/2, 4 with 16 streams each |
 //! | W6 | 1,000 connections that have had one answer, and wait |
 //! | W7 | new connections, each to a name that was never seen, so that a certificate has to be made |
-//! | W8 | 200 requests a second of one sandbox, beside a greedy one and alone: ratio of what 99 of 100 take at most |
+//! | W8 | 400 requests a second of one sandbox, beside a greedy one and alone: ratio of what 99 of 100 take at most |
 //! | W9 | 2 GiB up and 2 GiB down at once: by how much the proxy's memory grows at most |
 //!
 //! Debian: `apt-get install --no-install-recommends nginx-light libnginx-mod-stream haproxy dnsmasq-base nftables
-//! iproute2 curl nghttp2-client`.
+//! iproute2 curl nghttp2-client openssl`. With `--soak` it is another program: see `soak.rs`.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a measurement that fails says so")]
 #![allow(clippy::zombie_processes, reason = "the stand ends whatever runs in its places when it goes")]
@@ -28,6 +28,7 @@ mod load;
 mod proxies;
 mod relay;
 mod report;
+mod soak;
 mod stand;
 
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ use report::Report;
 use stand::Stand;
 
 /// What is found on `PATH`.
-const TOOLS: [&str; 7] = ["curl", "dnsmasq", "h2load", "haproxy", "ip", "nft", "nginx"];
+const TOOLS: [&str; 8] = ["curl", "dnsmasq", "h2load", "haproxy", "ip", "nft", "nginx", "openssl"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -64,12 +65,20 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED: peers: not installed: {}", missing.join(", "));
         return ExitCode::SUCCESS;
     }
+    if let Some(minutes) = options.soak {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = stand::Keys::make(folder.path());
+        let stand = Stand::up(folder.path(), &keys);
+        let proxy = options.proxies.iter().find(|proxy| proxy.name == "exeat-mitm").expect("--proxies leaves it");
+        return if soak::run(&stand, proxy, minutes) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     println!("{}", measure(&options));
     ExitCode::SUCCESS
 }
 
 const USAGE: &str = "options: --rounds N (default 3), --seconds N of each load (default 4), --work W1,W3h1,…, \
-                     --proxies exeat-mitm,nginx-mitm,…, --before FILE (another exeat, beside this one)";
+                     --proxies exeat-mitm,nginx-mitm,…, --before FILE (another exeat, beside this one), \
+                     --soak MINUTES (of exeat alone, instead)";
 
 /// What the command line says.
 struct Options {
@@ -77,12 +86,14 @@ struct Options {
     seconds: u64,
     works: Vec<Work>,
     proxies: Vec<Proxy>,
+    /// Minutes.
+    soak: Option<u64>,
 }
 
 impl Options {
     fn read(arguments: &[String]) -> Result<Self, String> {
         let (mut rounds, mut seconds, mut works) = (3, 4, Work::ALL.to_vec());
-        let (mut named, mut before) = (None, None);
+        let (mut named, mut before, mut soak) = (None, None, None);
         let mut arguments = arguments.iter();
         while let Some(option) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{option}: a value is missing"))?;
@@ -92,6 +103,7 @@ impl Options {
                 "--seconds" => seconds = number()?.clamp(1, 60),
                 "--work" => works = value.split(',').map(Work::read).collect::<Result<_, _>>()?,
                 "--proxies" => named = Some(value.split(',').map(str::to_owned).collect::<Vec<_>>()),
+                "--soak" => soak = Some(number()?.clamp(1, 240)),
                 "--before" => before = Some(PathBuf::from(value)),
                 _ => return Err(format!("{option}: no such option")),
             }
@@ -104,7 +116,7 @@ impl Options {
             }
             proxies.retain(|proxy| named.contains(&proxy.name));
         }
-        Ok(Self { rounds, seconds, works, proxies })
+        Ok(Self { rounds, seconds, works, proxies, soak })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The proxies, each as one would set it up for this work: two workers, origin verified, idle connections kept.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::load::Work;
@@ -31,6 +31,8 @@ pub(crate) struct Started {
     pub(crate) trust: PathBuf,
     /// Where the stand's files are.
     pub(crate) folder: PathBuf,
+    /// exeat's control socket.
+    pub(crate) control: Option<PathBuf>,
     intercepts: bool,
 }
 
@@ -56,11 +58,12 @@ impl Proxy {
         all
     }
 
-    /// Whether it can do this work. Plain routing says how long a connection takes; a bare relay has no memory that
+    /// Whether it can do this work. Plain routing says how long a connection takes, and how much of what a neighbour
+    /// does is felt without any proxy; a bare relay has no memory that
     /// would mean anything; nginx makes no certificates.
     pub(crate) fn does(&self, work: Work) -> bool {
         match (&self.kind, work) {
-            (Kind::Nothing, work) => work == Work::ConnectUnread,
+            (Kind::Nothing, work) => matches!(work, Work::ConnectUnread | Work::Neighbour),
             (Kind::Relay, Work::Idle) | (Kind::Nginx, Work::NewNames) => false,
             _ => work.intercepted().is_none_or(|needs| needs == self.intercepts),
         }
@@ -69,6 +72,7 @@ impl Proxy {
     /// Starts it in the gateway, and sends the sandbox's connections its way.
     pub(crate) fn start(&self, stand: &Stand<'_>) -> Started {
         let mut trust = if self.intercepts { &stand.keys.proxy_root } else { &stand.keys.origin_root }.clone();
+        let mut control = None;
         match &self.kind {
             Kind::Nothing => {}
             Kind::Relay => {
@@ -85,7 +89,8 @@ impl Proxy {
                 stand.spawn(nginx.args(["-e", "stderr", "-c"]).arg(self.nginx(stand)));
             }
             Kind::Exeat(path) => {
-                let root = self.exeat(stand, path);
+                let (socket, root) = self.exeat(stand, path);
+                control = Some(socket);
                 if self.intercepts {
                     trust = root;
                 }
@@ -95,7 +100,7 @@ impl Proxy {
             wait_until(&self.name, || listens(Place::Gateway, PORT));
             redirect();
         }
-        Started { trust, folder: stand.folder.clone(), intercepts: self.intercepts }
+        Started { trust, folder: stand.folder.clone(), control, intercepts: self.intercepts }
     }
 
     fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {
@@ -181,8 +186,8 @@ events {{ worker_connections 8192; }}
         path
     }
 
-    /// The daemon, with each sandbox behind its device. The first one's root is in the file.
-    fn exeat(&self, stand: &Stand<'_>, path: &std::path::Path) -> PathBuf {
+    /// The daemon, with each sandbox behind its device: its control socket, and the first one's root in a file.
+    fn exeat(&self, stand: &Stand<'_>, path: &Path) -> (PathBuf, PathBuf) {
         let state = tempfile::tempdir_in(&stand.folder).expect("a folder").keep();
         let socket = state.join("control.sock");
         let settings = format!(
@@ -198,30 +203,37 @@ events {{ worker_connections 8192; }}
         let mut daemon = Place::Gateway.command(&path.to_string_lossy());
         stand.spawn(daemon.args(["serve", "--config"]).arg(settings).env("SSL_CERT_FILE", &stand.keys.origin_root));
         wait_until("the daemon", || socket.exists());
-        let rules = if self.intercepts {
-            format!(r#"[{{"transform": [{{"headers": {{"x-key": "{KEY}"}}}}]}}]"#)
-        } else {
-            "[]".to_owned()
-        };
-        let ask = |path: &str, body: Option<&str>| {
-            let mut curl = Command::new("curl");
-            curl.args(["-sS", "--fail-with-body", "--max-time", "10", "--unix-socket"]).arg(&socket);
-            let body = body.map(|body| ["--data-binary", body]);
-            succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")))
-        };
+        let policy = policy(&[NAME, "*.new.bench"], self.intercepts);
         for (_, address, router, device) in BOXES {
             let sandbox = format!(
-                r#"{{"name": "{device}", "networkPolicy": {{"allow": {{"{NAME}": {rules}, "*.new.bench": {rules}}}}},
+                r#"{{"name": "{device}", "networkPolicy": {policy},
                     "attachment": {{"interface": {{"name": "{device}", "addresses": ["{address}"]}}}}}}"#
             );
-            ask("/v2/sandboxes", Some(&sandbox));
+            ask(&socket, "POST", "/v2/sandboxes", Some(&sandbox));
             // The sandbox finds its neighbour again, now that it answers.
             succeed(Place::Gateway.command("ip").args(["addr", "replace", &format!("{router}/24"), "dev", device]));
         }
-        let trust: serde_json::Value = serde_json::from_str(&ask("/trust-bundle?sandbox=box0", None)).expect("JSON");
+        let trust = ask(&socket, "GET", "/trust-bundle?sandbox=box0", None);
+        let trust: serde_json::Value = serde_json::from_str(&trust).expect("JSON");
         let root = trust.get("certificate").and_then(serde_json::Value::as_str).expect("a certificate").to_owned();
-        self.file(stand, "pem", &root)
+        (socket, self.file(stand, "pem", &root))
     }
+}
+
+/// What exeat is to allow: these names, with a header added to every request if it `intercepts`.
+pub(crate) fn policy(names: &[&str], intercepts: bool) -> String {
+    let rule = format!(r#"{{"transform": [{{"headers": {{"x-key": "{KEY}"}}}}]}}"#);
+    let rules = if intercepts { &rule } else { "" };
+    let names: Vec<String> = names.iter().map(|name| format!(r#""{name}": [{rules}]"#)).collect();
+    format!(r#"{{"allow": {{{}}}}}"#, names.join(", "))
+}
+
+/// Asks exeat's control API; what it answers.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--fail-with-body", "--max-time", "10", "-X", method, "--unix-socket"]).arg(socket);
+    let body = body.map(|body| ["--data-binary", body]);
+    succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")))
 }
 
 impl Started {

@@ -83,6 +83,9 @@ impl fmt::Display for Report {
         if let Some(direct) = direct {
             writeln!(f, "Plain routing: {direct:.2} ms for a new connection, one at a time.")?;
         }
+        if let Some(ratio) = self.figure(Work::Neighbour, "none") {
+            writeln!(f, "Plain routing: {ratio:.2} p99 ratio (W8).")?;
+        }
         for (work, peer, most) in PROMISES {
             let kinds = if work == Work::Idle { ["-sni", "-mitm"].as_slice() } else { &[""] };
             for kind in kinds {

@@ -206,6 +206,7 @@ http {{
   server {{
     listen {ORIGIN}:443 ssl http2 backlog=4096;
     ssl_certificate {leaf}; ssl_certificate_key {leaf}; ssl_protocols TLSv1.2 TLSv1.3;
+    location = /sink {{ dav_methods PUT; alias /dev/null; }}
     location /up/ {{ dav_methods PUT; }}
     location = /key {{
       if ($http_x_key = {KEY}) {{ return 200 added; }}
