@@ -210,6 +210,9 @@ pub const SIGNED_BYTES: usize = 1024 * 1024;
 pub const SCRUB_UNHELD: usize = 3;
 /// Bytes of an answer that are decoded at once.
 pub const DECODED_BYTES: usize = 32 * 1024;
+/// Of the window that a Zstandard decoder keeps of what it gave, the logarithm to the base of two: 8 MiB, the most that
+/// RFC 9659 lets a server use. A decoder reserves what its frame asks for, and touches only as much as it has given.
+pub const ZSTD_WINDOW_LOG: u32 = 23;
 /// Scalars, lists and maps in one policy document.
 pub const POLICY_NODES: usize = 1024 * 1024;
 /// Lists and maps inside one another in a policy document.

@@ -176,6 +176,11 @@ fn reflecting() -> Handler {
                 encoder.write_all(text.as_bytes()).unwrap();
                 (response.header("content-encoding", "br"), encoder.into_inner())
             }
+            3 if accepts("zstd") => {
+                let mut coded = Vec::with_capacity(zstd_safe::compress_bound(text.len()));
+                zstd_safe::compress(&mut coded, text.as_bytes(), 1).unwrap();
+                (response.header("content-encoding", "zstd"), coded)
+            }
             _ => (response, text.into_bytes()),
         };
         response.body(Full::from(body)).unwrap()
@@ -367,7 +372,7 @@ impl Thief<'_> {
     fn request(&mut self, site: &str, is_http2: bool) -> http::Request<Full<Bytes>> {
         let place = ["/always", "/with", "/redirect", "/", "/with/redirect", "/cached"];
         let mut target = self.chance.one_of(&place).to_owned();
-        let (spelling, coding) = (self.chance.below(SPELLINGS), self.chance.below(3));
+        let (spelling, coding) = (self.chance.below(SPELLINGS), self.chance.below(4));
         target.push_str(&format!("?spell={spelling}&code={coding}"));
         let host = if self.chance.below(12) == 0 { self.chance.one_of(&SITES) } else { site };
         let held = self.chance.one_of(&self.stage.held);
@@ -393,7 +398,7 @@ impl Thief<'_> {
         if site == EVIL || self.chance.below(8) == 0 {
             request = request.header("x-loot", std::mem::take(&mut self.loot));
         }
-        let coding = self.chance.one_of(&["gzip, br", "br", "gzip", "identity", "zstd, *"]);
+        let coding = self.chance.one_of(&["gzip, br", "br", "gzip", "identity", "zstd", "deflate, *"]);
         request = request.header("accept-encoding", coding);
         if !body.is_empty() {
             request = request.method("POST");
