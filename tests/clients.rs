@@ -9,6 +9,7 @@ mod clients {
     mod aws;
     mod certificates;
     mod java;
+    mod models;
     mod names;
     mod postgres;
     mod proxies;

@@ -27,7 +27,7 @@ impl Rig {
             return None;
         };
         let world = World::best();
-        let service = Service::start(&world, python, "s3.rig", "s3_server");
+        let service = Service::start(&world, python, &["s3.rig"], "s3_server");
         let keys = service.aside("keys").expect("keys").lines().map(str::to_owned).collect();
         Some(Self { world, python, service, keys })
     }

@@ -15,6 +15,9 @@ const FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-1");
 const AWS_PACKAGES: [&str; 5] =
     ["boto3==1.44.8", "awscli==1.46.3", "moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 const AWS_FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-aws-1");
+/// The SDKs of models' makers.
+const MODEL_PACKAGES: [&str; 2] = ["anthropic==2.14.0", "openai==3.57.0"];
+const MODEL_FOLDER: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/python-models-1");
 
 /// A Python that has them; `None` where they cannot be installed.
 pub(super) fn with_packages() -> Option<&'static str> {
@@ -26,6 +29,12 @@ pub(super) fn with_packages() -> Option<&'static str> {
 pub(super) fn with_aws() -> Option<&'static str> {
     static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
     INSTALLED.get_or_init(|| install(AWS_FOLDER, &AWS_PACKAGES)).as_deref()
+}
+
+/// A Python that has those of models' makers; `None` where they cannot be installed.
+pub(super) fn with_models() -> Option<&'static str> {
+    static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
+    INSTALLED.get_or_init(|| install(MODEL_FOLDER, &MODEL_PACKAGES)).as_deref()
 }
 
 fn install(place: &str, packages: &[&str]) -> Option<String> {
@@ -60,12 +69,12 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts a program as `name`, and waits until it serves.
-    pub(super) fn start(world: &World, python: &str, name: &'static str, script: &str) -> Self {
+    /// Starts a program under these names, and waits until it serves.
+    pub(super) fn start(world: &World, python: &str, names: &[&'static str], script: &str) -> Self {
         const ADDRESS: &str = "203.0.113.20";
         let wide = world.wide.as_ref().expect("the wide world");
-        wide.names.set(name, &[ADDRESS.parse().expect("an address")]);
-        let (certificate, key) = world.ca().pair(&[name]);
+        names.iter().for_each(|name| wide.names.set(name, &[ADDRESS.parse().expect("an address")]));
+        let (certificate, key) = world.ca().pair(names);
         let at = |file: &str| world.folder().join(file);
         for (file, text) in [("certificate.pem", certificate), ("key.pem", key)] {
             std::fs::write(at(file), text).expect("a file");
@@ -83,6 +92,13 @@ impl Service {
     /// What it has told.
     pub(super) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("it serves")
+    }
+
+    /// Leaves it something beside that, whole at once.
+    pub(super) fn tell(&self, kind: &str, text: &str) {
+        let at = format!("{}.{kind}", self.log.display());
+        std::fs::write(format!("{at}.next"), text).expect("a file");
+        std::fs::rename(format!("{at}.next"), at).expect("a file");
     }
 
     /// What it has told beside that.

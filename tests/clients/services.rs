@@ -26,7 +26,7 @@ fn grpc_of_every_kind_passes_with_its_credential_and_its_end() {
         return skipped("gRPC: grpcio cannot be installed");
     };
     let world = World::best();
-    let service = Service::start(&world, python, "grpc.rig", "grpc_server");
+    let service = Service::start(&world, python, &["grpc.rig"], "grpc_server");
     let outcome = inside(terminated(&world, "grpc.rig", "/rig.Other/"), python, "grpc_client").succeeded();
     let expected = "unary echo hello OK at the end\nlarge True\nstreaming 0 1 2 3 4\nboth ways ONE TWO THREE [] OK\n\
                     failing NOT_FOUND nobody is here: \u{e9}\nhanging begun\nhanging CANCELLED\n\
@@ -47,7 +47,7 @@ fn a_websocket_passes_both_ways_with_its_credential() {
         return skipped("WebSocket: websockets cannot be installed");
     };
     let world = World::best();
-    let service = Service::start(&world, python, "socket.rig", "websocket_server");
+    let service = Service::start(&world, python, &["socket.rig"], "websocket_server");
     let outcome = inside(terminated(&world, "socket.rig", "/denied"), python, "websocket_client").succeeded();
     let expected = "subprotocol rig\ntext text\nlarge True\npong True\nclosed 4001 as you say\ndenied 403\n";
     assert_eq!(outcome.stdout, expected, "{outcome:#?}");
@@ -64,7 +64,7 @@ fn node_opens_a_websocket_on_a_stream() {
         return skipped("WebSocket over HTTP/2: websockets cannot be installed");
     };
     let world = World::best();
-    let service = Service::start(&world, python, "socket.rig", "websocket_server");
+    let service = Service::start(&world, python, &["socket.rig"], "websocket_server");
     let client = include_str!("programs/websocket_stream.mjs");
     let command = ["node", "--input-type=module", "--eval", client];
     let outcome = terminated(&world, "socket.rig", "/denied").command(command).succeeded();
@@ -81,7 +81,7 @@ fn curl_waits_for_its_origin_and_gets_hints() {
         return skipped("interim answers: the wide world takes root");
     }
     let world = World::best();
-    let service = Service::start(&world, "/usr/bin/python3", "interim.rig", "interim");
+    let service = Service::start(&world, "/usr/bin/python3", &["interim.rig"], "interim");
     let run = || terminated(&world, "interim.rig", "/denied").stdin(vec![7; 2_000_000]);
     let post = |path: &str| {
         let url = format!("https://interim.rig{path}");
