@@ -1,5 +1,5 @@
-//! Models' SDKs as their makers publish them, with placeholders alone. The servers are look-alikes of ours, since a test
-//! cannot reach the real ones; they refuse every key but those that they know.
+//! Models' SDKs as their makers publish them, with placeholders alone. The servers are look-alikes of ours, since a
+//! test cannot reach the real ones; they refuse every key but those that they know.
 
 use super::python::{Service, inside, with_models};
 use crate::support::exeat::{Outcome, Run, is_root};
