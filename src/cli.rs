@@ -88,6 +88,10 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// What is told, once, where memory for secrets could not be locked.
+const UNLOCKED: &str = "exeat: memory that secrets are in cannot be locked, so it may be written to swap; \
+                        raise the limit of locked memory (LimitMEMLOCK= in a unit, `ulimit -l` in a shell)\n";
+
 /// How long a stream may be full before what is told there is given up, in milliseconds.
 const FULL: u16 = 2_000;
 

@@ -36,6 +36,9 @@
 /// - An origin may echo the credential that it was sent. Echoes are struck out of its answers in every form that
 ///   [`crate::secret::scrub`] lists; one that transforms what it echoes in another way, or that tells a few letters at
 ///   a time, is not seen through.
+/// - Where a secret stays, memory is locked. Copies in passing, most of them in libraries, are not: they may be swapped
+///   out, and linger until their memory is used again. [`crate::secret`] lists them. Who cannot have that encrypts the
+///   swap, or has none.
 /// - A service may give out keys for what is signed with one (AWS's STS, S3 Express sessions), and what it answers is
 ///   the program's. The id of a key and a session token are sent, and may be answered: without the key, which never
 ///   goes out, they are worth nothing, and answers are not searched for them.
@@ -397,6 +400,7 @@ pub mod clauses {}
 /// | F64 a placeholder in clear | `f64_a_placeholder_in_clear` |
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit, and in what our children are given | `no_secret_is_in_what_exeat_shows_of_itself`, `f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit` |
+/// | F65 secrets in swap, in a core dump, in the memory of children | `f65_a_value_that_is_kept_is_in_locked_memory_alone` |
 /// | F69 another sandbox's placeholder | `f69_another_sandboxes_placeholder` |
 /// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow`, `g70_revocation_ends_a_websocket_on_a_stream` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |

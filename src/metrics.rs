@@ -22,6 +22,7 @@ pub struct Metrics {
     sandboxes: Gauge,
     open: Gauge,
     tasks: Gauge,
+    unlocked: Gauge,
 }
 
 impl Default for Metrics {
@@ -30,6 +31,7 @@ impl Default for Metrics {
         let (verdicts, closed, bytes) = (Family::default(), Family::default(), Family::default());
         let scrubbed = Counter::default();
         let (sandboxes, open, tasks) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let unlocked = Gauge::default();
         let about = "Judgements of flows, requests and refused DNS questions, by route or reason";
         registry.register("verdicts", about, Family::clone(&verdicts));
         registry.register("flows_closed", "Flows that ended, by whether something went wrong", Family::clone(&closed));
@@ -42,15 +44,19 @@ impl Default for Metrics {
         registry.register("sandboxes", "Sandboxes that are registered", Gauge::clone(&sandboxes));
         registry.register("flows_open", "Flows that were judged and have not ended", Gauge::clone(&open));
         registry.register("tasks", "Tasks of the daemon's runtime", Gauge::clone(&tasks));
-        Self { registry, verdicts, closed, bytes, scrubbed, sandboxes, open, tasks }
+        let about = "Memory for secrets that could not be locked: it may be written to swap";
+        registry.register_with_unit("secrets_unlocked", about, Unit::Bytes, Gauge::clone(&unlocked));
+        Self { registry, verdicts, closed, bytes, scrubbed, sandboxes, open, tasks, unlocked }
     }
 }
 
 impl Metrics {
     /// All of it, in the text format that Prometheus reads (OpenMetrics), with what its caller counts itself.
     #[must_use]
-    pub fn render(&self, sandboxes: usize, open: usize, tasks: usize) -> String {
-        for (gauge, now) in [(&self.sandboxes, sandboxes), (&self.open, open), (&self.tasks, tasks)] {
+    pub fn render(&self, sandboxes: usize, open: usize, tasks: usize, unlocked: usize) -> String {
+        let counts =
+            [(&self.sandboxes, sandboxes), (&self.open, open), (&self.tasks, tasks), (&self.unlocked, unlocked)];
+        for (gauge, now) in counts {
             gauge.set(i64::try_from(now).unwrap_or(i64::MAX));
         }
         let mut text = String::new();
@@ -108,7 +114,7 @@ mod tests {
         };
         metrics.record(&close("canary-1"));
         metrics.record(&close("canary-2"));
-        let text = metrics.render(2, 1, 7);
+        let text = metrics.render(2, 1, 7, 8192);
         for line in [
             "exeat_flows_closed_total{end=\"orderly\"} 2",
             "exeat_flow_bytes_total{direction=\"egress\"} 6",
@@ -117,6 +123,7 @@ mod tests {
             "exeat_sandboxes 2",
             "exeat_flows_open 1",
             "exeat_tasks 7",
+            "exeat_secrets_unlocked_bytes 8192",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

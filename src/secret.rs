@@ -1,7 +1,22 @@
 //! Secrets: values that go out and are never shown.
 //!
-//! A [`Secret`] has no `Display`, `Debug` of its value, `Clone` or `Serialize`, and its memory is zeroised. What a
-//! library must copy (a header value) is marked sensitive where it is made ([`inject`]).
+//! A [`Secret`] has no `Display`, `Debug` of its value, `Clone` or `Serialize`. Its memory is locked, so it is in no
+//! swap, left out of core dumps, wiped in children, and zeroised ([`crate::sys::locked`]); so are the forms of it that
+//! answers are searched for ([`scrub`]).
+//!
+//! **Copies.** Elsewhere a value is only in passing, in memory that is not locked (nor dumped: [`crate::cli`] sees to
+//! that for the whole process):
+//!
+//! | Where | For how long | Zeroised |
+//! |---|---|---|
+//! | what a source is read into, a header before it is one, what is signed: our own buffers | the reading, a request | yes |
+//! | bodies and answers of a source's requests ([`source`]): hyper's buffers, and rustls's before it encrypts and after it decrypts | the request | ours yes; theirs no |
+//! | a request's header values (`http`), each marked sensitive: not printed, and in no table of HPACK ([`inject`]) | the request | no |
+//! | the request as it is written: hyper's and `h2`'s buffers, rustls's before it encrypts | until it is sent, and until the buffer is used again | no |
+//! | an answer that echoes a value: rustls's and hyper's buffers, decoders of content codings, until it is struck out | the answer | what is kept back, yes; theirs no |
+//! | three bytes of the beginning of each form ([`scrub`]) | as long as the value | no |
+//! | private keys that sign: AWS-LC's memory | the signature | yes, by AWS-LC |
+//! | a variable of the environment that a value comes from | as long as the process, whose memory and `/proc` nobody else may read | no |
 //!
 //! Values change while sandboxes run: each stands in a [`Slot`], which whoever keeps it current fills ([`keep`]) and
 //! every sandbox that may use it shares.
@@ -24,21 +39,18 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::flow::SecretName;
+use crate::sys::locked::Locked;
+pub use crate::sys::locked::{refused, unlocked};
 
 /// A value that can be used and not printed.
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret(Locked);
 
 impl Secret {
-    /// Takes ownership of the bytes; a trailing newline is trimmed (POLICY §3).
+    /// Moves the bytes to where they stay; a trailing newline is trimmed (POLICY §3).
     #[must_use]
-    pub fn new(mut bytes: Zeroizing<Vec<u8>>) -> Self {
-        if bytes.ends_with(b"\n") {
-            bytes.pop();
-            if bytes.ends_with(b"\r") {
-                bytes.pop();
-            }
-        }
-        Self(bytes)
+    pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        let trimmed = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        Self(Locked::copy(trimmed.unwrap_or(&bytes)))
     }
 
     /// Lends the bytes for as long as `f` runs.

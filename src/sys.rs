@@ -4,6 +4,8 @@
 //! safe wrapper does. Nothing here decides anything.
 #![expect(unsafe_code, reason = "the one module that may: see above")]
 
+pub mod locked;
+
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

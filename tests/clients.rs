@@ -22,7 +22,7 @@ mod clients {
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::exeat::Run;
+use support::exeat::{Run, is_root};
 use support::world::World;
 
 /// The site as it stands; its TLS goes through unread.
@@ -199,6 +199,23 @@ print(dict(collections.Counter(client.recv(12).decode() for client in held)))",
     let limited = ["bash", "-c", "ulimit -Sn 1024 && exec \"$@\"", "bash"];
     let outcome = world.run().allow("allowed.rig").under(limited).python(&program).succeeded();
     assert_eq!(outcome.stdout, "{'HTTP/1.1 200': 900}\n", "{}", outcome.stderr);
+}
+
+#[test]
+fn a_limit_of_locked_memory_is_told_of_and_met() {
+    World::each(|world| {
+        let unlocked = |limit: &'static str| {
+            let keep = ["setpriv", "--bounding-set=-ipc_lock"];
+            let limited = ["prlimit", limit];
+            let wrapper = keep.iter().filter(|_| is_root()).chain(&limited);
+            let run = terminated(world).under(wrapper).curl(["--fail", "https://allowed.rig/"]).succeeded();
+            run.stderr.matches("cannot be locked").count()
+        };
+        assert_eq!([unlocked("--memlock=0:0"), unlocked("--memlock=65536:65536")], [1, 0]);
+        let received = received(world);
+        assert!(received.iter().all(|(_, header)| header == "canary-ohphie4eigoh"), "{received:?}");
+        assert_eq!(received.len(), 2);
+    });
 }
 
 #[test]

@@ -22,12 +22,13 @@ pub(super) use error::RunError;
 pub(super) use session::{become_unreadable, raise_descriptor_limit, run as session};
 pub(super) use settings::Settings;
 
-use super::{Exit, tell};
+use super::{Exit, UNLOCKED, tell};
 use crate::config::ClientCertificate;
 use crate::intercept::upstream::proxy::ProxyUrl;
 use crate::limits;
 use crate::policy::diagnostic::{Code, Diagnostic};
 use crate::resolve::{NameServer, Override};
+use crate::secret;
 
 /// Options of `exeat run`.
 #[derive(Debug, clap::Args)]
@@ -108,6 +109,9 @@ fn try_run(arguments: RunArguments, command: Vec<OsString>) -> Result<Exit, RunE
     let settings = Settings::from_arguments(arguments)?;
     if !quiet {
         tell(&brief(&settings));
+        if secret::unlocked() > 0 {
+            tell(UNLOCKED);
+        }
     }
     let report = session::Report::open(audit.as_deref())?;
     let exit = session(settings, command, report.sink());

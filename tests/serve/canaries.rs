@@ -8,6 +8,7 @@
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +16,7 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::sources::{Rig, TOKEN};
@@ -103,6 +105,58 @@ fn sandbox(rig: &Rig) {
         "networkPolicy": { "allow": { "api.rig": rules, "*.evil.rig": [] }, "placeholders": { "TOKEN": "FILE" } } });
     let created = rig.control("POST", "/v2/sandboxes", &body.to_string());
     assert!(created.contains("exd-a") && !created.contains("error"), "{created}");
+}
+
+/// Of each part of a process's memory where a text stands, what the kernel says of that part.
+fn memory_with(process: Pid, text: &[u8]) -> Vec<String> {
+    let of = |name: &str| format!("/proc/{process}/{name}");
+    let parts = std::fs::read_to_string(of("smaps")).expect("the memory of another");
+    let memory = std::fs::File::open(of("mem")).expect("the memory of another");
+    let (mut place, mut is_used, mut found) = (0..0, false, Vec::new());
+    for line in parts.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["Rss:", size, _] => is_used = size != "0",
+            ["VmFlags:", ..] if is_used && !line.contains(" io ") => {
+                let mut bytes = vec![0; place.end - place.start];
+                // What is gone by now, or is not the process's to read (vvar), holds nothing.
+                let read = memory.read_at(&mut bytes, place.start as u64).unwrap_or(0);
+                if memchr::memmem::find(&bytes[..read], text).is_some() {
+                    found.push(line.to_owned());
+                }
+            }
+            [range, _, _, _, _, ..] if range.contains('-') => {
+                let ends: Vec<usize> = range.split('-').filter_map(|end| usize::from_str_radix(end, 16).ok()).collect();
+                (place, is_used) = (ends[0]..ends[1], false);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What is kept of a value is in memory that is in no swap, no core dump and no child: itself, and the forms of it that
+/// answers are searched for.
+#[test]
+fn f65_a_value_that_is_kept_is_in_locked_memory_alone() {
+    const VALUE: &str = "canary-ieYae4Ahzeiboh9c";
+    let Some(mut rig) = Rig::new(MORE) else { return };
+    sandbox(&rig);
+    write_private(&rig.folder.path().join("value"), VALUE);
+    // It finds the value there as it starts.
+    rig.ends(Some(Signal::SIGTERM));
+    let assert_kept = |text: &[u8], rig: &Rig| {
+        let found = memory_with(rig.process(), text);
+        let is_kept = |flags: &String| ["lo", "dd", "wf"].iter().all(|flag| flags.contains(&format!(" {flag} ")));
+        assert!(!found.is_empty() && found.iter().all(is_kept), "{found:#?}");
+    };
+    assert_kept(VALUE.as_bytes(), &rig);
+    assert!(eventually(|| rig.asks("/file") == "200"));
+    // A form has two letters in the place of each.
+    let form: Vec<u8> = VALUE.bytes().flat_map(|byte| [byte, byte]).collect();
+    assert_kept(&form, &rig);
+    assert!(rig.control("GET", "/metrics", "").contains("exeat_secrets_unlocked_bytes 0\n"));
+    assert!(!rig.holds("told").contains("cannot be locked"));
 }
 
 #[test]

@@ -56,6 +56,7 @@ use crate::policy::explain::Explanation;
 use crate::policy::judge::Question;
 use crate::sandbox::Sandbox;
 use crate::sandbox::quota::Limits;
+use crate::secret;
 use crate::secret::placeholder::Placeholders;
 use crate::state::Store;
 
@@ -118,6 +119,7 @@ impl Daemon {
             store.all().map_err(ServeError::Store)?.into_iter().partition(|(name, _)| name == issuer::RECORD);
         drop(store);
         let (secrets, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|(name, _)| secret_of(name).is_some());
+        tokio::spawn(report::unlocked());
         let broker = Broker::open(config).await;
         restore_secrets(&broker, &secrets)?;
         let issuer = match &config.issuer {
@@ -1072,7 +1074,7 @@ impl Act for Daemon {
         let open = all.iter().map(|registration| registration.meter.open_count()).sum();
         // Asked for from outside the runtime, it has none.
         let tasks = tokio::runtime::Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
-        self.0.metrics.render(all.len(), open, tasks)
+        self.0.metrics.render(all.len(), open, tasks, secret::unlocked())
     }
 
     fn jwks(&self) -> Option<serde_json::Value> {

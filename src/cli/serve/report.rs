@@ -9,10 +9,11 @@ use tokio::sync::broadcast;
 use super::CredentialError;
 use crate::attach::AttachmentId;
 use crate::audit::{Event, Record, line};
-use crate::cli::{chain, tell};
+use crate::cli::{UNLOCKED, chain, tell};
 use crate::control::action::AttachmentState;
 use crate::flow::SandboxId;
 use crate::limits;
+use crate::secret;
 use crate::secret::keep::News;
 
 /// Audit events as they are recorded, for as many as follow them. One that is too slow misses some, and is told so by
@@ -67,6 +68,12 @@ pub(super) fn secret(news: &News) {
         News::Failed(error) => tell(&format!("exeat: {}\n", chain(error))),
         News::Back(name) => tell(&format!("exeat: the secret {} can be had again\n", name.as_str())),
     }
+}
+
+/// Tells the operator, once, that memory for secrets could not be locked.
+pub(super) async fn unlocked() {
+    secret::refused().await;
+    tell(UNLOCKED);
 }
 
 /// Tells the operator of a file that cannot be used any more.

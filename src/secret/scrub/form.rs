@@ -1,9 +1,8 @@
 //! The forms in which a value may come back: itself, backwards, in hexadecimal, in base64 at each of its three
 //! alignments. Each may besides be escaped byte by byte ([`super::spelling`]).
 
-use zeroize::Zeroizing;
-
 use super::spelling::{Reading, readings};
+use crate::sys::locked::Locked;
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -13,9 +12,10 @@ const PLACES: usize = 4;
 /// What each byte of a form may be: one of two, often the same twice.
 type Step = [u8; 2];
 
-/// One form of one value. It holds what the value holds, so it is zeroised and never shown.
+/// One form of one value. It holds what the value holds, so it is kept as that is and never shown.
 pub(super) struct Form {
-    steps: Zeroizing<Vec<Step>>,
+    /// [`Step`]s, one after another.
+    steps: Locked,
     /// Whether encoders break it into lines.
     is_wrapped: bool,
 }
@@ -63,22 +63,25 @@ impl Form {
     }
 
     fn new(steps: impl Iterator<Item = Step>, length: usize, is_wrapped: bool) -> Self {
-        // Room for all from the start: a vector that grows leaves copies behind.
-        let mut all = Zeroizing::new(Vec::with_capacity(length));
-        all.extend(steps);
+        let mut all = Locked::zero(length * size_of::<Step>());
+        all.as_chunks_mut().0.iter_mut().zip(steps).for_each(|(place, step)| *place = step);
         Self { steps: all, is_wrapped }
+    }
+
+    fn steps(&self) -> &[Step] {
+        self.steps.as_chunks().0
     }
 
     /// How many steps it has.
     pub(super) fn len(&self) -> usize {
-        self.steps.len()
+        self.steps().len()
     }
 
     /// Every text of `N` bytes that it may begin with where nothing is escaped.
     pub(super) fn beginnings<const N: usize>(&self) -> Vec<[u8; N]> {
         let mut texts = vec![[0; N]];
         for at in 0..N {
-            let [one, other] = self.steps.get(at).copied().unwrap_or_default();
+            let [one, other] = self.steps().get(at).copied().unwrap_or_default();
             let put = |text: &[u8; N], byte| {
                 let mut text = *text;
                 text.iter_mut().skip(at).take(1).for_each(|place| *place = byte);
@@ -98,7 +101,7 @@ impl Form {
         let mut places = Places::default();
         places.add(0);
         let mut cut = None;
-        for (steps, step) in self.steps.iter().enumerate() {
+        for (steps, step) in self.steps().iter().enumerate() {
             let mut next = Places::default();
             for place in places.iter() {
                 if self.step(text, place, *step, steps > 0, &mut next) {
