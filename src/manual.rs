@@ -122,6 +122,12 @@ pub mod data_path {}
 /// of each connection the kernel is asked in which namespace its other end was made, and the namespace of an attached
 /// sandbox is answered with a refusal, whoever it is. What this costs: a control plane cannot be run inside a sandbox.
 ///
+/// **An alias is not followed.** A resolver that recurses tells the whole chain, and its addresses are judged. Where
+/// one answers with an alias alone, the sandbox is told that there is no data: what the alias stands for may be a
+/// denied name, and to ask for it is to let the alias's owner choose what leaves the host. Judging each step would make
+/// one cache for each policy. The price: a name that a resolver was told as an alias, and does not follow itself, has
+/// no address, as it has none for a C library.
+///
 /// **Terminate only where a rule needs it.** What needs no judgement of requests is relayed unread: fewer programs meet
 /// a certificate that they do not expect, and fewer secrets pass through us. The price is fronting on such flows, which
 /// `strict` refuses to pay.
@@ -307,7 +313,7 @@ pub mod restart {}
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |
 /// | §5 addresses in answers are vetted; the block address never stands for an origin | `no_policy_lets_a_protected_or_block_address_be_dialled`, `the_block_address_is_never_allowed` |
 /// | §5 special-use names | `special_use_names_reach_no_resolver` |
-/// | §5 every type, aliases, truncation, TTLs, what is not there, as `dig` and `unbound` see it | `every_type_is_answered_within_policy_and_for_as_long_as_its_records_say`, `alias_chains_are_flattened_to_their_shortest_ttl`, `a_name_without_the_type_is_not_a_name_that_does_not_exist_and_both_are_kept` |
+/// | §5 every type, aliases, truncation, TTLs, what is not there, as `dig` and `unbound` see it | `every_type_is_answered_within_policy_and_for_as_long_as_its_records_say`, `alias_chains_are_flattened_to_their_shortest_ttl`, `an_alias_alone_is_no_data_and_what_it_stands_for_is_not_asked`, `a_name_without_the_type_is_not_a_name_that_does_not_exist_and_both_are_kept` |
 /// | §5 the host's resolvers or others, in clear or over TLS | `a_resolver_with_a_name_is_asked_over_tls_or_not_at_all`, `a_resolver_is_written_and_read_in_one_form` |
 /// | §6 the URL; the hosts that the operator lists; without an issuer | `each_fault_of_a_response_or_match_is_found`, `a_control_plane_says_less_and_opens_what_the_operator_lists`, `what_the_host_lacks_is_refused_with_its_reason` |
 /// | §6 the request, the headers, the token | `a_forward_url_gets_the_request_and_a_token`, `a_forward_url_is_bound_to_its_url_and_to_the_policy`, `the_helper_of_the_reference_sdk_verifies_a_forwarded_request` |
@@ -366,7 +372,7 @@ pub mod clauses {}
 /// | C34 a proxy of the operator's that would connect to anybody, itself too | `c34_an_upstream_proxy_opens_no_protected_address`, `c34_all_goes_through_the_operators_proxy_by_address` |
 /// | C36 IPv6 unfiltered | `c36_the_same_over_ipv6` |
 /// | D37 DNS tunnelling | `d37_tunnelling_in_refused_names`, `d37_tunnelling_in_allowed_names_is_bounded` |
-/// | D38 our own look-up of a denied name | `d38_a_denied_name_never_reaches_a_resolver` |
+/// | D38 our own look-up of a denied name | `d38_a_denied_name_never_reaches_a_resolver`, `d38_what_an_alias_stands_for_never_reaches_a_resolver` |
 /// | D39 other resolvers | `d39_other_resolvers` |
 /// | D40 QUIC | `d40_quic_is_refused_at_once` |
 /// | D41 ECH | `d41_encrypted_client_hello`, `d41_service_records_carry_no_ech_and_no_quic` |

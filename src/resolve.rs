@@ -2,8 +2,7 @@
 //! for the host, one budget for each sandbox, and the operator's `--resolve` (POLICY §5).
 //!
 //! It never opens a connection for a flow and never judges: whoever asks has judged the name, and vets the answer.
-//! Where a resolver answers with an alias alone, the library asks for what it stands for, a few times at most; what an
-//! alias leads to is its owner's choice, and a resolver that recurses has asked for it already.
+//! What an alias leads to is not judged, and never asked for: it is known where a resolver's own answer tells it.
 //!
 //! - `INVARIANT`: what goes to the host's resolvers is built here from a [`Domain`] and a type; no byte of a
 //!   sandbox's message is passed on, and no search list is applied.
@@ -13,6 +12,7 @@
 //! - `INVARIANT`: a question that is not in the cache is paid for by the sandbox that causes it, through DNS or
 //!   through a dial alike.
 
+mod client;
 mod name_server;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,18 +27,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{Name, RData, RecordType};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
+use hickory_proto::rr::{RData, RecordType};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 use crate::flow::{Domain, DomainError};
 use crate::limits;
 use crate::sandbox::quota::Budget;
+use client::{Client, Found};
 pub use name_server::{NameServer, NameServerError};
 
 /// Turns names that were already judged into addresses that are not yet vetted.
@@ -106,7 +102,7 @@ pub struct HostResolver {
 
 /// Resolvers, and what these very ones answered.
 struct Servers {
-    client: Option<TokioResolver>,
+    client: Option<Client>,
     cache: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
@@ -117,7 +113,7 @@ impl HostResolver {
     /// count for resolvers that are asked over TLS.
     #[must_use]
     pub fn system(roots: Arc<RootCertStore>, overrides: Overrides, ipv6: bool) -> Self {
-        Self { servers: ArcSwap::from_pointee(Servers::of_system()), roots, overrides, ipv6 }
+        Self { servers: ArcSwap::from_pointee(Servers::of_system(&roots)), roots, overrides, ipv6 }
     }
 
     /// These resolvers and no others; otherwise as [`Self::system`].
@@ -129,7 +125,8 @@ impl HostResolver {
     /// From now on asks these resolvers, or, where none is named, those of the host's own configuration as it is now.
     /// What others answered is forgotten.
     pub fn change(&self, servers: &[NameServer]) {
-        let servers = if servers.is_empty() { Servers::of_system() } else { Servers::named(servers, &self.roots) };
+        let roots = &self.roots;
+        let servers = if servers.is_empty() { Servers::of_system(roots) } else { Servers::named(servers, roots) };
         self.servers.store(Arc::new(servers));
     }
 
@@ -141,47 +138,22 @@ impl HostResolver {
 }
 
 impl Servers {
-    fn of_system() -> Self {
-        Self::new(TokioResolver::builder_tokio().ok().and_then(|mut builder| {
-            adjust(builder.options_mut());
-            builder.build().ok()
-        }))
+    fn of_system(roots: &Arc<RootCertStore>) -> Self {
+        Self::new(Client::of_system(tls(Arc::clone(roots))))
     }
 
     fn named(servers: &[NameServer], roots: &Arc<RootCertStore>) -> Self {
-        let config = ResolverConfig::from_name_servers(servers.iter().map(NameServer::config).collect());
-        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let mut builder = builder.with_tls_config(tls(Arc::clone(roots)));
-        adjust(builder.options_mut());
-        builder.options_mut().use_hosts_file = ResolveHosts::Never;
-        Self::new(builder.build().ok().filter(|_| !servers.is_empty()))
+        Self::new(Client::named(servers, tls(Arc::clone(roots))))
     }
 
-    fn new(client: Option<TokioResolver>) -> Self {
+    fn new(client: Option<Client>) -> Self {
         Self { client, cache: moka::sync::Cache::new(limits::DNS_CACHE) }
     }
 
     /// Asks the host's resolvers; the outcome is as it may be kept.
     async fn query(&self, name: &Domain, kind: RecordType) -> Result<Kept, ResolveError> {
         let client = self.client.as_ref().ok_or(ResolveError::NoResolver)?;
-        let mut absolute = Name::from_ascii(name.as_str()).map_err(|_| ResolveError::NotFound)?;
-        absolute.set_fqdn(true);
-        match client.lookup(absolute.clone(), kind).await {
-            Ok(lookup) => {
-                let (records, ttl) = flatten(lookup.message(), absolute, kind);
-                Ok(Kept::new(Some(records), ttl))
-            }
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let ttl = Duration::from_secs(none.negative_ttl.unwrap_or(0).into()).min(limits::DNS_NEGATIVE_TTL);
-                match none.response_code {
-                    ResponseCode::NXDomain => Ok(Kept::new(None, ttl)),
-                    ResponseCode::NoError => Ok(Kept::new(Some(Arc::default()), ttl)),
-                    _ => Err(ResolveError::Failed),
-                }
-            }
-            Err(NetError::Timeout) => Err(ResolveError::TimedOut),
-            Err(_) => Err(ResolveError::Failed),
-        }
+        client.ask(name, kind).await.map(Kept::new)
     }
 }
 
@@ -398,7 +370,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(records: Option<Arc<[RData]>>, ttl: Duration) -> Self {
+    fn new(Found { records, ttl }: Found) -> Self {
         // The floor keeps what was answered and what is dialled a moment later the same, whatever the TTL says.
         let ttl = ttl.clamp(limits::DNS_TTL_FLOOR, limits::DNS_TTL_CEILING);
         Self { records, until: Instant::now() + ttl }
@@ -418,39 +390,6 @@ fn tls(roots: Arc<RootCertStore>) -> ClientConfig {
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
     versions.with_root_certificates(roots).with_no_client_auth()
-}
-
-/// Our options over those of `resolv.conf`: our own cache, our own EDNS size, lower case.
-fn adjust(options: &mut ResolverOpts) {
-    options.cache_size = 0;
-    options.edns0 = true;
-    options.edns_payload_len = u16::try_from(limits::DNS_EDNS_BYTES).unwrap_or(u16::MAX);
-    options.case_randomization = false;
-    options.max_active_requests = limits::DNS_INFLIGHT;
-    // A lost datagram is sent again while there is still time to hear the answer.
-    options.timeout = options.timeout.min(limits::DNS_TIME / 2);
-    options.attempts = options.attempts.max(2);
-}
-
-/// The records of `kind` at the end of the alias chain from `name`, with the shortest TTL on the way.
-fn flatten(message: &Message, name: Name, kind: RecordType) -> (Arc<[RData]>, Duration) {
-    let mut owner = name;
-    let mut ttl = u32::MAX;
-    // Each alias is followed once at most: as many steps as records, so a circle ends.
-    for _ in 0..message.answers.len() {
-        let alias = message.answers.iter().find_map(|record| match &record.data {
-            RData::CNAME(target) if record.name == owner && kind != RecordType::CNAME => Some((target, record.ttl)),
-            _ => None,
-        });
-        let Some((target, alias_ttl)) = alias else { break };
-        owner = target.0.clone();
-        ttl = ttl.min(alias_ttl);
-    }
-    let found = message.answers.iter().filter(|record| record.name == owner && record.record_type() == kind);
-    let records: Arc<[_]> =
-        found.inspect(|record| ttl = ttl.min(record.ttl)).map(|record| record.data.clone()).collect();
-    let ttl = Duration::from_secs(ttl.into());
-    if records.is_empty() { (records, ttl.min(limits::DNS_NEGATIVE_TTL)) } else { (records, ttl) }
 }
 
 fn kind_of(addr: IpAddr) -> RecordType {

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hickory_proto::op::{MessageType, OpCode, Query};
-use hickory_proto::rr::Record;
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, TXT};
+use hickory_proto::rr::{Name, Record};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -159,13 +159,43 @@ async fn alias_chains_are_flattened_to_their_shortest_ttl() {
     assert!(answer.ttl <= Duration::from_secs(30) && answer.ttl > Duration::from_secs(25), "{:?}", answer.ttl);
 }
 
+/// A mock does not recurse, and so leaves an alias alone; `unbound` does in `tests/clients`, for what it was told.
+#[tokio::test]
+async fn an_alias_alone_is_no_data_and_what_it_stands_for_is_not_asked() {
+    let server = Server::start(|query, mut reply| {
+        let target = match query.name().to_string().as_str() {
+            "www.example." => Some("denied.example."),
+            "dangling.example." => {
+                reply.metadata.response_code = ResponseCode::NXDomain;
+                Some("gone.example.")
+            }
+            _ => None,
+        };
+        let data = target.map_or(RData::A(A::new(192, 0, 2, 66)), |target| RData::CNAME(CNAME(fqdn(target))));
+        reply.add_answer(Record::from_rdata(query.name().clone(), 300, data));
+        Some(reply)
+    })
+    .await;
+    let resolver = server.host().for_sandbox(budget());
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::SRV, RecordType::TXT] {
+        assert_eq!(addrs(&resolver, "www.example", kind).await, Ok(Vec::new()), "{kind}");
+    }
+    assert_eq!(addrs(&resolver, "www.example", RecordType::CNAME).await.unwrap(), ["denied.example."]);
+    assert_eq!(addrs(&resolver, "dangling.example", RecordType::A).await, Err(ResolveError::NotFound));
+    assert_eq!(dial(&resolver, "www.example", 443).await, Err(ResolveError::NotFound));
+    let asked = server.questions();
+    assert!(!asked.iter().any(|question| question.contains("denied") || question.contains("gone")), "{asked:?}");
+    assert_eq!(asked.len(), 7, "each is kept: {asked:?}");
+}
+
 #[test]
 fn an_alias_circle_ends() {
     let mut message = Message::new(0, MessageType::Response, OpCode::Query);
     for (from, to) in [("a.example.", "b.example."), ("b.example.", "a.example.")] {
         message.add_answer(Record::from_rdata(fqdn(from), 60, RData::CNAME(CNAME(fqdn(to)))));
     }
-    assert!(flatten(&message, fqdn("a.example."), RecordType::A).0.is_empty());
+    let found = client::flatten(&message, None, fqdn("a.example."), RecordType::A);
+    assert!(found.records.is_some_and(|records| records.is_empty()));
 }
 
 #[tokio::test]

@@ -66,6 +66,39 @@ attempt('dns', lambda: ask('data4.evil.rig')[0])",
     });
 }
 
+/// D38, by way of an alias: a resolver that answers with one alone is not asked for what it stands for. A resolver that
+/// recurses does not answer so, but the rig's does, which is a mock.
+#[test]
+fn d38_what_an_alias_stands_for_never_reaches_a_resolver() {
+    World::each_wide(|world| {
+        let names = &world.wide.as_ref().expect("the wide world").names;
+        let alias = |name: &str, to: &str| {
+            let to = hickory_proto::rr::Name::from_ascii(to).expect("a name");
+            names.add(name, RData::CNAME(hickory_proto::rr::rdata::CNAME(to)));
+        };
+        alias("alias.rig", "secret.evil.rig.");
+        names.set("secret.evil.rig", &[world.evil.address.into(), world.evil.address6.into()]);
+        let run = world.run().policy("version: 1\nallow: [alias.rig]\ndeny: [\"*.evil.rig\"]\n");
+        let outcome = attack(
+            world,
+            run,
+            "for kind in (1, 28, 16, 33, 65):
+    code, addresses, _ = ask('alias.rig', kind)
+    print(f'{kind}: {code} {addresses}')
+tcp('host', ALLOWED, 80, request('alias.rig'))
+greet('sni', ALLOWED, 443, records(hello(b'alias.rig')))",
+        );
+        for kind in [1, 28, 16, 33, 65] {
+            assert_answer(&outcome, &kind.to_string(), &["0 []"]);
+        }
+        assert_answer(&outcome, "host", &["HTTP/1.1 502"]);
+        let asked = names.asked();
+        assert_eq!(asked.len(), 5, "one question of each type: {asked:?}");
+        assert!(asked.iter().all(|(name, _)| name == "alias.rig"), "{asked:?}");
+        world.evil.assert_untouched();
+    });
+}
+
 /// D39: any other resolver: port 53 anywhere is ours, DoT, DoH, mDNS and LLMNR are refused.
 #[test]
 fn d39_other_resolvers() {

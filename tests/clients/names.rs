@@ -7,8 +7,10 @@ use crate::support::world::{RESOLVER, Server, World};
 use crate::support::{eventually, skipped};
 
 /// Its zone. The SOA says how long it is known that a name is not there.
-const ZONE: [&str; 12] = [
+const ZONE: [&str; 14] = [
     "rig. 3600 IN SOA ns.rig. admin.rig. 1 3600 600 86400 17",
+    "rig. 3600 IN NS ns.rig.",
+    "ns.rig. 3600 IN A 203.0.113.53",
     "allowed.rig. 40 IN A 203.0.113.10",
     "allowed.rig. 40 IN AAAA 2a0e:5ca1:ab1e::10",
     "www.rig. 300 IN CNAME edge.rig.",
@@ -21,6 +23,9 @@ const ZONE: [&str; 12] = [
     "evil.rig. 40 IN A 203.0.113.66",
     "private.rig. 40 IN A 10.0.0.1",
 ];
+
+/// An alias that it does not follow: so it is with what it was told of single names.
+const LONE: &str = "lone.rig.";
 
 struct Unbound {
     log: std::path::PathBuf,
@@ -40,14 +45,16 @@ impl Unbound {
         let (certificate, key) = (file("certificate.pem", &certificate), file("key.pem", &key));
         let log = folder.join("log");
         let long = format!("long.rig. 40 IN TXT \"{0}\" \"{0}\" \"{0}\" \"{0}\" \"{0}\" \"{0}\"", "x".repeat(250));
-        let zone: String =
-            ZONE.into_iter().chain([&*long]).map(|record| format!("    local-data: '{record}'\n")).collect();
+        let zone =
+            file("zone", &ZONE.into_iter().chain([&*long]).map(|record| format!("{record}\n")).collect::<String>());
         let settings = format!(
             "server:\n    username: ''\n    chroot: ''\n    pidfile: ''\n    use-syslog: no\n    logfile: '{}'\n    \
              log-queries: yes\n    verbosity: 1\n    do-daemonize: no\n    module-config: 'iterator'\n    \
              interface: {RESOLVER}@5353\n    interface: {RESOLVER}@853\n    tls-port: 853\n    \
              tls-service-pem: '{certificate}'\n    tls-service-key: '{key}'\n    access-control: 0.0.0.0/0 allow\n    \
-             local-zone: 'rig.' static\n{zone}remote-control:\n    control-enable: no\n",
+             local-zone: '{LONE}' static\n    local-data: '{LONE} 300 IN CNAME allowed.rig.'\n\
+             auth-zone:\n    name: 'rig.'\n    zonefile: '{zone}'\n    for-downstream: no\n\
+             remote-control:\n    control-enable: no\n",
             log.display()
         );
         let server = world.serve(&["unbound", "-d", "-c", &file("unbound.conf", &settings)]);
@@ -96,6 +103,8 @@ fn every_type_is_answered_within_policy_and_for_as_long_as_its_records_say() {
     let unbound = Unbound::start(&world);
     let script = "
 echo chain; dig +noall +answer +nottlid +noclass www.rig A | xargs
+echo alone; for kind in A AAAA HTTPS; do dig lone.rig $kind | grep -o 'NOERROR\\|ANSWER: .' | xargs; done
+dig +short lone.rig CNAME
 echo mixed; dig +short mixed.rig A
 echo mail; dig +short allowed.rig MX
 echo service; dig +short _srv._tcp.allowed.rig SRV
@@ -113,7 +122,9 @@ echo times; for name in www.rig allowed.rig allowed.rig; do
 done";
     let outcome = run(&world, ":5353").bash(script).succeeded();
     let expected = [
-        "chain\nwww.rig. A 203.0.113.10\nmixed\n203.0.113.10\nmail\n10 mail.rig.\nservice\n1 2 443 www.rig.\n",
+        "chain\nwww.rig. A 203.0.113.10\nalone\n",
+        "NOERROR ANSWER: 0\nNOERROR ANSWER: 0\nNOERROR ANSWER: 0\nallowed.rig.\n",
+        "mixed\n203.0.113.10\nmail\n10 mail.rig.\nservice\n1 2 443 www.rig.\n",
         "https\n1 . alpn=\"h2\" ipv4hint=203.0.113.10\nover udp\ntc\nover tcp\nTCP\nANSWER: 1\nTCP\n",
         "absent\nNXDOMAIN\nANSWER: 0\nNXDOMAIN\nANSWER: 0\nrefused\nNXDOMAIN\nEDE: 15 (Blocked): (denied-domain)\n",
         "private\nNXDOMAIN\nEDE: 15 (Blocked): (protected-range)\nkind\nNOERROR\nEDE: 21 (Not Supported)\ntimes\n",
@@ -127,6 +138,7 @@ done";
     let times_asked = |question: &str| asked.iter().filter(|asked| *asked == question).count();
     assert_eq!([times_asked("absent.rig. A"), times_asked("allowed.rig. SRV")], [1, 1], "what is not there is kept");
     assert_eq!(times_asked("long.rig. TXT"), 2, "over UDP, and whole over TCP: {asked:?}");
+    assert_eq!(times_asked("allowed.rig. AAAA"), 0, "what an alias stands for is not asked: {asked:?}");
     assert!(!asked.iter().any(|question| question.contains("evil") || question.contains("CAA")), "{asked:?}");
 }
 
