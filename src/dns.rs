@@ -9,13 +9,14 @@
 //!
 //! | name | form of the answer |
 //! |---|---|
-//! | permitted | its records, vetted; NXDOMAIN where it does not exist |
+//! | permitted | its records, vetted; NXDOMAIN where it does not exist; with the SOA of the zone that says so |
 //! | refused, `denials: explain` | A and AAAA: the block address; other types: no data |
 //! | refused, `denials: terse` | NXDOMAIN |
 //! | refused or not, and special-use, a single label, PTR, or no name at all | NXDOMAIN |
 //! | refused, and begins with a whole allowed name (a search list made it) | NXDOMAIN |
 //!
-//! A refusal carries Extended DNS Error 15 (RFC 8914) with the reason, for clients that speak EDNS.
+//! A refusal carries Extended DNS Error 15 (RFC 8914) with the reason, for clients that speak EDNS, and no SOA: a
+//! policy may change, so nobody is to keep it (RFC 2308 §5).
 
 mod message;
 mod service;
@@ -36,7 +37,7 @@ use crate::flow::Domain;
 use crate::limits;
 use crate::policy::verdict::{Basis, Denial, DenyReason, Verdict};
 use crate::policy::{BLOCK_V4, BLOCK_V6, Denials, Policy, Protected};
-use crate::resolve::{Answer, Resolve, ResolveError};
+use crate::resolve::{Answer, Found, Resolve, ResolveError};
 use crate::sandbox::{Sandbox, Snapshot};
 use message::{ErrorCode, Question, Reply};
 
@@ -107,7 +108,6 @@ impl Dns {
         };
         match found {
             Ok(answer) => self.vetted(question, name, answer, &snapshot.policy),
-            Err(ResolveError::NotFound) => Reply::new(ResponseCode::NXDomain),
             Err(ResolveError::OverBudget) => {
                 let basis = Basis { rule: None, revision: snapshot.policy.revision() };
                 self.report(Some(name), &Denial { reason: DenyReason::Limit, basis });
@@ -160,9 +160,14 @@ impl Dns {
     /// What is left of an answer once the policy has seen its addresses.
     fn vetted(&self, question: &Question, name: &Domain, answer: Answer, policy: &Policy) -> Reply {
         let ttl = u32::try_from(answer.ttl.as_secs()).unwrap_or(u32::MAX).max(1);
+        let records = match answer.found {
+            Found::Records(records) => records,
+            Found::NoData(zone) => return Reply::no_data().with_zone(zone, ttl),
+            Found::NoName(zone) => return Reply::new(ResponseCode::NXDomain).with_zone(zone, ttl),
+        };
         match question.kind() {
             kind @ (RecordType::A | RecordType::AAAA) => {
-                let addrs = answer.records.iter().filter_map(RData::ip_addr);
+                let addrs = records.iter().filter_map(RData::ip_addr);
                 self.addresses(name, kind, addrs, policy).map_or_else(
                     |refusal| refusal,
                     |addrs| Reply::no_data().with_records(addrs.into_iter().map(RData::from).collect(), ttl),
@@ -179,10 +184,10 @@ impl Dns {
                     }
                     kept
                 };
-                let records = answer.records.iter().filter_map(|record| service::without_bypasses(record, keep));
+                let records = records.iter().filter_map(|record| service::without_bypasses(record, keep));
                 Reply::no_data().with_records(records.collect(), ttl)
             }
-            _ => Reply::no_data().with_records(answer.records.to_vec(), ttl),
+            _ => Reply::no_data().with_records(records.to_vec(), ttl),
         }
     }
 

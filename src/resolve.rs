@@ -27,14 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{Name, RData, RecordType};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 use crate::flow::{Domain, DomainError};
 use crate::limits;
 use crate::sandbox::quota::Budget;
-use client::{Client, Found};
+use client::Client;
 pub use name_server::{NameServer, NameServerError};
 
 /// Turns names that were already judged into addresses that are not yet vetted.
@@ -53,20 +54,55 @@ pub trait Resolve: Send + Sync {
 /// What the methods of [`Resolve`] return.
 pub type Resolving<'a, T> = Pin<Box<dyn Future<Output = Result<T, ResolveError>> + Send + 'a>>;
 
-/// The records of one name and type.
+/// What is known of one name and type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// All of the type that was asked for, whatever alias led to them; empty where the name exists without them.
-    pub records: Arc<[RData]>,
-    /// How long they stay true.
+    /// What there is.
+    pub found: Found,
+    /// How long it stays true.
     pub ttl: Duration,
+}
+
+/// What there is of one name and type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// All records of the type, whatever alias led to them.
+    Records(Arc<[RData]>),
+    /// The name exists, without any; and the zone that says so, if one does.
+    NoData(Option<Arc<Zone>>),
+    /// The name does not exist; and the zone that says so, if one does.
+    NoName(Option<Arc<Zone>>),
+}
+
+/// Whose word it is that something is not there (RFC 2308 §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Its name: that of the end of an alias chain, where there is one.
+    pub name: Name,
+    /// Its start of authority.
+    pub soa: SOA,
+}
+
+impl Answer {
+    /// Of these records, perhaps none.
+    fn of(records: Arc<[RData]>) -> Self {
+        let found = if records.is_empty() { Found::NoData(None) } else { Found::Records(records) };
+        Self { found, ttl: limits::DNS_TTL_FLOOR }
+    }
+
+    fn records(&self) -> &[RData] {
+        match &self.found {
+            Found::Records(records) => records,
+            Found::NoData(_) | Found::NoName(_) => &[],
+        }
+    }
 }
 
 /// Why a permitted name has no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The name does not exist; or, for a dial, has no address.
+    /// A name to dial has no address.
     NotFound,
     /// No resolver of the host answered usefully.
     Failed,
@@ -166,14 +202,13 @@ pub struct SandboxResolver {
 impl SandboxResolver {
     async fn ask(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
         if let Some(addrs) = self.host.overrides.addrs(name) {
-            let records = addrs.filter(|addr| kind == kind_of(*addr)).map(RData::from).collect();
-            return Ok(Answer { records, ttl: limits::DNS_TTL_FLOOR });
+            return Ok(Answer::of(addrs.filter(|addr| kind == kind_of(*addr)).map(RData::from).collect()));
         }
         if name.is_special_use() {
-            return Err(ResolveError::NotFound);
+            return Ok(Answer { found: Found::NoName(None), ttl: limits::DNS_TTL_FLOOR });
         }
         if kind == RecordType::AAAA && !self.host.ipv6 {
-            return Ok(Answer { records: Arc::default(), ttl: limits::DNS_TTL_FLOOR });
+            return Ok(Answer::of(Arc::default()));
         }
         let within = tokio::time::timeout(limits::DNS_TIME, self.ask_cache(name, kind));
         within.await.unwrap_or(Err(ResolveError::TimedOut))
@@ -192,7 +227,7 @@ impl SandboxResolver {
         };
         let mut kept = slot.lock().await;
         if let Some(fresh) = kept.as_ref().filter(|kept| kept.until > Instant::now()) {
-            return fresh.answer();
+            return Ok(fresh.answer());
         }
         if self.budget.take().is_err() {
             return Err(ResolveError::OverBudget);
@@ -200,7 +235,7 @@ impl SandboxResolver {
         let fresh = servers.query(name, kind).await?;
         let answer = fresh.answer();
         *kept = Some(fresh);
-        answer
+        Ok(answer)
     }
 
     /// IPv6 first, families in turn (RFC 8305 §4); a slow AAAA answer is waited for only so long (§3).
@@ -210,7 +245,7 @@ impl SandboxResolver {
         let (v6, v4) = tokio::select! {
             v6 = &mut v6 => (v6, v4.await),
             v4 = &mut v4 => match &v4 {
-                Ok(answer) if !answer.records.is_empty() => {
+                Ok(answer) if !answer.records().is_empty() => {
                     let late = tokio::time::timeout(limits::DNS_FAMILY_DELAY, v6).await;
                     (late.unwrap_or(Err(ResolveError::TimedOut)), v4)
                 }
@@ -218,7 +253,7 @@ impl SandboxResolver {
             },
         };
         let addrs = |answer: &Result<Answer, ResolveError>| -> Vec<IpAddr> {
-            answer.iter().flat_map(|answer| answer.records.iter()).filter_map(RData::ip_addr).collect()
+            answer.iter().flat_map(Answer::records).filter_map(RData::ip_addr).collect()
         };
         let (first, second) = (addrs(&v6), addrs(&v4));
         let mut both = Vec::with_capacity(first.len() + second.len());
@@ -364,21 +399,19 @@ type Slot = tokio::sync::Mutex<Option<Kept>>;
 
 /// An answer in the cache.
 struct Kept {
-    /// `None`: the name does not exist.
-    records: Option<Arc<[RData]>>,
+    found: Found,
     until: Instant,
 }
 
 impl Kept {
-    fn new(Found { records, ttl }: Found) -> Self {
+    fn new(Answer { found, ttl }: Answer) -> Self {
         // The floor keeps what was answered and what is dialled a moment later the same, whatever the TTL says.
         let ttl = ttl.clamp(limits::DNS_TTL_FLOOR, limits::DNS_TTL_CEILING);
-        Self { records, until: Instant::now() + ttl }
+        Self { found, until: Instant::now() + ttl }
     }
 
-    fn answer(&self) -> Result<Answer, ResolveError> {
-        let records = self.records.clone().ok_or(ResolveError::NotFound)?;
-        Ok(Answer { records, ttl: self.until.saturating_duration_since(Instant::now()) })
+    fn answer(&self) -> Answer {
+        Answer { found: self.found.clone(), ttl: self.until.saturating_duration_since(Instant::now()) }
     }
 }
 

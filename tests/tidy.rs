@@ -156,7 +156,7 @@ const SYS_USERS: [&[&str]; 5] = [&["attach"], &["confine"], &["secret"], &["inte
 /// the traits that wiring implements (HOUSE §1), and the values in their signatures.
 const SEAMS: [(&str, &str, &[&str]); 4] = [
     ("metrics", "audit", &["Closed", "Event", "Judged", "Kind", "Record"]),
-    ("dns", "resolve", &["Answer", "Resolve", "ResolveError"]),
+    ("dns", "resolve", &["Answer", "Found", "Resolve", "ResolveError", "Zone"]),
     ("dns", "attach", &["Datagrams", "Envelope"]),
     ("intercept", "attach", &["Arrival", "Datagrams", "Envelope", "Listener", "Packets", "Replies", "Reset"]),
 ];

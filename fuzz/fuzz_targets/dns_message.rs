@@ -1,8 +1,9 @@
 //! Whatever bytes a sandbox sends, and whatever the host's resolvers say, the sandbox's resolver answers with one
 //! well-formed message or with silence, asks only for canonical names that may be asked, and hands out no address
-//! and no parameter that the policy keeps back.
+//! and no parameter that the policy keeps back, and no authority over another name.
 //!
-//! Input: the length of the question (two bytes), the question, and a message whose answers the host's resolvers give.
+//! Input: the length of the question (two bytes), the question, and a message whose answers and authority the host's
+//! resolvers give.
 
 #![no_main]
 
@@ -15,7 +16,7 @@ use exeat::audit::Fanout;
 use exeat::dns::{Dns, Transport};
 use exeat::flow::{Domain, SandboxId};
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
-use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
+use exeat::resolve::{Answer, Found, Resolve, ResolveError, Resolving, Zone};
 use exeat::sandbox::Sandbox;
 use exeat::secret::Secrets;
 use hickory_proto::op::{Message, MessageType};
@@ -26,7 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 
 /// The host's side: says what the input says.
 #[derive(Default)]
-struct Host(Mutex<Vec<RData>>);
+struct Host(Mutex<(Vec<RData>, Option<Arc<Zone>>)>);
 
 impl Resolve for Host {
     fn dial_addrs<'a>(&'a self, _: &'a Domain, _: u16) -> Resolving<'a, Vec<SocketAddr>> {
@@ -37,9 +38,10 @@ impl Resolve for Host {
         assert_eq!(Domain::parse(name.as_str()).as_ref(), Ok(name));
         assert!(!name.is_special_use() && !name.as_str().ends_with("evil.example"), "{name} may not be asked");
         Box::pin(async move {
-            let records = self.0.lock().unwrap();
-            let records = records.iter().filter(|record| record.record_type() == kind).cloned().collect();
-            Ok(Answer { records, ttl: Duration::from_secs(60) })
+            let (records, zone) = &*self.0.lock().unwrap();
+            let records: Arc<[_]> = records.iter().filter(|record| record.record_type() == kind).cloned().collect();
+            let found = if records.is_empty() { Found::NoData(zone.clone()) } else { Found::Records(records) };
+            Ok(Answer { found, ttl: Duration::from_secs(60) })
         })
     }
 
@@ -69,8 +71,12 @@ static RIG: LazyLock<Rig> = LazyLock::new(|| {
 fuzz_target!(|input: &[u8]| {
     let Some((length, rest)) = input.split_first_chunk() else { return };
     let (question, said) = rest.split_at(rest.len().min(u16::from_be_bytes(*length).into()));
-    let said = Message::from_vec(said).map(|message| message.answers).unwrap_or_default();
-    *RIG.host.0.lock().unwrap() = said.into_iter().map(|record| record.data).collect();
+    let said = Message::from_vec(said).map(|message| (message.answers, message.authorities)).unwrap_or_default();
+    let zone = said.1.into_iter().find_map(|record| match record.data {
+        RData::SOA(soa) => Some(Arc::new(Zone { name: record.name, soa })),
+        _ => None,
+    });
+    *RIG.host.0.lock().unwrap() = (said.0.into_iter().map(|record| record.data).collect(), zone);
     for transport in [Transport::Datagram, Transport::Stream] {
         if let Some(answer) = RIG.runtime.block_on(RIG.dns.answer(question, transport)) {
             check(question, &answer, transport);
@@ -86,6 +92,9 @@ fn check(question: &[u8], bytes: &[u8], transport: Transport) {
     assert_eq!(answer.id.to_be_bytes(), question[..2]);
     if let Ok(question) = Message::from_vec(question) {
         assert!(answer.queries.is_empty() || answer.queries == question.queries);
+    }
+    for record in &answer.authorities {
+        assert!(record.name.zone_of(answer.queries[0].name()) && record.ttl <= 60, "{record}");
     }
     for record in &answer.answers {
         if let Some(addr) = record.data.ip_addr() {

@@ -2,6 +2,8 @@
 //!
 //! `INVARIANT`: what is not one plain question gets an error or silence, and is not looked at further.
 
+use std::sync::Arc;
+
 use hickory_proto::op::{Edns, Message, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -10,6 +12,7 @@ use super::Transport;
 use crate::flow::Domain;
 use crate::limits;
 use crate::policy::verdict::DenyReason;
+use crate::resolve::Zone;
 
 /// One standard question of class IN.
 pub(super) struct Question {
@@ -78,7 +81,7 @@ impl Question {
 
     /// The question is repeated as it was asked, letter for letter: clients compare its case.
     fn message(&self, reply: Reply) -> Message {
-        let Reply { code, records, ttl, error } = reply;
+        let Reply { code, records, zone, ttl, error } = reply;
         let mut message = Message::response(self.header.id, OpCode::Query);
         message.metadata.recursion_desired = self.header.recursion_desired;
         message.metadata.checking_disabled = self.header.checking_disabled;
@@ -86,6 +89,11 @@ impl Question {
         message.metadata.response_code = code;
         message.add_query(self.query.clone());
         message.add_answers(records.into_iter().map(|data| Record::from_rdata(self.query.name().clone(), ttl, data)));
+        message.add_authorities(zone.map(|zone| {
+            // Records at the end of an alias chain are given as the name's own, and so is their absence.
+            let owner = if zone.name.zone_of(self.query.name()) { &zone.name } else { self.query.name() };
+            Record::from_rdata(owner.clone(), ttl, RData::SOA(zone.soa.clone()))
+        }));
         if let Some(asked) = &self.edns {
             let mut edns = Edns::new();
             edns.set_max_payload(u16::try_from(limits::DNS_EDNS_BYTES).unwrap_or(u16::MAX));
@@ -119,6 +127,7 @@ impl Unreadable {
 pub(super) struct Reply {
     code: ResponseCode,
     records: Vec<RData>,
+    zone: Option<Arc<Zone>>,
     ttl: u32,
     error: Option<EdnsOption>,
 }
@@ -126,7 +135,7 @@ pub(super) struct Reply {
 impl Reply {
     /// A code and nothing else.
     pub(super) fn new(code: ResponseCode) -> Self {
-        Self { code, records: Vec::new(), ttl: 0, error: None }
+        Self { code, records: Vec::new(), zone: None, ttl: 0, error: None }
     }
 
     /// The name exists; of the type there is nothing (RFC 2308 §2.2).
@@ -142,6 +151,11 @@ impl Reply {
     /// Adds records of the question's name, and their TTL in seconds.
     pub(super) fn with_records(self, records: Vec<RData>, ttl: u32) -> Self {
         Self { records, ttl, ..self }
+    }
+
+    /// Adds the zone by whose word there is nothing, and for how many seconds: whoever asks may keep it as long.
+    pub(super) fn with_zone(self, zone: Option<Arc<Zone>>, ttl: u32) -> Self {
+        Self { zone, ttl, ..self }
     }
 
     /// Adds an Extended DNS Error (RFC 8914 §2); left out where the client does not speak EDNS.

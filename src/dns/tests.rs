@@ -8,14 +8,14 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, SvcParamKey, SvcParamValue};
-use hickory_proto::rr::rdata::{A, HTTPS, MX, SVCB};
+use hickory_proto::rr::rdata::{A, HTTPS, MX, SOA, SVCB};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::flow::SandboxId;
 use crate::policy::{Flags, Source, Terms};
-use crate::resolve::Resolving;
 use crate::resolve::tests::Server;
+use crate::resolve::{Resolving, Zone};
 use crate::secret::Secrets;
 
 const AGENT: &str = "
@@ -26,7 +26,7 @@ deny: [secret.example.com]
 subnets: { deny: [203.0.113.0/24] }
 ";
 
-type Known = Result<Vec<RData>, ResolveError>;
+type Known = Result<Found, ResolveError>;
 
 /// A resolver that knows some names, and keeps what it was asked.
 #[derive(Default)]
@@ -57,8 +57,8 @@ impl Resolve for Book {
                 gate.leave.notified().await;
             }
             let known = self.known.lock().unwrap().get(&(name.to_string(), kind)).cloned();
-            let records = known.unwrap_or(Err(ResolveError::NotFound))?.into();
-            Ok(Answer { records, ttl: Duration::from_secs(60) })
+            let found = known.unwrap_or(Ok(Found::NoName(None)))?;
+            Ok(Answer { found, ttl: Duration::from_secs(60) })
         })
     }
 
@@ -88,6 +88,7 @@ struct Rig {
 struct Said {
     code: ResponseCode,
     records: Vec<String>,
+    zone: Vec<String>,
     why: Option<(u16, String)>,
 }
 
@@ -116,8 +117,16 @@ impl Rig {
         self
     }
 
-    fn knows_records(&self, name: &str, kind: RecordType, records: Known) {
-        self.book.known.lock().unwrap().insert((name.into(), kind), records);
+    fn knows_records(&self, name: &str, kind: RecordType, records: Result<Vec<RData>, ResolveError>) {
+        let found = |records: Vec<_>| match records.as_slice() {
+            [] => Found::NoData(None),
+            _ => Found::Records(records.into()),
+        };
+        self.knows_that(name, kind, records.map(found));
+    }
+
+    fn knows_that(&self, name: &str, kind: RecordType, known: Known) {
+        self.book.known.lock().unwrap().insert((name.into(), kind), known);
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Said {
@@ -139,7 +148,8 @@ impl Rig {
             _ => None,
         });
         let records = answer.answers.iter().map(|record| format!("{} {}", record.ttl, record.data)).collect();
-        Said { code: answer.response_code, records, why }
+        let zone = answer.authorities.iter().map(|record| format!("{} {} {}", record.name, record.ttl, record.data));
+        Said { code: answer.response_code, records, zone: zone.collect(), why }
     }
 
     fn asked(&self) -> Vec<String> {
@@ -166,7 +176,8 @@ impl Rig {
 }
 
 fn found(records: &[&str]) -> Said {
-    Said { code: ResponseCode::NoError, records: records.iter().map(|record| (*record).into()).collect(), why: None }
+    let records = records.iter().map(|record| (*record).into()).collect();
+    Said { code: ResponseCode::NoError, records, zone: Vec::new(), why: None }
 }
 
 fn blocked(code: ResponseCode, records: &[&str], reason: &str) -> Said {
@@ -453,16 +464,40 @@ async fn other_types_of_a_permitted_name_pass_or_are_not_supported() {
 async fn what_the_hosts_resolvers_cannot_say_is_told_apart() {
     let rig = Rig::new(AGENT);
     for (error, code, why) in [
-        (ResolveError::NotFound, ResponseCode::NXDomain, None),
-        (ResolveError::Failed, ResponseCode::ServFail, Some(23)),
-        (ResolveError::TimedOut, ResponseCode::ServFail, Some(22)),
-        (ResolveError::NoResolver, ResponseCode::ServFail, Some(22)),
+        (ResolveError::Failed, ResponseCode::ServFail, 23),
+        (ResolveError::TimedOut, ResponseCode::ServFail, 22),
+        (ResolveError::NoResolver, ResponseCode::ServFail, 22),
     ] {
         rig.knows_records("api.github.com", RecordType::A, Err(error.clone()));
-        let why = why.map(|why| (why, error.to_string()));
+        let why = Some((why, error.to_string()));
         assert_eq!(rig.ask("api.github.com", RecordType::A).await, Said { code, why, ..found(&[]) });
     }
     assert_eq!(rig.refused(), [], "what fails is not denied");
+}
+
+#[tokio::test]
+async fn what_is_not_there_comes_with_the_zone_that_says_so_and_a_refusal_without_one() {
+    let rig = Rig::new(AGENT);
+    let fqdn = |text| Name::from_ascii(text).unwrap();
+    let zone = |text| {
+        let soa = SOA::new(fqdn("ns.example."), fqdn("admin.example."), 1, 2, 3, 4, 30);
+        Some(Arc::new(Zone { name: fqdn(text), soa }))
+    };
+    let says = |owner: &str| vec![format!("{owner} 60 ns.example. admin.example. 1 2 3 4 30")];
+    let absent = |code, zone| Said { code, zone, ..found(&[]) };
+    rig.knows_that("api.github.com", RecordType::AAAA, Ok(Found::NoData(zone("GitHub.com."))));
+    rig.knows_that("x.example.com", RecordType::A, Ok(Found::NoName(zone("example.com."))));
+    assert_eq!(rig.ask("api.github.com", RecordType::AAAA).await, absent(ResponseCode::NoError, says("GitHub.com.")));
+    assert_eq!(rig.ask("x.example.com", RecordType::A).await, absent(ResponseCode::NXDomain, says("example.com.")));
+    // At the end of an alias chain, or of a resolver that means ill.
+    for other in ["cdn.example.", "x.github.com.", "api.github.com.evil.example."] {
+        rig.knows_that("api.github.com", RecordType::A, Ok(Found::NoData(zone(other))));
+        let own = absent(ResponseCode::NoError, says("api.github.com."));
+        assert_eq!(rig.ask("api.github.com", RecordType::A).await, own, "{other}");
+    }
+    rig.knows_that("y.example.com", RecordType::A, Ok(Found::NoName(None)));
+    assert_eq!(rig.ask("y.example.com", RecordType::A).await, absent(ResponseCode::NXDomain, Vec::new()));
+    assert_eq!(rig.ask("evil.example", RecordType::TXT).await, blocked(ResponseCode::NoError, &[], "no-rule"));
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ mod tests {
     use crate::audit::Fanout;
     use crate::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
     use crate::policy::{BLOCK_V4, Flags, Policy, Protected, Terms};
-    use crate::resolve::{Answer, Resolve, ResolveError, Resolving};
+    use crate::resolve::{Answer, Found, Resolve, ResolveError, Resolving};
     use crate::sandbox::Sandbox;
     use crate::secret::Secrets;
 
@@ -117,7 +117,7 @@ mod tests {
             Box::pin(async {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 self.leave.notified().await;
-                Err(ResolveError::NotFound)
+                Ok(Answer { found: Found::NoName(None), ttl: limits::DNS_TTL_FLOOR })
             })
         }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{DnsRequestOptions, Message, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{Name, RData, Record, RecordRef, RecordType};
 use hickory_resolver::config::{NameServerConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer, RetryDnsHandle};
@@ -17,7 +18,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::{Hosts, NameServerPool, PoolContext, TlsConfig, system_conf};
 use rustls::ClientConfig;
 
-use super::{NameServer, ResolveError};
+use super::{Answer, Found, NameServer, ResolveError, Zone};
 use crate::flow::Domain;
 use crate::limits;
 
@@ -26,14 +27,6 @@ pub(super) struct Client {
     servers: RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>,
     options: DnsRequestOptions,
     hosts: Hosts,
-}
-
-/// What is known of one name and type.
-pub(super) struct Found {
-    /// All records of the type, whatever alias led to them; `None` where the name does not exist.
-    pub(super) records: Option<Arc<[RData]>>,
-    /// How long this is true, as the resolver says.
-    pub(super) ttl: Duration,
 }
 
 impl Client {
@@ -64,40 +57,48 @@ impl Client {
         Self { servers: RetryDnsHandle::new(pool, attempts), options: request, hosts }
     }
 
-    /// Asks once, and again only where nobody answered.
-    pub(super) async fn ask(&self, name: &Domain, kind: RecordType) -> Result<Found, ResolveError> {
-        let mut absolute = Name::from_ascii(name.as_str()).map_err(|_| ResolveError::NotFound)?;
+    /// Asks once, and again only where nobody answered. How long the answer is true is as the resolver says.
+    pub(super) async fn ask(&self, name: &Domain, kind: RecordType) -> Result<Answer, ResolveError> {
+        let mut absolute = Name::from_ascii(name.as_str()).map_err(|_| ResolveError::Failed)?;
         absolute.set_fqdn(true);
         let query = Query::query(absolute.clone(), kind);
         if let Some(known) = self.hosts.lookup_static_host(&query) {
             return Ok(flatten(known.message(), None, absolute, kind));
         }
         match self.servers.lookup(query, self.options).first_answer().await {
-            Ok(response) => match response.response_code {
-                ResponseCode::NoError => Ok(flatten(&response, response.negative_ttl(), absolute, kind)),
-                // The code is about the end of the alias chain (RFC 6604 §3).
-                ResponseCode::NXDomain => Ok(absent(None, response.negative_ttl())),
-                _ => Err(ResolveError::Failed),
-            },
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-                ResponseCode::NXDomain => Ok(absent(None, none.negative_ttl)),
-                ResponseCode::NoError => Ok(absent(Some(Arc::default()), none.negative_ttl)),
-                _ => Err(ResolveError::Failed),
-            },
+            Ok(response) => {
+                let soa = response.soa().as_ref().map(RecordRef::to_owned);
+                match response.response_code {
+                    ResponseCode::NoError => Ok(flatten(&response, soa, absolute, kind)),
+                    // The code is about the end of the alias chain (RFC 6604 §3).
+                    ResponseCode::NXDomain => Ok(absent(Found::NoName, soa, u32::MAX)),
+                    _ => Err(ResolveError::Failed),
+                }
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let soa = none.soa.map(|soa| *soa);
+                match none.response_code {
+                    ResponseCode::NXDomain => Ok(absent(Found::NoName, soa, u32::MAX)),
+                    ResponseCode::NoError => Ok(absent(Found::NoData, soa, u32::MAX)),
+                    _ => Err(ResolveError::Failed),
+                }
+            }
             Err(NetError::Timeout) => Err(ResolveError::TimedOut),
             Err(_) => Err(ResolveError::Failed),
         }
     }
 }
 
-/// What is not there is not there for as long as the zone says; where no zone says it, it is not to be kept (RFC 2308
-/// §5).
-fn absent(records: Option<Arc<[RData]>>, ttl: Option<u32>) -> Found {
-    Found { records, ttl: Duration::from_secs(ttl.unwrap_or(0).into()).min(limits::DNS_NEGATIVE_TTL) }
+/// What is not there is not there for as long as the zone says, and as `most` lets it; where no zone says it, it is not
+/// to be kept (RFC 2308 §5).
+fn absent(found: impl Fn(Option<Arc<Zone>>) -> Found, soa: Option<Record<SOA>>, most: u32) -> Answer {
+    let ttl = soa.as_ref().map_or(0, |soa| soa.ttl.min(soa.data.minimum).min(most));
+    let zone = soa.map(|soa| Arc::new(Zone { name: soa.name, soa: soa.data }));
+    Answer { found: found(zone), ttl: Duration::from_secs(ttl.into()).min(limits::DNS_NEGATIVE_TTL) }
 }
 
 /// The records of `kind` at the end of the alias chain from `name`, with the shortest TTL on the way.
-pub(super) fn flatten(message: &Message, negative_ttl: Option<u32>, name: Name, kind: RecordType) -> Found {
+pub(super) fn flatten(message: &Message, soa: Option<Record<SOA>>, name: Name, kind: RecordType) -> Answer {
     let mut owner = name;
     let mut ttl = u32::MAX;
     // Each alias is followed once at most: as many steps as records, so a circle ends.
@@ -114,7 +115,7 @@ pub(super) fn flatten(message: &Message, negative_ttl: Option<u32>, name: Name, 
     let records: Arc<[_]> =
         found.inspect(|record| ttl = ttl.min(record.ttl)).map(|record| record.data.clone()).collect();
     if records.is_empty() {
-        return absent(Some(records), negative_ttl.map(|negative| negative.min(ttl)));
+        return absent(Found::NoData, soa, ttl);
     }
-    Found { records: Some(records), ttl: Duration::from_secs(ttl.into()) }
+    Answer { found: Found::Records(records), ttl: Duration::from_secs(ttl.into()) }
 }

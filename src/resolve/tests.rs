@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, TXT};
-use hickory_proto::rr::{Name, Record};
+use hickory_proto::rr::Record;
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, TXT};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -94,8 +94,11 @@ fn overrides(specs: &[&str]) -> Overrides {
 }
 
 async fn addrs(resolver: &SandboxResolver, of: &str, kind: RecordType) -> Result<Vec<String>, ResolveError> {
-    let answer = resolver.lookup(&name(of), kind).await?;
-    Ok(answer.records.iter().map(ToString::to_string).collect())
+    match resolver.lookup(&name(of), kind).await?.found {
+        Found::Records(records) => Ok(records.iter().map(ToString::to_string).collect()),
+        Found::NoData(_) => Ok(Vec::new()),
+        Found::NoName(_) => Err(ResolveError::NotFound),
+    }
 }
 
 async fn dial(resolver: &SandboxResolver, to: &str, port: u16) -> Result<Vec<String>, ResolveError> {
@@ -155,7 +158,7 @@ async fn alias_chains_are_flattened_to_their_shortest_ttl() {
     })
     .await;
     let answer = server.host().for_sandbox(budget()).lookup(&name("www.example"), RecordType::A).await.unwrap();
-    assert_eq!(*answer.records, [RData::A(A::new(192, 0, 2, 1))]);
+    assert_eq!(*answer.records(), [RData::A(A::new(192, 0, 2, 1))]);
     assert!(answer.ttl <= Duration::from_secs(30) && answer.ttl > Duration::from_secs(25), "{:?}", answer.ttl);
 }
 
@@ -194,8 +197,7 @@ fn an_alias_circle_ends() {
     for (from, to) in [("a.example.", "b.example."), ("b.example.", "a.example.")] {
         message.add_answer(Record::from_rdata(fqdn(from), 60, RData::CNAME(CNAME(fqdn(to)))));
     }
-    let found = client::flatten(&message, None, fqdn("a.example."), RecordType::A);
-    assert!(found.records.is_some_and(|records| records.is_empty()));
+    assert!(client::flatten(&message, None, fqdn("a.example."), RecordType::A).records().is_empty());
 }
 
 #[tokio::test]
@@ -216,6 +218,48 @@ async fn a_name_without_the_type_is_not_a_name_that_does_not_exist_and_both_are_
     }
     assert_eq!(server.questions(), ["gone.example. A", "bare.example. A"]);
     assert_eq!(dial(&resolver, "bare.example", 80).await, Err(ResolveError::NotFound));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_so_by_the_word_of_its_zone_for_as_long_as_zone_and_limits_say() {
+    let server = Server::start(|query, mut reply| {
+        let name = query.name().to_string();
+        if name.starts_with("gone") {
+            reply.metadata.response_code = ResponseCode::NXDomain;
+        }
+        let (ttl, minimum) = if name.contains("long") { (86400, 7200) } else { (30, 20) };
+        let soa = SOA::new(fqdn("ns.example."), fqdn("admin.example."), 1, 3600, 600, 86400, minimum);
+        reply.add_authority(Record::from_rdata(fqdn("example."), ttl, RData::SOA(soa)));
+        if name.starts_with("alias") {
+            let target = RData::CNAME(CNAME(fqdn("end.example.")));
+            reply.add_answer(Record::from_rdata(query.name().clone(), 15, target));
+        }
+        if name.starts_with("short") {
+            reply.authorities.clear();
+        }
+        Some(reply)
+    })
+    .await;
+    let resolver = server.host().for_sandbox(budget());
+    for (of, most) in [
+        ("gone.example", Duration::from_secs(20)),
+        ("bare.example", Duration::from_secs(20)),
+        ("alias.example", Duration::from_secs(15)),
+        ("gone-long.example", limits::DNS_NEGATIVE_TTL),
+        ("bare-long.example", limits::DNS_NEGATIVE_TTL),
+    ] {
+        let answer = resolver.lookup(&name(of), RecordType::A).await.unwrap();
+        let zone = match answer.found {
+            Found::NoName(zone) if of.starts_with("gone") => zone,
+            Found::NoData(zone) if !of.starts_with("gone") => zone,
+            other => panic!("{of}: {other:?}"),
+        };
+        assert_eq!(zone.map(|zone| zone.name.clone()), Some(fqdn("example.")), "{of}");
+        assert!(answer.ttl <= most && answer.ttl + Duration::from_secs(3) > most, "{of}: {:?}", answer.ttl);
+    }
+    let answer = resolver.lookup(&name("short.example"), RecordType::A).await.unwrap();
+    assert_eq!(answer.found, Found::NoData(None), "nobody's word");
+    assert!(answer.ttl <= limits::DNS_TTL_FLOOR);
 }
 
 #[tokio::test]
