@@ -25,7 +25,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::{Ticketer, default_provider, sign};
+use rustls::crypto::aws_lc_rs::{Ticketer, sign};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCertUsingSni};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::flow::{Alpn, Domain, SandboxId};
 use crate::limits;
 use crate::limits::bucket::{Bucket, Rate};
+use crate::tls;
 
 /// How far back certificates are valid: a sandbox's clock may be wrong, and images are made with old ones.
 const BACKDATED: Duration = Duration::from_secs(48 * 3600);
@@ -286,10 +287,8 @@ fn params(now: SystemTime, ends: SystemTime) -> Result<CertificateParams, MintEr
 }
 
 fn template() -> Result<ServerConfig, MintError> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+    let mut config =
+        tls::server().with_no_client_auth().with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
     config.alpn_protocols = [Alpn::Http2, Alpn::Http1].map(|protocol| protocol.as_bytes().to_vec()).into();
     // Tickets hold the whole session; a store beside them would be memory for each name.
     config.session_storage = Arc::new(NoServerSessionStorage {});

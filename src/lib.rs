@@ -6,7 +6,7 @@
 //! 1. [`flow`], [`limits`], [`sys`]: vocabulary, bounds, system calls (`sys` for `attach`, `confine`,
 //!    `secret`, `intercept::splice` and `cli` only)
 //! 2. [`matcher`]
-//! 3. [`policy`], [`jws`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
+//! 3. [`policy`], [`jws`], [`tls`] — up to here everything but `sys` is pure: no tokio, clock, file or socket
 //! 4. [`secret`], [`ca`], [`issuer`]
 //! 5. [`sandbox`], [`audit`], [`metrics`]
 //! 6. [`attach`], [`confine`], [`resolve`], [`dns`]
@@ -36,3 +36,4 @@ pub mod sandbox;
 pub mod secret;
 pub mod state;
 pub mod sys;
+pub mod tls;

@@ -29,7 +29,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, RecordType};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::time::Instant;
 
 use crate::flow::{Domain, DomainError};
@@ -175,11 +175,11 @@ impl HostResolver {
 
 impl Servers {
     fn of_system(roots: &Arc<RootCertStore>) -> Self {
-        Self::new(Client::of_system(tls(Arc::clone(roots))))
+        Self::new(Client::of_system(roots))
     }
 
     fn named(servers: &[NameServer], roots: &Arc<RootCertStore>) -> Self {
-        Self::new(Client::named(servers, tls(Arc::clone(roots))))
+        Self::new(Client::named(servers, roots))
     }
 
     fn new(client: Option<Client>) -> Self {
@@ -413,16 +413,6 @@ impl Kept {
     fn answer(&self) -> Answer {
         Answer { found: self.found.clone(), ttl: self.until.saturating_duration_since(Instant::now()) }
     }
-}
-
-/// As resolvers are verified: the name of each, by these roots.
-fn tls(roots: Arc<RootCertStore>) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
-    let versions = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
-    versions.with_root_certificates(roots).with_no_client_auth()
 }
 
 fn kind_of(addr: IpAddr) -> RecordType {

@@ -119,13 +119,14 @@ fn every_rule(source: &Source) -> Vec<Finding> {
 }
 
 /// HOUSE §1. A module uses lower numbers only; [`SEAMS`] are the exceptions.
-const LAYERS: [(&str, u8); 27] = [
+const LAYERS: [(&str, u8); 28] = [
     ("flow", 1),
     ("limits", 1),
     ("sys", 1),
     ("matcher", 2),
     ("policy", 3),
     ("jws", 3),
+    ("tls", 3),
     ("secret", 4),
     ("ca", 4),
     ("issuer", 4),

@@ -52,7 +52,7 @@ fn roots(authority: &Authority) -> Arc<RootCertStore> {
 
 /// Whether a client at `time` accepts the leaf for `name`.
 fn accepts(authority: &Authority, leaf: &CertifiedKey, name: &str, time: SystemTime) -> bool {
-    let provider = Arc::new(default_provider());
+    let provider = tls::provider();
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(authority), provider).build().unwrap();
     let time = UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap());
     let name = ServerName::try_from(name).unwrap();
@@ -223,11 +223,7 @@ fn who_asks_at_once_for_one_name_gets_one_leaf() {
 
 /// A client of one authority's sandbox, with a memory for its tickets.
 fn client(authority: &Authority) -> ClientConfig {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots(authority))
-        .with_no_client_auth();
+    let mut config = tls::client(roots(authority)).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::in_memory_sessions(8);
     config
@@ -267,7 +263,7 @@ fn tls_is_ended_with_the_leaf_and_resumed_by_this_authority_alone() {
     assert_eq!(elsewhere.0, Some(HandshakeKind::Full));
     // The same tickets, at another sandbox's authority.
     config.dangerous().set_certificate_verifier(
-        WebPkiServerVerifier::builder_with_provider(roots(&other), Arc::new(default_provider())).build().unwrap(),
+        WebPkiServerVerifier::builder_with_provider(roots(&other), tls::provider()).build().unwrap(),
     );
     let stranger = shake(&config, other.server_config(&allowed).unwrap(), "allowed.test");
     assert_eq!(stranger.0, Some(HandshakeKind::Full));

@@ -18,7 +18,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -117,9 +116,7 @@ fn tls(ca: Option<&Path>, certificate: Option<(PathBuf, PathBuf)>) -> Result<Cli
         None => rustls_native_certs::load_native_certs().certs,
     };
     roots.add_parsable_certificates(issuers);
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(DialError::OwnTls)?;
-    let builder = builder.with_root_certificates(roots);
+    let builder = crate::tls::client(roots);
     match certificate {
         None => Ok(builder.with_no_client_auth()),
         Some((certificate, key)) => {

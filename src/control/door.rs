@@ -342,9 +342,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_handshake_is_bounded() {
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
+        let config = crate::tls::server()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let lock = Lock { tls: Some(Arc::new(config)), ..Lock::default() };

@@ -16,11 +16,11 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer, RetryDnsHandle};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::{Hosts, NameServerPool, PoolContext, TlsConfig, system_conf};
-use rustls::ClientConfig;
+use rustls::RootCertStore;
 
 use super::{Answer, Found, NameServer, ResolveError, Zone};
 use crate::flow::Domain;
-use crate::limits;
+use crate::{limits, tls};
 
 /// Some resolvers, and how they are asked.
 pub(super) struct Client {
@@ -31,18 +31,23 @@ pub(super) struct Client {
 
 impl Client {
     /// The resolvers and the names of the host's own configuration; `None` where it has no resolver.
-    pub(super) fn of_system(tls: ClientConfig) -> Option<Self> {
+    pub(super) fn of_system(roots: &Arc<RootCertStore>) -> Option<Self> {
         let (config, options) = system_conf::read_system_conf().ok()?;
-        Some(Self::new(config.name_servers, options, tls, Hosts::from_system().unwrap_or_default()))
+        Some(Self::new(config.name_servers, options, roots, Hosts::from_system().unwrap_or_default()))
     }
 
     /// These resolvers; `None` where there is none.
-    pub(super) fn named(servers: &[NameServer], tls: ClientConfig) -> Option<Self> {
+    pub(super) fn named(servers: &[NameServer], roots: &Arc<RootCertStore>) -> Option<Self> {
         let servers: Vec<_> = servers.iter().map(NameServer::config).collect();
-        (!servers.is_empty()).then(|| Self::new(servers, ResolverOpts::default(), tls, Hosts::default()))
+        (!servers.is_empty()).then(|| Self::new(servers, ResolverOpts::default(), roots, Hosts::default()))
     }
 
-    fn new(servers: Vec<NameServerConfig>, mut options: ResolverOpts, tls: ClientConfig, hosts: Hosts) -> Self {
+    fn new(
+        servers: Vec<NameServerConfig>,
+        mut options: ResolverOpts,
+        roots: &Arc<RootCertStore>,
+        hosts: Hosts,
+    ) -> Self {
         options.max_active_requests = limits::DNS_INFLIGHT;
         // A lost datagram is sent again while there is still time to hear the answer.
         options.timeout = options.timeout.min(limits::DNS_TIME / 2);
@@ -52,7 +57,8 @@ impl Client {
         request.recursion_desired = options.recursion_desired;
         request.use_edns = true;
         request.edns_payload_len = u16::try_from(limits::DNS_EDNS_BYTES).unwrap_or(u16::MAX);
-        let context = Arc::new(PoolContext::new(options, TlsConfig { config: tls }));
+        let config = tls::client(Arc::clone(roots)).with_no_client_auth();
+        let context = Arc::new(PoolContext::new(options, TlsConfig { config }));
         let pool = NameServerPool::from_config(servers, context, TokioRuntimeProvider::default());
         Self { servers: RetryDnsHandle::new(pool, attempts), options: request, hosts }
     }

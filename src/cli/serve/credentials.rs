@@ -12,7 +12,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -22,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Callers, Cleartext, Tcp};
 use crate::control::door::{Digest, Lock};
-use crate::limits;
+use crate::{limits, tls};
 
 /// The lock of a TCP address.
 ///
@@ -52,7 +51,7 @@ pub(in crate::cli) fn of_client(certificate: &Path, key: &Path) -> Result<Certif
     let chain = certificates(certificate, &read(certificate, Who::Anybody)?)?;
     let secret = PrivateKeyDer::from_pem_slice(&read(key, Who::Owner)?);
     let secret = secret.map_err(|_| CredentialError::new(key, Fault::NoKey))?;
-    let pair = CertifiedKey::from_der(chain, secret, &default_provider());
+    let pair = CertifiedKey::from_der(chain, secret, &tls::provider());
     pair.map_err(|error| CredentialError::new(certificate, Fault::Tls(error.into())))
 }
 
@@ -79,25 +78,22 @@ fn server(certificate: &Path, key: &Path, issuers: Option<(&Path, &[u8])>) -> Re
     let chain = certificates(certificate, &read(certificate, Who::Anybody)?)?;
     let secret = PrivateKeyDer::from_pem_slice(&read(key, Who::Owner)?);
     let secret = secret.map_err(|_| CredentialError::new(key, Fault::NoKey))?;
-    let provider = Arc::new(default_provider());
-    let tls = |path: &Path| {
+    let fault = |path: &Path| {
         let path = path.to_owned();
         move |error: Box<dyn Error + Send + Sync>| CredentialError::new(&path, Fault::Tls(error))
     };
-    let versions = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let versions = versions.map_err(|error| tls(certificate)(error.into()))?;
     let builder = match issuers {
-        None => versions.with_no_client_auth(),
+        None => tls::server().with_no_client_auth(),
         Some((path, pem)) => {
             let mut roots = RootCertStore::empty();
             for issuer in certificates(path, pem)? {
-                roots.add(issuer).map_err(|error| tls(path)(error.into()))?;
+                roots.add(issuer).map_err(|error| fault(path)(error.into()))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            versions.with_client_cert_verifier(verifier.map_err(|error| tls(path)(error.into()))?)
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build();
+            tls::server().with_client_cert_verifier(verifier.map_err(|error| fault(path)(error.into()))?)
         }
     };
-    let mut config = builder.with_single_cert(chain, secret).map_err(|error| tls(certificate)(error.into()))?;
+    let mut config = builder.with_single_cert(chain, secret).map_err(|error| fault(certificate)(error.into()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A session that is resumed is not verified anew: every connection says who it is.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

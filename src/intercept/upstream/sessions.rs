@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::flow::Alpn;
 use crate::limits;
 use crate::policy::verdict::Injection;
+use crate::tls;
 
 use super::certificates::Shown;
 
@@ -45,7 +46,8 @@ struct Identity {
 
 impl Sessions {
     pub(super) fn new(system: Arc<RootCertStore>, overridden: Arc<RootCertStore>) -> Self {
-        Self { system: client_config(system), overridden: client_config(overridden), identities: Mutex::default() }
+        let [system, overridden] = [system, overridden].map(|roots| tls::client(roots).with_no_client_auth());
+        Self { system, overridden, identities: Mutex::default() }
     }
 
     /// How to speak TLS under one generation, with one set of credentials.
@@ -110,15 +112,6 @@ impl Identity {
 /// Room for sessions. The library counts in tickets, of which it keeps eight for each upstream.
 fn store() -> ClientSessionMemoryCache {
     ClientSessionMemoryCache::new(8 * limits::TLS_UPSTREAMS)
-}
-
-fn client_config(roots: Arc<RootCertStore>) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    #[expect(clippy::expect_used, reason = "the provider is fixed, and speaks every version of TLS that rustls does")]
-    let versions = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs speaks TLS 1.2 and 1.3");
-    versions.with_root_certificates(roots).with_no_client_auth()
 }
 
 #[cfg(test)]
