@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::load::Work;
 use crate::stand::{BOXES, KEY, NAME, ORIGIN, Place, Stand, listens, succeed, wait_until};
@@ -228,12 +228,20 @@ pub(crate) fn policy(names: &[&str], intercepts: bool) -> String {
     format!(r#"{{"allow": {{{}}}}}"#, names.join(", "))
 }
 
-/// Asks exeat's control API; what it answers.
+/// Asks exeat's control API; what it answers, which must be good.
 pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> String {
+    let answer = asked(socket, method, path, body);
+    let told = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(answer.status.success(), "{method} {path}: {told}{}", String::from_utf8_lossy(&answer.stderr));
+    told
+}
+
+/// Asks exeat's control API.
+pub(crate) fn asked(socket: &Path, method: &str, path: &str, body: Option<&str>) -> Output {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--fail-with-body", "--max-time", "10", "-X", method, "--unix-socket"]).arg(socket);
     let body = body.map(|body| ["--data-binary", body]);
-    succeed(curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")))
+    curl.args(body.iter().flatten()).arg(format!("http://localhost{path}")).output().expect("curl")
 }
 
 impl Started {

@@ -1,7 +1,8 @@
-//! What searching answers for secrets costs: bytes a second of CPU time, beside copying the same bytes.
+//! What secrets cost: the CPU time that setting a header adds to a request, and the bytes a second of CPU time in which
+//! answers are searched, beside copying the same bytes.
 //!
-//! `cargo bench --bench scrub`. Bodies without a secret in them, in pieces as they come from a socket; one secret of a
-//! usual length, and ten.
+//! `cargo bench --bench secrets`. A header as most are, `Bearer` and one secret, set on a request of a browser's size.
+//! Bodies without a secret in them, in pieces as they come from a socket; one secret of a usual length, and ten.
 
 #![allow(clippy::expect_used, reason = "a measurement that fails says so")]
 
@@ -9,8 +10,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exeat::secret::Secret;
+use exeat::flow::SecretName;
+use exeat::policy::verdict::{Injection, Part, Template};
+use exeat::secret::inject::Injections;
 use exeat::secret::scrub::Scrubber;
+use exeat::secret::{Secret, Secrets};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, REFERER, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue};
 use nix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
@@ -18,7 +26,15 @@ use zeroize::Zeroizing;
 const PIECE: usize = 16 * 1024;
 const ALL: usize = 256 * 1024 * 1024;
 
+/// Requests that are given a header.
+const REQUESTS: u32 = 1_000_000;
+/// The promises: at most so many microseconds for a request, and at least so many megabytes a second.
+const INJECTED: f64 = 2.0;
+const SEARCHED: f64 = 1000.0;
+
 fn main() {
+    let took = injection();
+    println!("a header set: {took:.2} µs of CPU; may be {INJECTED}: {}\n", verdict(took <= INJECTED));
     let bodies = [("JSON", json()), ("HTML", html()), ("random bytes", random())];
     println!("{:<14} {:>8} {:>14} {:>8}", "body", "secrets", "MB/s of CPU", "copying");
     for (what, piece) in &bodies {
@@ -28,9 +44,42 @@ fn main() {
             let mut passage = Arc::new(Scrubber::new(&secrets)).passage();
             let scrubbing = rate(|| drop(black_box(passage.feed(piece.clone()))));
             assert_eq!(passage.found(), 0, "there is none in it");
-            println!("{what:<14} {count:>8} {scrubbing:>14.0} {copying:>8.0}");
+            let verdict = verdict(scrubbing >= SEARCHED);
+            println!("{what:<14} {count:>8} {scrubbing:>14.0} {copying:>8.0}  may be {SEARCHED}: {verdict}");
         }
     }
+}
+
+fn verdict(kept: bool) -> &'static str {
+    if kept { "kept" } else { "NOT KEPT" }
+}
+
+/// Microseconds of this thread's CPU time that one request takes more with the header than without.
+fn injection() -> f64 {
+    let secrets = Secrets::default();
+    let name = SecretName::new("KEY").expect("a name");
+    secrets.insert(name.clone(), secret(0));
+    let injection = Injection {
+        header: AUTHORIZATION,
+        spelled: "authorization".into(),
+        value: Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name)]),
+        yields: false,
+    };
+    let mut headers = HeaderMap::new();
+    for name in [HOST, USER_AGENT, ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_TYPE, COOKIE, ORIGIN, REFERER] {
+        headers.insert(name, HeaderValue::from_static("as long as what such a field usually says"));
+    }
+    let per_request = |act: &dyn Fn(&mut HeaderMap)| {
+        let before = cpu();
+        (0..REQUESTS).for_each(|_| act(black_box(&mut headers.clone())));
+        (cpu() - before) * 1e6 / f64::from(REQUESTS)
+    };
+    let without = per_request(&|_| {});
+    let with = per_request(&|headers| {
+        let prepared = Injections::prepare(std::slice::from_ref(&injection), &secrets).expect("a value");
+        black_box(prepared.apply(headers));
+    });
+    with - without
 }
 
 /// Megabytes a second of this thread's CPU time, `act` taking one piece.
