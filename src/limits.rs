@@ -35,6 +35,8 @@ pub const UPSTREAM_KEPT: usize = 256;
 /// Streams on one HTTP/2 connection to an upstream, before another connection is opened. Servers are asked to allow no
 /// fewer (RFC 9113 §6.5.2).
 pub const UPSTREAM_STREAMS: usize = 100;
+/// Connections on which one request is tried, where an upstream leaves it aside or is gone.
+pub const UPSTREAM_TRIES: usize = 3;
 /// From first resolving a name to a connection, over all its addresses.
 pub const DIAL_TIME: Duration = Duration::from_secs(15);
 /// How long one address may be tried alone before the next starts (RFC 8305 §5).

@@ -463,7 +463,7 @@ impl Conversation {
         Some((Request::from_parts(parts, body), sent, signature))
     }
 
-    /// Sends; once more over a new connection where the first was found closed before the request was on it.
+    /// Sends; once more over another connection where no origin has begun with it.
     async fn send(
         &self,
         request: Request<Payload>,
@@ -471,24 +471,27 @@ impl Conversation {
         permit: &Permit,
         generation: u64,
     ) -> Result<Response<Incoming>, &'static str> {
-        let unsent = match lease.send(request).await {
-            Ok(response) => return Ok(response),
-            Err(SendError::Broken(error)) => return Err(sentence(&error)),
-            Err(SendError::Unsent(request)) => request,
-        };
         const GONE: &str = "the upstream closed the connection before it answered";
-        lease.retire();
-        let snapshot = self.ctx.sandbox.snapshot();
-        let again = Box::pin(self.lease(permit, &snapshot, lease.wanted())).await.map_err(|_| GONE)?;
-        if snapshot.generation != generation || again.version() != lease.version() {
-            return Err(GONE);
+        let mut request = request;
+        for left in (0..limits::UPSTREAM_TRIES).rev() {
+            let unsent = match lease.send(request).await {
+                Ok(response) => return Ok(response),
+                Err(SendError::Broken(error)) => return Err(sentence(&error)),
+                Err(SendError::Unsent(request)) => request,
+            };
+            lease.retire();
+            if left == 0 {
+                break;
+            }
+            let snapshot = self.ctx.sandbox.snapshot();
+            let again = Box::pin(self.lease(permit, &snapshot, lease.wanted())).await.map_err(|_| GONE)?;
+            if snapshot.generation != generation || again.version() != lease.version() {
+                break;
+            }
+            *lease = again;
+            request = *unsent;
         }
-        *lease = again;
-        match lease.send(*unsent).await {
-            Ok(response) => Ok(response),
-            Err(SendError::Broken(error)) => Err(sentence(&error)),
-            Err(SendError::Unsent(_)) => Err(GONE),
-        }
+        Err(GONE)
     }
 
     fn switch(&self, switched: Switched, is_of_a_stream: bool) {

@@ -1,12 +1,14 @@
 //! One upstream connection, as one request uses it: opening, sending, and telling when the exchange is whole.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +23,7 @@ use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
 
 use super::super::local::{Local, Spawner};
-use super::super::payload::Payload;
+use super::super::payload::{self, Payload};
 use super::{Lease, Wanted};
 
 /// What an HTTP/2 upstream may send unasked on one stream, and on one connection.
@@ -75,7 +77,8 @@ impl Drop for Driver {
 
 /// Why a request was not answered by its origin.
 pub(in crate::intercept::http) enum SendError {
-    /// The connection was gone before the request was on it; the request comes back.
+    /// No origin has begun with it: the connection was gone before the request was on it, or the upstream says that it
+    /// left it aside. The request comes back.
     Unsent(Box<Request<Payload>>),
     /// It broke.
     Broken(hyper::Error),
@@ -124,8 +127,12 @@ impl Link {
                 .handshake(io)
                 .await
                 .map_err(broken)?;
-            let connection = Local::new(connection, spawner);
-            let driver = Driver { task: tokio::spawn(async { drop(connection.await) }), peer };
+            // It ends where it takes no more requests; those that it has go on, until the last user goes.
+            let taking = async {
+                drop(connection.await);
+                std::future::pending::<()>().await;
+            };
+            let driver = Driver { task: tokio::spawn(Local::new(taking, spawner)), peer };
             let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
             let shared = Shared { sender, driver, streams };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
@@ -160,13 +167,19 @@ impl Lease {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.link {
-            Link::Exclusive(connection) => connection.sender.try_send_request(request).await,
-            Link::Stream(stream) => stream.0.sender.clone().try_send_request(request).await,
+        let (sent, spare) = match &mut self.link {
+            Link::Exclusive(connection) => (connection.sender.try_send_request(request).await, None),
+            Link::Stream(stream) => {
+                let spare = spare(&request);
+                (stream.0.sender.clone().try_send_request(request).await, spare)
+            }
         };
-        sent.map_err(|mut error: TrySendError<_>| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
-            None => SendError::Broken(error.into_error()),
+        sent.map_err(|mut error: TrySendError<_>| {
+            let request = error.take_message().or_else(|| spare.filter(|_| is_left_aside(error.error())));
+            match request {
+                Some(request) => SendError::Unsent(Box::new(request)),
+                None => SendError::Broken(error.into_error()),
+            }
         })
     }
 
@@ -191,6 +204,28 @@ impl Lease {
     pub(in crate::intercept::http) fn returning(self, sent: Sent) -> Returning {
         Returning { lease: Some(self), sent }
     }
+}
+
+/// The same request once more, if it has no body.
+fn spare(request: &Request<Payload>) -> Option<Request<Payload>> {
+    if !request.body().is_end_stream() {
+        return None;
+    }
+    let mut spare = Request::new(payload::whole(Bytes::new()));
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    *spare.extensions_mut() = request.extensions().clone();
+    Some(spare)
+}
+
+/// Whether the upstream says that it did nothing with the request, as one does that ends a connection after so many:
+/// it was above the last stream that counts (RFC 9113 §6.8), or refused by itself (§8.7).
+fn is_left_aside(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    let is_refused = |error: &h2::Error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_some_and(|error| error.is_remote() && (error.is_go_away() || is_refused(error)))
 }
 
 /// Whether a request has gone to its last byte.
