@@ -308,6 +308,7 @@ pub mod restart {}
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
 /// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
 /// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential`, `node_opens_a_websocket_on_a_stream` |
+/// | §4 HTTP/2: a page in a browser; HTTP/3 refused at once; a connection that its upstream ends | `chromium_shows_a_page_and_does_without_http_3`, `no_request_is_lost_with_a_connection_that_its_upstream_ends` |
 /// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
 /// | §5 which names may be resolved | `names_are_resolved_as_dns_says`, `of_two_rows_the_earlier_answers_a_resolver`, `a_control_plane_says_less_and_opens_what_the_operator_lists` |

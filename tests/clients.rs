@@ -7,6 +7,7 @@ mod support;
 
 mod clients {
     mod aws;
+    mod browser;
     mod certificates;
     mod java;
     mod models;
