@@ -1,9 +1,9 @@
 //! The same odd bytes as they were judged and as servers that people run have understood them: nginx, node (strict and
-//! lenient) and Python's own. Each says which requests it saw; every one of them was judged, and none is missing of
-//! what was judged and not refused. The bytes are what HTTP/1 parsers are known to disagree about.
+//! lenient), Go's and Python's own. Each says which requests it saw; every one of them was judged, and none is missing
+//! of what was judged and not refused. The bytes are what HTTP/1 parsers are known to disagree about.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use exeat::audit::Judged;
@@ -74,6 +74,45 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
 "#;
 
+const GO: &str = r#"package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+)
+
+func main() {
+	log, err := os.OpenFile(os.Args[1], os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		panic(err)
+	}
+	var open atomic.Int64
+	answer := func(answer http.ResponseWriter, request *http.Request) {
+		if request.RequestURI == "/settled" {
+			fmt.Fprint(answer, open.Load())
+			return
+		}
+		fmt.Fprintln(log, request.Method, request.RequestURI)
+		io.Copy(io.Discard, request.Body)
+		io.WriteString(answer, "ok")
+	}
+	count := func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		}
+	}
+	server := http.Server{Addr: "127.0.0.1:" + os.Args[2], Handler: http.HandlerFunc(answer), ConnState: count}
+	panic(server.ListenAndServe())
+}
+"#;
+
 /// A server that writes down what it sees.
 struct Server {
     name: &'static str,
@@ -95,6 +134,11 @@ impl Server {
                 let mut python = Command::new("python3");
                 python.args(["-c", PYTHON]).arg(&log).arg(port);
                 python
+            }
+            "go" => {
+                let mut go = Command::new(go(folder.path())?);
+                go.arg(&log).arg(port);
+                go
             }
             manner => {
                 let mut node = Command::new("node");
@@ -157,6 +201,17 @@ fn nginx(folder: &Path, address: SocketAddr) -> Command {
     let mut nginx = Command::new("nginx");
     nginx.env("PATH", format!("{path}:/usr/sbin")).args(["-e", &at("errors"), "-c", &at("nginx.conf")]);
     nginx
+}
+
+/// Go's, built within a folder; `None` where there is no Go.
+fn go(folder: &Path) -> Option<PathBuf> {
+    let (source, server) = (folder.join("server.go"), folder.join("server"));
+    std::fs::write(&source, GO).expect("a file");
+    let mut build = Command::new("go");
+    build.current_dir(folder).env("GOCACHE", folder.join("cache")).env("GO111MODULE", "off");
+    let built = build.arg("build").arg("-o").arg(&server).arg(&source).output().ok()?;
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Some(server)
 }
 
 /// Stands behind each of the corpus, so that a connection that goes on ends.
@@ -311,14 +366,16 @@ async fn judged(server: &Server, odd: &str) -> (Vec<String>, bool, String) {
 
 #[tokio::test]
 async fn e_servers_see_the_requests_that_were_judged_and_no_others() {
-    for name in ["nginx", "strict", "lenient", "python"] {
+    for name in ["nginx", "strict", "lenient", "go", "python"] {
         let Some(server) = Server::start(name).await else {
-            skipped("a differential check: nginx, node or python3 is not installed");
+            skipped("a differential check: nginx, node, go or python3 is not installed");
             continue;
         };
         let mut agreed = 0;
         for odd in ODD {
             let (mut judged, refused, answer) = judged(&server, odd).await;
+            // Go's answers that by itself, and tells nobody.
+            judged.retain(|line| name != "go" || line != "OPTIONS *");
             let mut seen = server.seen().await;
             let told = format!("{name} {odd:?}\njudged {judged:?}\nsaw    {seen:?}\n{answer}");
             if refused {
