@@ -322,7 +322,7 @@ pub mod restart {}
 /// | §7 a closed set of reasons, and their statuses | `every_reason_has_the_status_of_the_policy_page`, `a_refusal_has_the_status_that_a_client_sees` |
 /// | §7 hints | `a_hint_is_the_line_that_would_allow_it` |
 /// | §8 `observe` | `observe_relaxes_six_reasons_and_injects_nothing`, `what_is_observed_is_denied_and_goes_its_way` |
-/// | §8 the pool is keyed by what the origin is shown, too | `an_origin_is_shown_the_certificate_that_its_name_has` |
+/// | §8 the pool is keyed by what the origin is shown, too | `an_origin_is_shown_the_certificate_that_its_name_has`, `the_daemon_shows_an_origin_the_certificate_that_its_name_has` |
 /// | §8 a document that does not compile says every fault | `every_fault_is_shown_with_its_place_and_help`, `any_document_compiles_or_says_why` |
 /// | §8, §9 a push replaces a revision that it names; repeated, it stays in force | `a_push_may_name_the_revisions_that_it_replaces_and_be_repeated` |
 /// | §9 errors: their statuses and their form; nothing changes | `every_refusal_has_the_form_of_one`, `what_cannot_be_is_refused_and_changes_nothing`, `no_request_meets_a_fault_of_the_server_or_an_answer_that_is_not_told` |

@@ -17,6 +17,7 @@ mod serve {
     pub(crate) mod pki;
     pub(crate) mod reload;
     mod sources;
+    mod upstreams;
     pub(crate) mod verb;
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Verb {
 
 impl Verb {
     /// The fixture, where there is root: the daemon is ready. `settings` get a state folder and a socket beside them,
-    /// and `{}` in them is the folder that `before` has put files into.
+    /// and `{}` in them is the folder that `before` has put files into; a `rig-root.pem` among them is trusted.
     pub(crate) fn start(settings: &str, before: impl FnOnce(&Path)) -> Option<Self> {
         let ground = Ground::new()?;
         for address in [OURS, OTHER] {
@@ -46,6 +46,9 @@ impl Verb {
         write_settings(folder.path(), settings);
         let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
         command.arg("serve").arg("--config").arg(at("serve.yaml")).arg("--socket").arg(at("control.sock"));
+        if at("rig-root.pem").exists() {
+            command.env("SSL_CERT_FILE", at("rig-root.pem"));
+        }
         command.env("NOTIFY_SOCKET", at("notify")).stderr(Stdio::piped()).stdin(Stdio::null());
         let mut child = ground.place.enter(move || command.spawn().expect("exeat"));
         let told = BufReader::new(child.stderr.take().expect("a pipe")).lines();
