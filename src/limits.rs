@@ -197,6 +197,10 @@ pub const PLACEHOLDER_USUAL: usize = 36;
 pub const PLACEHOLDER_PREFIX: usize = 64;
 /// Characters of a placeholder.
 pub const PLACEHOLDER_BYTES: usize = 1024;
+/// Placeholders that are replaced in one query, or in one body.
+pub const PLACEHOLDER_TIMES: usize = 64;
+/// Bytes of a body in which placeholders are replaced, at most, that waits as a whole, so that its length can be told.
+pub const REPLACED_BYTES: usize = 1024 * 1024;
 /// Bytes that are read of what a service answers that is asked for a secret.
 pub const SECRET_ANSWER_BYTES: usize = 1024 * 1024;
 /// How long before and after now the token lasts that a GitHub App signs about itself, which is ten minutes at most.

@@ -42,8 +42,11 @@
 /// - A service may give out keys for what is signed with one (AWS's STS, S3 Express sessions), and what it answers is
 ///   the program's. The id of a key and a session token are sent, and may be answered: without the key, which never
 ///   goes out, they are worth nothing, and answers are not searched for them.
-/// - A placeholder is not seen in a compressed body, behind a switch of protocols (WebSocket), in TLS that is relayed
-///   unread, in names asked of DNS, or cut in pieces: there it goes out as it is, and is worth nothing.
+/// - Where a rule has placeholders replaced in the query or the body, a service may store the value as it stores what
+///   else stands there, log it, and show it to others than this sandbox, whose answers alone are searched.
+/// - A placeholder is not seen in a compressed body (unless a rule has it read: then it is refused), behind a switch of
+///   protocols (WebSocket), in TLS that is relayed unread, in names asked of DNS, or cut in pieces: there it goes out
+///   as it is, and is worth nothing.
 /// - An interface on the host is confined by rules of the host's nftables. Whoever may change these may open it: a
 ///   table that is taken away is made again at once, and told, but not by a daemon that is not running.
 /// - The daemon's Unix socket is a file. Whoever is in the network namespace of an attached sandbox is not let in by
@@ -67,9 +70,10 @@ pub mod threat_model {}
 /// 4. *Decide.* [`crate::policy::Policy::decide`] gives exactly one verdict, with reason and rule.
 /// 5. *Splice*: the name's own addresses are resolved on the host, each is vetted at the moment of dialling, and bytes
 ///    are relayed unread. *Terminate*: TLS ends here with a leaf for that one name; each request then earns its own
-///    permit, placeholders of secrets are found ([`crate::policy::placeholder`]), secrets are put into headers last,
-///    and only an upstream whose certificate was verified receives it. What such an origin answers is searched for what
-///    it was sent, and that is struck out ([`crate::secret::scrub`]). Where a rule signs, what the client signed is
+///    permit, placeholders of secrets are found ([`crate::policy::placeholder`]), secrets are put into headers last
+///    (where a rule says so, into the query and, as it streams, the body: [`crate::secret::replace`]), and only an
+///    upstream whose certificate was verified receives it. What such an origin answers is searched for what it was
+///    sent, and that is struck out ([`crate::secret::scrub`]). Where a rule signs, what the client signed is
 ///    verified before anybody is contacted, and the signature made when nothing changes any more
 ///    ([`crate::secret::sign`], [`crate::intercept`]`::http::sign`).
 ///
@@ -295,6 +299,7 @@ pub mod restart {}
 /// | §3 `basic`, base64, `existing` | `what_is_to_be_encoded_is_encoded_with_its_secret_in_place`, `each_fault_of_basic_and_of_an_encoding_is_found`, `a_header_gives_way_to_the_sandboxes_own_only_where_the_rule_says_so` |
 /// | §3 a secret goes along with requests of its `methods` and `paths` alone | `a_secret_goes_along_with_the_requests_of_its_grant_alone`, `a_placeholder_anywhere_else_is_refused` |
 /// | §3 a placeholder is replaced in the headers of its secret, on the way to where that may go; elsewhere it is refused | `a_placeholder_is_replaced_where_its_secret_may_go`, `a_placeholder_anywhere_else_is_refused`, `of_a_header_that_a_rule_sets_nothing_is_sent_that_the_sandbox_wrote` |
+/// | §3 `placeholders`: a rule has them replaced in the query and the body | `where_a_rule_says_so_a_placeholder_is_replaced_in_the_query_of_what_its_secret_may_go_along_with`, `a_rule_that_replaces_placeholders_is_for_names_that_a_secret_with_one_may_go_to`, `a_value_is_written_as_the_body_writes_what_stands_in_it`, `of_a_multipart_body_only_what_parts_hold_is_replaced`, `a_query_gets_the_value_escaped_and_neither_the_answer_nor_the_record_has_it`, `a_body_that_waits_gets_the_value_as_its_type_writes_it_and_its_length`, `a_body_that_streams_says_no_length_and_is_replaced_wherever_it_is_cut` |
 /// | §3 a name that a placeholder may go to is terminated | `a_name_that_a_placeholder_may_go_to_is_terminated` |
 /// | §3 what a placeholder looks like, and how long it stays | `a_placeholder_has_the_shape_of_its_value_and_nothing_else_of_it`, `where_a_shape_is_given_the_value_is_not_looked_at`, `what_was_minted_stays_and_stands_in_every_variable_of_its_secret`, `each_fault_of_a_secret_that_has_a_placeholder_is_found` |
 /// | §3 models' SDKs with placeholders alone, in answers and streams, while the key is rotated | `models_sdks_answer_and_stream_with_placeholders_alone`, `a_models_key_that_is_rotated_meanwhile_fails_no_request` |
@@ -396,11 +401,12 @@ pub mod clauses {}
 /// | F61 a placeholder sent to another origin, as by who follows a redirect | `f61_to_another_origin` |
 /// | F61 a placeholder in a header that is stored and shown again, in several, split over two | `f61_in_another_header`, `f61_split_over_two_headers` |
 /// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
+/// | F61 a rule that has it replaced in the query and the body, used for another place, another secret, another origin | `f61_where_a_rule_says_so_it_is_replaced_in_the_query_and_the_body`, `f61_where_a_rule_names_the_query_or_the_body_nothing_else_is_replaced`, `f61_where_a_rule_replaces_it_does_so_for_what_may_go_there_alone` |
 /// | F61 an echo of what a placeholder became | `f61_the_origin_gets_the_secret_and_its_echo_is_struck_out` |
 /// | F58, F60, F61, G71 all of it by chance, ten thousand times, under pushes, rotation and names that move | `f61_in_ten_thousand_requests_by_chance_no_value_goes_astray` |
 /// | F61 something signed that no placeholder signed: another request, another key, pieces of a body | `f61_what_is_signed_with_a_placeholder_arrives_signed_with_the_key`, `f61_what_the_placeholder_did_not_sign_is_not_signed`, `f61_a_piece_that_is_not_signed_ends_the_request` |
 /// | F61 a key that signs, where credentials are replaced | `f61_a_key_that_signs_goes_out_nowhere` |
-/// | F62 a placeholder in another spelling | `f62_in_another_spelling` |
+/// | F62 a placeholder in another spelling | `f62_in_another_spelling`, `f62_in_another_spelling_where_a_rule_replaces` |
 /// | F63 a secret that cannot be had | `f63_a_missing_secret_stops_the_request_before_anybody_is_contacted`, `f63_services_give_secrets_and_without_one_nothing_is_sent` |
 /// | F64 injection to an unverified upstream | `f64_an_unverified_upstream_gets_nothing`, `f64_an_upstream_that_cannot_be_verified_gets_no_credential` |
 /// | F63, F64 a signature without its key, or in clear | `f63_f64_without_its_key_or_in_clear_nothing_is_signed` |

@@ -54,7 +54,7 @@ use crate::matcher::domain::{DomainMap, DomainPattern};
 use crate::matcher::path::fully_decoded;
 use crate::matcher::request::{RequestMatch, TextMatch};
 use diagnostic::Diagnostics;
-use placeholder::StandIn;
+use placeholder::{Places, StandIn};
 use signing::Signing;
 use verdict::{
     Action, Basis, Denial, DenyReason, DialAddr, ForwardUrl, Injection, LocalResponse, Permit, Revision, Route, RuleId,
@@ -155,6 +155,8 @@ enum Then {
     Transform(Arc<[Injection]>),
     /// Sign it.
     Sign(Arc<Signing>),
+    /// Replace placeholders there, too.
+    Replace(Places),
     /// Answer here.
     Respond(Arc<LocalResponse>),
     /// Send it elsewhere.
@@ -768,6 +770,8 @@ impl Policy {
                 let injections = Some(left_to_set(injections, head.headers));
                 Verdict::Allow(Action::Forward(Permit { injections, ..permit }))
             }
+            // In clear no secret goes along: whatever placeholder it has is refused.
+            Then::Replace(places) => Verdict::Allow(Action::Forward(Permit { places: *places, ..permit })),
             Then::Sign(signing) if !self.may_go(signing.secrets(), head) => {
                 self.deny(DenyReason::SecretUnavailable, Some(&rule.id))
             }
@@ -854,6 +858,8 @@ impl Policy {
             observed: None,
             is_brokered: false,
             stand_ins: Vec::new(),
+            places: Places::default(),
+            query: None,
             signing: None,
         }
     }
@@ -861,8 +867,7 @@ impl Policy {
     /// The permit of what `observe` lets through: nothing is injected.
     fn observed(&self, target: Target, denial: Denial) -> Permit {
         let Denial { reason, basis } = denial;
-        let observed = Some(reason);
-        Permit { target, basis, injections: None, observed, is_brokered: false, stand_ins: Vec::new(), signing: None }
+        Permit { observed: Some(reason), basis, ..self.permit(target, None) }
     }
 }
 

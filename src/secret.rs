@@ -24,6 +24,7 @@
 pub mod inject;
 pub mod keep;
 pub mod placeholder;
+pub mod replace;
 pub mod scrub;
 pub mod sign;
 pub mod source;

@@ -12,6 +12,7 @@ mod data_path {
     mod chance;
     mod differential;
     mod interim;
+    mod replacing;
     pub(crate) mod rig;
     mod scrubbing;
     mod udp;

@@ -28,11 +28,14 @@ mod sign;
 mod timer;
 mod upgrade;
 pub(super) mod upstreams;
+mod whole;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
@@ -43,11 +46,13 @@ use crate::intercept::Context;
 use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
 use crate::limits;
-use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Verdict};
+use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Template, Verdict};
 use crate::sandbox::quota::Spent;
 use crate::sandbox::{Changes, Snapshot};
-use crate::secret::inject::Injections;
+use crate::secret::Secrets;
+use crate::secret::inject::{InjectError, Injections};
 use crate::secret::placeholder::Placeholders;
+use crate::secret::replace::{self, Replacer};
 use authority::{Authority, Expected};
 use breach::Breach;
 use divert::Diverted;
@@ -57,10 +62,11 @@ use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
-use search::search;
+use search::{Compressed, Found};
 use sign::{Signature, Unsigned};
 use upgrade::{Opened, Switch};
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
+use whole::Unread;
 
 pub(super) use serve::serve;
 
@@ -116,6 +122,10 @@ struct Permitted {
 struct Additions {
     injections: Injections,
     diverted: Option<Diverted>,
+    /// The query that is sent, where it is another.
+    target: Option<PathAndQuery>,
+    /// What replaces placeholders in the body.
+    replacer: Option<Box<Replacer>>,
     signature: Option<Signature>,
 }
 
@@ -125,7 +135,8 @@ impl Additions {
         if scrub.is_some() {
             Scrub::prepare(headers);
         }
-        if self.signature.as_ref().is_some_and(Signature::reads_body) {
+        let waits = self.replacer.is_some() && search::waits(headers);
+        if waits || self.signature.as_ref().is_some_and(Signature::reads_body) {
             // It is read before anybody could be asked for leave.
             headers.remove(header::EXPECT);
         }
@@ -135,38 +146,66 @@ impl Additions {
 /// What reads a request's body on its way out.
 #[derive(Default)]
 struct Read {
-    search: Option<Arc<Breach>>,
+    search: Option<Found>,
     signed: Option<Arc<Breach>>,
 }
 
+/// What is done with a request's body on its way out.
+struct Reading {
+    known: Option<Arc<Placeholders>>,
+    replacer: Option<Box<Replacer>>,
+    signature: Option<Signature>,
+}
+
 impl Read {
-    /// The request as it is sent: searched for placeholders, and then signed.
+    /// The request as it is sent: searched for placeholders, which are perhaps replaced, and then signed.
     async fn request(
         &self,
         mut request: Request<Payload>,
-        known: Option<Arc<Placeholders>>,
-        signature: Option<Signature>,
+        reading: Reading,
         asked: &Arc<Asked>,
-    ) -> Result<Request<Payload>, Unsigned> {
-        if let (Some(breach), Some(known)) = (&self.search, known) {
-            request = request.map(|body| search(body, breach, known));
+    ) -> Result<Request<Payload>, Lack> {
+        let Reading { known, replacer, signature } = reading;
+        if let (Some(found), Some(known)) = (&self.search, known) {
+            request = match replacer {
+                Some(replacer) => search::replace(request, found, known, replacer).await?,
+                None => request.map(|body| search::search(body, found, known)),
+            };
         }
         match (signature, &self.signed) {
-            (Some(signature), Some(signed)) => signature.apply(request, asked, signed).await,
+            (Some(signature), Some(signed)) => Ok(signature.apply(request, asked, signed).await?),
             _ => Ok(request),
         }
     }
 
     /// Why the request was broken off, if it was for what was read.
     fn denial(&self) -> Option<Denial> {
-        self.search.iter().chain(&self.signed).find_map(|breach| breach.denial())
+        let search = self.search.iter().flat_map(|found| [&found.misdirected, &found.lacking]);
+        search.chain(&self.signed).find_map(|breach| breach.denial())
     }
 }
 
 /// Why a request cannot have what goes along with it.
 enum Lack {
     Reason(DenyReason),
+    /// A body in which placeholders are replaced, and that cannot be read.
+    Compressed,
     Signature(Unsigned),
+}
+
+impl From<Compressed> for Lack {
+    fn from(_: Compressed) -> Self {
+        Self::Compressed
+    }
+}
+
+impl From<Unread> for Lack {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLong => Self::Reason(DenyReason::Limit),
+            Unread::Broken(error) => Self::Signature(Unsigned::Body(error)),
+        }
+    }
 }
 
 impl From<DenyReason> for Lack {
@@ -260,9 +299,9 @@ impl Conversation {
                 Verdict::Allow(Action::Respond(local, basis)) => return Ok(self.answer_here(&local, &basis, &asked)),
                 Verdict::Deny(denial) => return Ok(self.deny(&denial, &asked)),
             };
-            let additions = match self.additions(&permit, url.as_ref(), &asked, &known) {
+            let additions = match self.additions(&permit, url.as_ref(), &asked, (&known, !body.is_end_stream())) {
                 Ok(additions) => additions,
-                Err(lack) => return self.lacking(lack, permit.basis(), &asked),
+                Err(lack) => return self.lacking(lack, permit.basis(), &Read::default(), &asked),
             };
             let due = self.ledger.due(asked.permitted(&permit, &additions));
             let lease = match self.lease_unless(&mut changes, &permit, &snapshot, wanted).await {
@@ -314,16 +353,18 @@ impl Conversation {
         permit: &Permit,
         url: Option<&Arc<ForwardUrl>>,
         asked: &Asked,
-        known: &Placeholders,
+        (known, has_body): (&Placeholders, bool),
     ) -> Result<Additions, Lack> {
         let injections = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets());
         let injections = injections.map_err(|_| DenyReason::SecretUnavailable)?;
+        let target = permit.query().map(|query| asked.with_query(query, self.ctx.sandbox.secrets())).transpose()?;
         let (port, tokens) = (self.flow.dst.port(), self.ctx.tokens.as_ref());
         let diverted = url.map(|url| Diverted::ready(url, &asked.authority, port, tokens)).transpose()?;
         let secrets = self.ctx.sandbox.secrets();
         let signature =
             permit.signing().map(|rule| Signature::read(rule, asked, known, secrets)).transpose()?.flatten();
-        Ok(Additions { injections, diverted, signature })
+        let replacer = if has_body { search::replacer(permit, &asked.headers, known, secrets)? } else { None };
+        Ok(Additions { injections, diverted, target, replacer, signature })
     }
 
     fn wanted(&self, switch: Option<&Switch>) -> Wanted {
@@ -375,17 +416,21 @@ impl Conversation {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
         additions.prepare(request.headers_mut(), scrub.as_ref());
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
-        let Some((request, sent, signature)) = self.outbound(request, asked, additions, &lease, &live, wait) else {
+        let Some((request, sent, reading)) = self.outbound(request, asked, (additions, known), &lease, &live, wait)
+        else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
         let breach = |reason| Breach::new(&self.ledger, asked, permit.basis(), reason);
         let read = Read {
-            search: known.is_some().then(|| breach(DenyReason::PlaceholderMisdirected)),
-            signed: signature.is_some().then(|| breach(DenyReason::SignatureRefused)),
+            search: reading.known.is_some().then(|| Found {
+                misdirected: breach(DenyReason::PlaceholderMisdirected),
+                lacking: breach(DenyReason::SecretUnavailable),
+            }),
+            signed: reading.signature.is_some().then(|| breach(DenyReason::SignatureRefused)),
         };
-        let mut request = match read.request(request, known, signature, asked).await {
+        let mut request = match read.request(request, reading, asked).await {
             Ok(request) => request,
-            Err(unsigned) => return self.unsigned(unsigned, permit.basis(), &read, asked),
+            Err(lack) => return self.lacking(lack, permit.basis(), &read, asked),
         };
         if asked.hears_interims {
             interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
@@ -436,14 +481,16 @@ impl Conversation {
         &self,
         request: Request<Incoming>,
         asked: &Asked,
-        additions: Additions,
+        (additions, known): (Additions, Option<Arc<Placeholders>>),
         lease: &Lease,
         live: &Arc<Live>,
         wait: Option<Wait>,
-    ) -> Option<(Request<Payload>, Sent, Option<Signature>)> {
+    ) -> Option<(Request<Payload>, Sent, Reading)> {
         let (mut parts, body) = request.into_parts();
-        let Additions { injections, diverted, signature } = additions;
-        let authority = diverted.as_ref().map_or(&asked.authority, |diverted| &diverted.authority);
+        let Additions { injections, diverted, target, replacer, signature } = additions;
+        let requested = target.map(|target| Authority { target, ..asked.authority.clone() });
+        let requested = requested.as_ref().unwrap_or(&asked.authority);
+        let authority = diverted.as_ref().map_or(requested, |diverted| &diverted.authority);
         match &authority.host {
             Some(host) => parts.headers.insert(header::HOST, host.clone()),
             None => parts.headers.remove(header::HOST),
@@ -460,7 +507,7 @@ impl Conversation {
         authority::write(&mut parts, authority, self.scheme, lease.version())?;
         let (sending, sent) = lease.sending();
         let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending, wait.map(Box::new)));
-        Some((Request::from_parts(parts, body), sent, signature))
+        Some((Request::from_parts(parts, body), sent, Reading { known, replacer, signature }))
     }
 
     /// Sends; once more over another connection where no origin has begun with it.
@@ -536,11 +583,22 @@ impl Conversation {
         answer.into_response()
     }
 
-    /// A request for which something cannot be had, or that is not signed as its rule asks.
-    fn lacking(&self, lack: Lack, basis: &Basis, asked: &Asked) -> Result<Response<Payload>, PayloadError> {
+    /// A request for which something cannot be had, or that is not as its rule asks.
+    fn lacking(
+        &self,
+        lack: Lack,
+        basis: &Basis,
+        read: &Read,
+        asked: &Asked,
+    ) -> Result<Response<Payload>, PayloadError> {
+        let denial = |reason| Denial { reason, basis: basis.clone() };
         match lack {
-            Lack::Reason(reason) => Ok(self.deny(&Denial { reason, basis: basis.clone() }, asked)),
-            Lack::Signature(unsigned) => self.unsigned(unsigned, basis, &Read::default(), asked),
+            Lack::Reason(reason) => Ok(self.deny(&denial(reason), asked)),
+            Lack::Compressed => {
+                let denial = denial(DenyReason::PlaceholderMisdirected);
+                Ok(self.record_denial(&denial, asked, refuse::compressed(&denial, asked.host(), self.style())))
+            }
+            Lack::Signature(unsigned) => self.unsigned(unsigned, basis, read, asked),
         }
     }
 
@@ -681,6 +739,16 @@ impl Asked {
         }
     }
 
+    /// The target with another query, its values in their places.
+    fn with_query(&self, query: &Template, secrets: &Secrets) -> Result<PathAndQuery, DenyReason> {
+        let query = replace::query(query, secrets).map_err(|error| match error {
+            InjectError::TooLong => DenyReason::Limit,
+            _ => DenyReason::SecretUnavailable,
+        })?;
+        let target = [self.authority.target.path().as_bytes(), b"?", &query].concat();
+        PathAndQuery::try_from(target).map_err(|_| DenyReason::Limit)
+    }
+
     fn host(&self) -> Option<&str> {
         self.authority.name.as_ref().map(Domain::as_str)
     }
@@ -689,7 +757,9 @@ impl Asked {
         let route = if additions.diverted.is_some() { RouteTaken::Forward } else { RouteTaken::Terminate };
         let judged = self.judged(Ok(route), permit.basis());
         let signed = additions.signature.iter().flat_map(Signature::names);
-        let injected = additions.injections.names().into_iter().chain(signed).collect();
+        let elsewhere = [(":query", additions.target.is_some()), (":body", additions.replacer.is_some())];
+        let elsewhere = elsewhere.into_iter().filter(|(_, is_so)| *is_so).map(|(place, _)| place.to_owned());
+        let injected = additions.injections.names().into_iter().chain(signed).chain(elsewhere).collect();
         Judged { observed: permit.observed(), injected, ..judged }
     }
 

@@ -99,6 +99,18 @@ impl<S: AsRef<str>> DomainPattern<S> {
         holds(self.as_str(), other.as_str())
     }
 
+    /// Whether some name may match both. Where both have a `*` it may say so of two that no name matches; never the
+    /// other way round.
+    #[must_use]
+    pub fn meets<O: AsRef<str>>(&self, other: &DomainPattern<O>) -> bool {
+        let (ours, theirs) = (self.as_str(), other.as_str());
+        if self.is_exact() || other.is_exact() {
+            return holds(ours, theirs) || holds(theirs, ours);
+        }
+        let mut labels = ours.rsplit('.').zip(theirs.rsplit('.'));
+        labels.all(|(one, other)| one == other || one == "*" || other == "*")
+    }
+
     /// Which of two patterns for one name wins: the smaller.
     #[must_use]
     pub fn specificity(&self) -> Specificity {

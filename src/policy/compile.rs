@@ -85,6 +85,10 @@ struct Compiler<'a> {
     sent: Vec<(SecretName, Span)>,
     /// The secrets that sign, where each is named, and whether clients sign with its placeholder.
     keys: Vec<(SecretName, Span, bool)>,
+    /// Where the entry at hand first has placeholders replaced elsewhere than in headers.
+    replacing: Option<Span>,
+    /// The patterns whose entries do, and where.
+    replaced: Vec<(DomainPattern, Span)>,
     /// Every secret that is referred to.
     used: BTreeSet<SecretName>,
     placeholders: BTreeMap<String, Said<SecretName>>,
@@ -142,6 +146,8 @@ impl<'a> Compiler<'a> {
             grants: BTreeMap::new(),
             sent: Vec::new(),
             keys: Vec::new(),
+            replacing: None,
+            replaced: Vec::new(),
             used: BTreeSet::new(),
             placeholders: BTreeMap::new(),
             declared: HashMap::new(),
@@ -492,6 +498,7 @@ impl Compiler<'_> {
         self.check_merged(&base);
         self.check_hosts(&base);
         self.check_keys();
+        self.check_replaced();
         if !self.faults.0.is_empty() {
             return Err(Diagnostics::new(self.faults.0, self.documents));
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use super::placeholder::Places;
 use super::signing::{AwsKeys, AwsSigning, HmacEncoding, HmacHash, HmacPart, HmacSigning, Signing};
 use super::source::{CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec};
 use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
@@ -202,6 +203,10 @@ fn entry_content(hash: &mut Hash, entry: &Entry) {
             Then::Sign(signing) => {
                 hash.number(4);
                 sign(hash, signing);
+            }
+            Then::Replace(Places { query, body }) => {
+                hash.number(5);
+                hash.number(u64::from(*query) | u64::from(*body) << 1);
             }
         }
     });

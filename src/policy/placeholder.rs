@@ -3,8 +3,10 @@
 //! Pure: which texts are placeholders is for the sandbox to know, and comes in as [`Known`]. A placeholder is replaced
 //! in a header that its secret names, on the way to a name, a port and by https as the secret's grant has them, also in
 //! the credentials of `Basic` (RFC 7617). What it becomes is a header to set like those of a rule, so all that holds
-//! for those holds for it. Anywhere else it is worth nothing, and that it is sent there tells of a mistake or of worse:
-//! the request is refused (POLICY §7: `placeholder-misdirected`).
+//! for those holds for it. Where the rule that claims the request says so, and there alone, it is replaced in the query
+//! and in the body, too: what a service stores and shows again would be handed back. Anywhere else it is worth
+//! nothing, and that it is sent there tells of a mistake or of worse: the request is refused (POLICY §7:
+//! `placeholder-misdirected`).
 //!
 //! - `INVARIANT`: of a request's head every placeholder that is found is replaced, or nothing of the request is sent.
 //! - `INVARIANT`: what the sandbox wrote around a placeholder holds no other.
@@ -135,6 +137,59 @@ pub fn placeholder_header(text: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(text.as_bytes()).ok().filter(|name| *name != HOST && !belongs_to_connection(name))
 }
 
+/// A place, beside headers, where a rule may have placeholders replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The query of the URL.
+    Query,
+    /// The body.
+    Body,
+}
+
+impl Place {
+    /// As a policy spells it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// The places, beside headers, where a rule has placeholders replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Places {
+    /// In the query.
+    pub query: bool,
+    /// In the body.
+    pub body: bool,
+}
+
+impl Places {
+    /// Whether a place is one of them.
+    #[must_use]
+    pub fn has(self, place: Place) -> bool {
+        match place {
+            Place::Query => self.query,
+            Place::Body => self.body,
+        }
+    }
+
+    /// Makes it one.
+    pub fn add(&mut self, place: Place) {
+        match place {
+            Place::Query => self.query = true,
+            Place::Body => self.body = true,
+        }
+    }
+
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = Place> {
+        [Place::Query, Place::Body].into_iter().filter(move |place| self.has(*place))
+    }
+}
+
 /// Knows the placeholders of one sandbox.
 pub trait Known {
     /// Whether one is in this text, in any spelling that is looked for.
@@ -142,6 +197,9 @@ pub trait Known {
 
     /// The text in parts, the secret in the place of each placeholder that is written as it is; `None` if none is.
     fn parts(&self, text: &str) -> Option<Vec<Part>>;
+
+    /// The same of a query, where a placeholder may also be escaped as queries are (RFC 3986 §2.1), once.
+    fn query_parts(&self, query: &str) -> Option<Vec<Part>>;
 }
 
 impl Permit {
@@ -152,14 +210,18 @@ impl Permit {
                 let reason = DenyReason::PlaceholderMisdirected;
                 return Verdict::Deny(Denial { reason, basis: self.basis });
             }
-            Some(more) if more.is_empty() => {}
-            Some(more) => self.injections = Some(self.injections().iter().cloned().chain(more).collect()),
+            Some((more, query)) => {
+                if !more.is_empty() {
+                    self.injections = Some(self.injections().iter().cloned().chain(more).collect());
+                }
+                self.query = query;
+            }
         }
         Verdict::Allow(self)
     }
 
-    /// The headers that are to be set anew; `None` if a placeholder stands where it may not.
-    fn replacements(&self, head: &RequestHead<'_>, known: &impl Known) -> Option<Vec<Injection>> {
+    /// The headers that are to be set anew, and the query if it is; `None` if a placeholder stands where it may not.
+    fn replacements(&self, head: &RequestHead<'_>, known: &impl Known) -> Option<(Vec<Injection>, Option<Template>)> {
         let RequestHead { scheme: _, authority: _, dst: _, method, path, query, headers } = head;
         let signing = self.signing();
         let query = query.unwrap_or_default();
@@ -167,9 +229,10 @@ impl Permit {
             Some(signing) => signing.rest_of_query(query).collect::<Vec<_>>().join("&").into(),
             None => query.into(),
         };
-        if [method, path, &*query].iter().any(|text| known.is_in(text.as_bytes())) {
+        if [method, path].iter().any(|text| known.is_in(text.as_bytes())) {
             return None;
         }
+        let query = if known.is_in(query.as_bytes()) { Some(self.replaced_query(&query, known)?) } else { None };
         let mut more = Vec::new();
         // Of a header that a rule sets, nothing is sent that the sandbox wrote.
         let is_set = |name: &HeaderName| {
@@ -186,7 +249,15 @@ impl Permit {
                 more.push(Injection { header: name.clone(), spelled: name.as_str().into(), value, yields: false });
             }
         }
-        Some(more)
+        Some((more, query))
+    }
+
+    /// What becomes of a query in which there is a placeholder.
+    fn replaced_query(&self, query: &str, known: &impl Known) -> Option<Template> {
+        let template = known.query_parts(query).filter(|_| self.places.query).map(Template)?;
+        let may_stand = |secret: &SecretName| self.stand_ins().any(|stand_in| stand_in.secret() == secret);
+        let is_few = template.secrets().count() <= limits::PLACEHOLDER_TIMES;
+        (is_few && template.secrets().all(may_stand) && !is_left(&template, known)).then_some(template)
     }
 
     /// What becomes of a header in which there is a placeholder. Of several fields, none can be meant.
@@ -197,9 +268,13 @@ impl Permit {
         let may_stand = |secret: &SecretName| {
             self.stand_ins().any(|stand_in| stand_in.secret() == secret && stand_in.headers().contains(name))
         };
-        let is_left = |part: &Part| matches!(part, Part::Literal(text) if known.is_in(text.as_bytes()));
-        (template.secrets().all(may_stand) && !template.pieces().any(is_left)).then_some(template)
+        (template.secrets().all(may_stand) && !is_left(&template, known)).then_some(template)
     }
+}
+
+/// Whether what the sandbox wrote around its placeholders holds another.
+fn is_left(template: &Template, known: &impl Known) -> bool {
+    template.pieces().any(|part| matches!(part, Part::Literal(text) if known.is_in(text.as_bytes())))
 }
 
 /// Whether there is a placeholder in a header's value, or in the credentials of `Basic` that it is.
@@ -233,7 +308,7 @@ mod tests {
     /// `ONE`, `TWO` … are the placeholders of the secrets of those names, and found as they stand alone.
     struct Plain;
 
-    const NAMES: [&str; 3] = ["ONE", "TWO", "SCOPED"];
+    const NAMES: [&str; 4] = ["ONE", "TWO", "SCOPED", "FOUR"];
 
     impl Known for Plain {
         fn is_in(&self, text: &[u8]) -> bool {
@@ -249,6 +324,10 @@ mod tests {
             let literal = |text: &str| Part::Literal(text.to_owned());
             Some(vec![literal(before), Part::Secret(SecretName::new(name)?), literal(after)])
         }
+
+        fn query_parts(&self, query: &str) -> Option<Vec<Part>> {
+            self.parts(query)
+        }
     }
 
     const POLICY: &str = "
@@ -256,15 +335,17 @@ allow:
   a.test: [{match: {path: {exact: /set}}, transform: [{headers: {authorization: 'Bearer ${secrets.TWO}'}}]}]
   b.test: []
   c.test: []
+  d.test: [{match: {path: {startsWith: /q}}, placeholders: {in: [query]}}, {placeholders: {in: [body]}}]
   other.test: [{}]
 secrets:
+  FOUR: {env: D, to: [d.test], methods: [GET], paths: ['/q*', '/b*']}
   ONE: {env: A, to: [a.test]}
   TWO: {env: B, to: [a.test, b.test], headers: [private-token], ports: [8443]}
   SCOPED: {env: C, to: [c.test], methods: [GET], paths: ['/v1/**']}
-placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED}
+placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED, FOUR: FOUR}
 ";
 
-    /// What `GET url` with these headers comes to: the headers that are set, or the reason.
+    /// What `GET url` with these headers comes to: the headers that are set, and the query, or the reason.
     fn asked(url: &str, fields: &[(&'static str, &str)]) -> Result<Vec<String>, DenyReason> {
         asked_of(POLICY, url, fields)
     }
@@ -298,19 +379,23 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED}
         };
         match permit.replacing(&head, &Plain) {
             Verdict::Deny(denial) => Err(denial.reason),
-            Verdict::Allow(permit) => Ok(permit.injections().iter().map(shown).collect()),
+            Verdict::Allow(permit) => {
+                let query = permit.query().map(|query| format!("?{}", written(&query.0)));
+                Ok(permit.injections().iter().map(shown).chain(query).collect())
+            }
         }
     }
 
+    fn written(parts: &[Part]) -> String {
+        let part = |part: &Part| match part {
+            Part::Literal(text) => text.clone(),
+            Part::Secret(name) => format!("<{}>", name.as_str()),
+            Part::Base64(parts) => format!("[{}]", written(parts)),
+        };
+        parts.iter().map(part).collect()
+    }
+
     fn shown(injection: &Injection) -> String {
-        fn written(parts: &[Part]) -> String {
-            let part = |part: &Part| match part {
-                Part::Literal(text) => text.clone(),
-                Part::Secret(name) => format!("<{}>", name.as_str()),
-                Part::Base64(parts) => format!("[{}]", written(parts)),
-            };
-            parts.iter().map(part).collect()
-        }
         format!("{}: {}", injection.header, written(&injection.value.0))
     }
 
@@ -391,6 +476,29 @@ placeholders: {ONE: ONE, TWO: TWO}
         ] {
             assert_eq!(asked(url, fields), Err(DenyReason::PlaceholderMisdirected), "{url} {fields:?}");
         }
+    }
+
+    #[test]
+    fn where_a_rule_says_so_a_placeholder_is_replaced_in_the_query_of_what_its_secret_may_go_along_with() {
+        let replaced = |url: &str| asked(url, &[]);
+        assert_eq!(replaced("https://d.test/q?a=FOUR&b"), Ok(vec!["?a=<FOUR>&b".to_owned()]));
+        assert_eq!(replaced("https://d.test/q?a=b"), Ok(vec![]));
+        let both = asked("https://d.test/q?FOUR", &[("x-api-key", "FOUR")]);
+        assert_eq!(both, Ok(vec!["x-api-key: <FOUR>".to_owned(), "?<FOUR>".to_owned()]));
+        for url in [
+            "https://d.test/b?a=FOUR",
+            "https://d.test/q/x?a=FOUR",
+            "https://d.test/q?a=ONE",
+            "https://d.test/q?a=FOUR&b=FOUR",
+            "https://d.test/q?a=FOUR&b=ONE",
+            "https://d.test/qFOUR",
+            "https://d.test:8443/q?a=FOUR",
+            "http://d.test/q?a=FOUR",
+        ] {
+            assert_eq!(replaced(url), Err(DenyReason::PlaceholderMisdirected), "{url}");
+        }
+        let header = asked("https://d.test/q?a=FOUR", &[("user-agent", "FOUR")]);
+        assert_eq!(header, Err(DenyReason::PlaceholderMisdirected));
     }
 
     #[test]

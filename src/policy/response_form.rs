@@ -4,7 +4,7 @@
 //! Clients of the reference product read `mode`, `allowedDomains`, `allowedCIDRs`, `deniedCIDRs`, `injectionRules`
 //! (header names alone) and `forwardRules`, and pass over the rest. Our own keys stand beside those, spelled as in a
 //! document, and only where they are used; what rules do beside injecting and forwarding is told in `responseRules`,
-//! `opaqueRules` and `passRules`, by domain and with its `match`.
+//! `opaqueRules`, `placeholderRules` and `passRules`, by domain and with its `match`.
 //!
 //! `INVARIANT`: no text of a header's value, of a body or of a secret's source stands in it.
 
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::placeholder::Place;
 use super::verdict::RuleId;
 use super::{Base, Denials, Dns, Entry, Handling, Policy, Rule, Then};
 use crate::matcher::cidr::CidrMap;
@@ -66,6 +67,9 @@ pub struct PolicyForm {
     /// Rules that sign a request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sign_rules: Vec<SignForm>,
+    /// Rules that have placeholders replaced elsewhere than in headers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    placeholder_rules: Vec<ReplaceForm>,
     /// Rules that relay another protocol.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     opaque_rules: Vec<OpaqueForm>,
@@ -125,6 +129,16 @@ struct SignForm {
     domain: String,
     kind: &'static str,
     header_names: Vec<String>,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    when: Option<MatchForm>,
+}
+
+/// A rule that has placeholders replaced elsewhere than in headers: in the `query`, in the `body`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct ReplaceForm {
+    domain: String,
+    #[serde(rename = "in")]
+    places: Vec<&'static str>,
     #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
     when: Option<MatchForm>,
 }
@@ -210,6 +224,7 @@ impl Policy {
             response_rules: Vec::new(),
             pass_rules: Vec::new(),
             sign_rules: Vec::new(),
+            placeholder_rules: Vec::new(),
             opaque_rules: Vec::new(),
         };
         for (pattern, entry) in allow.iter() {
@@ -248,6 +263,10 @@ impl PolicyForm {
                 Then::Sign(signing) => {
                     let header_names = signing.headers().map(ToString::to_string).collect();
                     self.sign_rules.push(SignForm { domain, kind: signing.kind(), header_names, when });
+                }
+                Then::Replace(places) => {
+                    let places = places.iter().map(Place::word).collect();
+                    self.placeholder_rules.push(ReplaceForm { domain, places, when });
                 }
                 Then::Divert(url) => {
                     self.forward_rules.push(ForwardForm { domain, url: url.text.to_string(), when });
@@ -339,14 +358,15 @@ mod tests {
     #[test]
     fn rules_come_back_by_domain_with_the_case_of_header_names() {
         let text = "\
-secrets: {KEY: {env: canary, to: [z.test, a.test]}}
-placeholders: {VAR: KEY}
+secrets: {KEY: {env: canary, to: [z.test, a.test]}, TOKEN: {env: canary, to: [a.test]}}
+placeholders: {VAR: KEY, WORD: TOKEN}
 allow:
   a.test:
     - transform: [{headers: {X-Api-Key: 'canary ${secrets.KEY}'}}, {headers: {Authorization: canary}}]
       match: {method: [GET], path: {glob: /a/*}, queryString: [{key: {exact: k}, value: {regex: v+}}]}
     - {match: {headers: [{key: {exact: X-Kind}}]}, forwardURL: 'https://x.test/p/'}
     - response: {statusCode: 403, contentType: text/plain, body: canary, headers: {x: canary}}
+    - {placeholders: {in: [body, query]}, match: {path: {exact: /x}}}
     - {}
   b.test: [{opaque: {ports: [22, 5432]}}]
   z.test: [{sign: {hmac: {key: KEY, header: X-Sign, over: 'canary ${path}', prefix: canary}}}]
@@ -354,7 +374,7 @@ allow:
         let expected = json!({
             "mode": "custom",
             "allowedDomains": ["a.test", "b.test", "z.test"],
-            "placeholders": { "VAR": "KEY" },
+            "placeholders": { "VAR": "KEY", "WORD": "TOKEN" },
             "injectionRules": [{
                 "domain": "a.test",
                 "headerNames": ["X-Api-Key", "Authorization"],
@@ -371,6 +391,11 @@ allow:
             }],
             "responseRules": [{ "domain": "a.test", "statusCode": 403 }],
             "passRules": [{ "domain": "a.test" }],
+            "placeholderRules": [{
+                "domain": "a.test",
+                "in": ["query", "body"],
+                "match": { "path": { "exact": "/x" } },
+            }],
             "signRules": [{ "domain": "z.test", "kind": "hmac", "headerNames": ["x-sign"] }],
             "opaqueRules": [{ "domain": "b.test", "ports": [22, 5432] }],
         });

@@ -3,6 +3,7 @@
 //! The security argument is carried by types (HOUSE §3): only [`crate::policy`] makes a [`Permit`], only
 //! [`crate::policy::Policy::vet`] makes a [`DialAddr`], and `intercept::upstream` dials nothing else.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::diagnostic::{carries_credentials, looks_like_credential};
-use super::placeholder::StandIn;
+use super::placeholder::{Places, StandIn};
 use super::signing::Signing;
 use crate::flow::{Domain, SecretName};
 use crate::matcher::path::fully_decoded;
@@ -320,6 +321,10 @@ pub struct Permit {
     pub(super) is_brokered: bool,
     /// The secrets whose placeholders may be replaced in what is sent.
     pub(super) stand_ins: Vec<Arc<StandIn>>,
+    /// Where, beside headers.
+    pub(super) places: Places,
+    /// The query with its secrets by name, where it has placeholders.
+    pub(super) query: Option<Template>,
     /// How it is signed at last.
     pub(super) signing: Option<Arc<Signing>>,
 }
@@ -365,6 +370,26 @@ impl Permit {
     /// The secrets whose placeholders may be replaced in what is sent.
     pub fn stand_ins(&self) -> impl Iterator<Item = &StandIn> {
         self.stand_ins.iter().map(|stand_in| &**stand_in)
+    }
+
+    /// The query that is sent instead of the request's, secrets still by name; `None` if it goes as it is.
+    #[must_use]
+    pub fn query(&self) -> Option<&Template> {
+        self.query.as_ref()
+    }
+
+    /// The secrets whose placeholders are replaced in the body.
+    pub fn in_body(&self) -> impl Iterator<Item = &SecretName> {
+        self.stand_ins().filter(|_| self.places.body).map(StandIn::secret)
+    }
+
+    /// The secrets that may be sent elsewhere than in headers: requests with different ones share no upstream
+    /// connection (POLICY §8).
+    #[must_use]
+    pub fn lent(&self) -> Vec<SecretName> {
+        let in_query = self.query.iter().flat_map(Template::secrets);
+        let lent: BTreeSet<&SecretName> = in_query.chain(self.in_body()).collect();
+        lent.into_iter().cloned().collect()
     }
 
     /// Under `observe`: the reason for which this would have been denied (POLICY §8).

@@ -14,6 +14,7 @@ mod upload;
 use serde_json::{Value as Json, json};
 
 use super::diagnostic::{Code, Fault};
+use super::placeholder;
 use super::signing::{HmacEncoding, HmacHash};
 use super::verdict::DenyReason;
 use super::{Denials, Dns};
@@ -303,6 +304,8 @@ record! {
         "transform" => transform: List<TransformWire<'n>, 1>,
         /// Sign the request.
         "sign" => sign: SignWire<'n>,
+        /// Let placeholders be replaced elsewhere than in headers.
+        "placeholders" => placeholders: PlaceholdersWire<'n>,
         /// Send the request to this URL instead, with a token that says whose it is.
         "forwardURL" => forward: Text<'n, ForwardTo>,
         /// Answer here and contact nobody.
@@ -483,6 +486,23 @@ impl Words for HmacEncoding {
 
     fn words() -> Vec<(&'static str, Self)> {
         vec![("hex", Self::Hex), ("base64", Self::Base64)]
+    }
+}
+
+record! {
+    /// Where a request's placeholders are replaced, beside the headers of their secrets; each is one whose secret may
+    /// go along with the request.
+    PlaceholdersWire<'n> as "`placeholders`" {
+        /// The `query`, where a value is escaped; the `body`, where it is written as its type has it.
+        "in" (required) => places: List<Word<placeholder::Place>, 1>,
+    }
+}
+
+impl Words for placeholder::Place {
+    const NOUN: &'static str = "a place where placeholders are replaced";
+
+    fn words() -> Vec<(&'static str, Self)> {
+        [Self::Query, Self::Body].map(|place| (place.word(), place)).to_vec()
     }
 }
 

@@ -69,12 +69,15 @@ pub enum InjectError {
     Missing(SecretName),
     /// The value that results holds a control byte.
     Unprintable(HeaderName),
+    /// The query that results is longer than any head.
+    TooLong,
 }
 
 impl fmt::Display for InjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(name) => write!(f, "the secret {} has no value", name.as_str()),
+            Self::TooLong => f.write_str("the query with its values is longer than any head"),
             Self::Unprintable(header) => write!(f, "the value for the header {header} holds a control byte"),
         }
     }

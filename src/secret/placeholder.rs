@@ -15,6 +15,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
+use super::replace::{self, Replacer};
 use super::scrub::{Passage, Scrubber};
 use super::{Secret, Secrets};
 use crate::flow::SecretName;
@@ -92,6 +93,17 @@ impl Placeholders {
         policy.placeholders().filter_map(|(variable, secret)| Some((variable, self.texts.get(secret)?.as_str())))
     }
 
+    /// Replaces those of these secrets in a body of this type; `None` if there is none.
+    pub fn replacer<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a SecretName>,
+        media_type: Option<&str>,
+        secrets: &Secrets,
+    ) -> Option<Replacer> {
+        let mut texts = names.filter_map(|name| Some((name, self.texts.get(name)?.as_str()))).peekable();
+        texts.peek().is_some().then(|| Replacer::new(media_type, texts, secrets))
+    }
+
     /// Searches a text that arrives in pieces.
     #[must_use]
     pub fn passage(&self) -> Passage {
@@ -121,6 +133,10 @@ impl Known for Placeholders {
         let is_found = !parts.is_empty();
         parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.to_owned())));
         is_found.then_some(parts)
+    }
+
+    fn query_parts(&self, query: &str) -> Option<Vec<Part>> {
+        replace::parts(query, self.texts.iter().map(|(name, text)| (name, text.as_str())))
     }
 }
 

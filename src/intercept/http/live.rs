@@ -9,22 +9,25 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
+use crate::flow::SecretName;
 use crate::policy::verdict::{ForwardUrl, Permit, Target};
 use crate::sandbox::Changes;
 
 use super::Asked;
 
-/// Where a request may go: to whom, and whether as it is or by a `forwardURL`.
+/// Where a request may go: to whom, whether as it is or by a `forwardURL`, and with what in its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Way {
     target: Target,
     url: Option<Arc<ForwardUrl>>,
+    /// The secrets that may still be put into its body.
+    in_body: Vec<SecretName>,
 }
 
 impl Way {
     /// Under a permit, by a URL if there is one.
     pub(super) fn of(permit: &Permit, url: Option<&Arc<ForwardUrl>>) -> Self {
-        Self { target: permit.target().clone(), url: url.cloned() }
+        Self { target: permit.target().clone(), url: url.cloned(), in_body: permit.in_body().cloned().collect() }
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) enum PayloadError {
     Unwanted,
     /// A placeholder is in it that may not be.
     Misdirected,
+    /// A placeholder is in it whose value cannot be had.
+    Lacking,
     /// A piece of it is not signed by its client.
     NotSigned,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for PayloadError {
             Self::Unreadable => "the answer cannot be searched for secrets",
             Self::Unwanted => "the origin answered without the body",
             Self::Misdirected => "a placeholder was found in the body",
+            Self::Lacking => "a secret that the body needs has no value",
             Self::NotSigned => "a piece of the body is not signed",
         })
     }
@@ -71,7 +74,9 @@ impl Error for PayloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Revoked | Self::Unreadable | Self::Unwanted | Self::Misdirected | Self::NotSigned => None,
+            Self::Revoked | Self::Unreadable | Self::Unwanted | Self::Misdirected | Self::Lacking | Self::NotSigned => {
+                None
+            }
         }
     }
 }

@@ -47,6 +47,13 @@ pub(super) fn unsigned(fault: &SignFault, denial: &Denial, host: Option<&str>, s
     explain(status, denial, host, &fault.to_string(), style)
 }
 
+/// The answer to a request whose body a rule has read, and which is compressed.
+pub(super) fn compressed(denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+    let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
+    let hint = "placeholders are replaced in the body of this request, which is compressed: send it as it is";
+    explain(status, denial, host, hint, style)
+}
+
 /// The answer to bytes that the guard stopped.
 pub(super) fn faulty(fault: Fault, denial: &Denial, style: Denials) -> Answer {
     let status = match fault {

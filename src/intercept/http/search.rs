@@ -1,54 +1,179 @@
-//! Bodies of requests on their way out, searched for the sandbox's placeholders: one that has any is cut short.
+//! Bodies of requests on their way out, searched for the sandbox's placeholders: one that has any is cut short, unless
+//! the rule that claimed the request has them replaced.
 //!
-//! A body is read as it streams and nothing of it is changed. When a placeholder is found, its end has not been sent;
-//! what came before it may have been, so the request is broken off, and no server takes it for a whole one. What a
-//! placeholder looks like is for [`crate::secret::scrub`]: as it is, escaped, in hexadecimal, in base64. A body that is
-//! compressed is not read, nor is what follows a switch of protocols: a placeholder that goes out so is not replaced
-//! either, and is worth nothing.
+//! A body is read as it streams and, where nothing is replaced, nothing of it is changed. When a placeholder is found,
+//! its end has not been sent; what came before it may have been, so the request is broken off, and no server takes it
+//! for a whole one. What a placeholder looks like is for [`crate::secret::scrub`]: as it is, escaped, in hexadecimal,
+//! in base64. A body that is compressed is not read, nor is what follows a switch of protocols: a placeholder that goes
+//! out so is not replaced either, and is worth nothing.
+//!
+//! What is replaced, and how a value is written there, is for [`crate::secret::replace`]; all else of such a body is
+//! searched as any. A value may be longer than its placeholder, so the length of such a body is told anew: of one that
+//! says it has [`limits::REPLACED_BYTES`] at most, by waiting for the whole of it, for there are servers that take no
+//! body without a length; of a longer one, or one without a length, not at all (HTTP/1.1 sends it in chunks). Where it
+//! is compressed, the request is refused: the rule means that it be read.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Version};
 use http_body::{Body, Frame, SizeHint};
 
+use crate::limits;
 use crate::policy::placeholder::Known;
+use crate::policy::verdict::Permit;
+use crate::secret::Secrets;
 use crate::secret::placeholder::Placeholders;
+use crate::secret::replace::{Piece, Replacer};
 use crate::secret::scrub::Passage;
 
 use super::breach::Breach;
+use super::headers::tokens;
 use super::payload::{Left, Payload, PayloadError, read};
+use super::whole::{Unread, Whole, told_length};
 
-/// Reads a body and its trailers as they pass; `breach` is told of what is found.
-pub(super) fn search(body: Payload, breach: &Arc<Breach>, known: Arc<Placeholders>) -> Payload {
+/// What replaces placeholders in a body; `None` where the permit has none replaced there.
+///
+/// # Errors
+/// The body cannot be read.
+pub(super) fn replacer(
+    permit: &Permit,
+    headers: &HeaderMap,
+    known: &Placeholders,
+    secrets: &Secrets,
+) -> Result<Option<Box<Replacer>>, Compressed> {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let Some(replacer) = known.replacer(permit.in_body(), media_type, secrets) else { return Ok(None) };
+    let is_plain = tokens(headers, &CONTENT_ENCODING).all(|coding| coding.eq_ignore_ascii_case("identity"))
+        && headers.get_all(CONTENT_ENCODING).iter().all(|value| value.to_str().is_ok());
+    if is_plain { Ok(Some(Box::new(replacer))) } else { Err(Compressed) }
+}
+
+/// A body that a rule has read, and that is compressed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Compressed;
+
+/// Whether a body in which something is replaced waits as a whole, so that its length can be told.
+pub(super) fn waits(headers: &HeaderMap) -> bool {
+    told_length(headers).is_some_and(|length| length <= limits::REPLACED_BYTES)
+}
+
+/// Told of what is found in a body.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// A placeholder that may not be there.
+    pub(super) misdirected: Arc<Breach>,
+    /// One whose value cannot be had.
+    pub(super) lacking: Arc<Breach>,
+}
+
+/// Reads a body and its trailers as they pass.
+pub(super) fn search(body: Payload, found: &Found, known: Arc<Placeholders>) -> Payload {
+    searched(body, found, known, None)
+}
+
+/// The same of a request whose placeholders are replaced, with its length as it then is.
+pub(super) async fn replace(
+    request: Request<Payload>,
+    found: &Found,
+    known: Arc<Placeholders>,
+    replacer: Box<Replacer>,
+) -> Result<Request<Payload>, Unread> {
+    let (mut parts, body) = request.into_parts();
+    let mut body = searched(body, found, known, Some(replacer));
+    if waits(&parts.headers) {
+        // What is replaced may make it longer, and not without bounds.
+        let whole = Whole::read(body, 2 * limits::REPLACED_BYTES).await?;
+        parts.headers.insert(CONTENT_LENGTH, whole.len().into());
+        body = read(whole);
+    } else {
+        parts.headers.remove(CONTENT_LENGTH);
+        if parts.version == Version::HTTP_11 {
+            // Said, for of some methods the HTTP library would not expect a body.
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+fn searched(body: Payload, found: &Found, known: Arc<Placeholders>, replacer: Option<Box<Replacer>>) -> Payload {
     if body.is_end_stream() {
         return body;
     }
-    let (breach, passage) = (Arc::clone(breach), known.passage());
-    read(Searched { breach, known, source: Left::Open(body), passage })
+    let (found, passage) = (found.clone(), known.passage());
+    read(Searched { found, known, source: Left::Open(body), passage, replacer, ready: VecDeque::new() })
 }
 
 struct Searched {
-    breach: Arc<Breach>,
+    found: Found,
     known: Arc<Placeholders>,
     source: Left,
     passage: Passage,
+    replacer: Option<Box<Replacer>>,
+    /// What may go.
+    ready: VecDeque<Bytes>,
 }
 
 impl Searched {
-    /// The piece of a body, unless a placeholder was found by now.
-    fn judged(&mut self, out: Bytes, trailers: Option<&HeaderMap>) -> Result<Bytes, PayloadError> {
-        let known = &self.known;
-        let mut fields = trailers.into_iter().flatten();
-        let in_fields =
-            fields.any(|(name, value)| known.is_in(name.as_str().as_bytes()) || known.is_in(value.as_bytes()));
-        if self.passage.found() == 0 && !in_fields {
-            return Ok(out);
+    /// Takes the next piece of the body.
+    fn feed(&mut self, data: Bytes) -> Result<(), PayloadError> {
+        let Some(replacer) = &mut self.replacer else { return self.text(data) };
+        for piece in replacer.feed(data) {
+            match piece {
+                Piece::Text(text) => self.text(text)?,
+                Piece::Value(value) => {
+                    let rest = self.passage.finish();
+                    self.judged(rest)?;
+                    self.passage = self.known.passage();
+                    self.ready.push_back(value);
+                }
+                Piece::Missing => {
+                    self.found.lacking.found();
+                    return Err(PayloadError::Lacking);
+                }
+            }
         }
-        self.breach.found();
-        self.source = Left::Over(None);
+        Ok(())
+    }
+
+    /// The body is at its end.
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), PayloadError> {
+        if let Some(replacer) = &mut self.replacer {
+            let rest = replacer.finish();
+            self.text(rest)?;
+        }
+        let rest = self.passage.finish();
+        self.judged(rest)?;
+        let known = &self.known;
+        let mut fields = trailers.iter().flatten();
+        if fields.any(|(name, value)| known.is_in(name.as_str().as_bytes()) || known.is_in(value.as_bytes())) {
+            return self.misdirected();
+        }
+        self.source = Left::Over(trailers);
+        Ok(())
+    }
+
+    /// What the sandbox wrote.
+    fn text(&mut self, text: Bytes) -> Result<(), PayloadError> {
+        let out = self.passage.feed(text);
+        self.judged(out)
+    }
+
+    /// What may go of it, unless a placeholder was found by now.
+    fn judged(&mut self, out: Bytes) -> Result<(), PayloadError> {
+        if self.passage.found() > 0 {
+            return self.misdirected();
+        }
+        self.ready.extend((!out.is_empty()).then_some(out));
+        Ok(())
+    }
+
+    fn misdirected(&self) -> Result<(), PayloadError> {
+        self.found.misdirected.found();
         Err(PayloadError::Misdirected)
     }
 }
@@ -59,43 +184,43 @@ impl Body for Searched {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         loop {
+            if let Some(out) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
             let source = match &mut self.source {
                 Left::Open(source) => source,
                 Left::Over(trailers) => {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
                 }
             };
-            let (out, trailers) = match ready!(Pin::new(source).poll_frame(cx)) {
+            let read = match ready!(Pin::new(source).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => (self.passage.feed(data), None),
-                    Err(frame) => (self.passage.finish(), Some(frame.into_trailers().ok())),
+                    Ok(data) => self.feed(data),
+                    Err(frame) => self.end(frame.into_trailers().ok()),
                 },
-                None => (self.passage.finish(), Some(None)),
+                None => self.end(None),
             };
-            let out = self.judged(out, trailers.as_ref().and_then(Option::as_ref));
-            if let (Ok(_), Some(trailers)) = (&out, trailers) {
-                self.source = Left::Over(trailers);
-            }
-            match out {
-                Ok(out) if out.is_empty() => {}
-                out => return Poll::Ready(Some(out.map(Frame::data))),
+            if let Err(error) = read {
+                self.source = Left::Over(None);
+                self.ready.clear();
+                return Poll::Ready(Some(Err(error)));
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.source, Left::Over(None))
+        matches!(&self.source, Left::Over(None)) && self.ready.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             // Nothing changes its length.
-            Left::Open(body) => {
-                let waiting = self.passage.waiting() as u64;
+            Left::Open(body) if self.replacer.is_none() => {
+                let waiting = (self.passage.waiting() + self.ready.iter().map(Bytes::len).sum::<usize>()) as u64;
                 body.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
             }
-            Left::Over(_) => SizeHint::default(),
+            _ => SizeHint::default(),
         }
     }
 }

@@ -7,14 +7,12 @@
 //! - `INVARIANT`: a signature is made over the head as the HTTP library gets it.
 //! - `INVARIANT`: what turns out not to be signed by the client ends before its end has been sent.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{AUTHORIZATION, HOST, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Uri};
@@ -34,6 +32,7 @@ use crate::secret::sign::{Head, SignFault, sha256};
 use super::Asked;
 use super::breach::Breach;
 use super::payload::{Left, Payload, PayloadError, read};
+use super::whole::{Unread, Whole, told_length};
 
 /// How a request will be signed.
 pub(super) enum Signature {
@@ -57,6 +56,15 @@ pub(super) enum Unsigned {
 impl From<SignFault> for Unsigned {
     fn from(fault: SignFault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+impl From<Unread> for Unsigned {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLong => SignFault::TooLong.into(),
+            Unread::Broken(error) => Self::Body(error),
+        }
     }
 }
 
@@ -122,7 +130,10 @@ impl Signature {
         let (mut parts, mut body) = request.into_parts();
         let whole = match self.reads_body() {
             true => {
-                let whole = Whole::read(&parts.headers, body).await?;
+                if told_length(&parts.headers).is_some_and(|length| length > limits::SIGNED_BYTES) {
+                    return Err(SignFault::TooLong.into());
+                }
+                let whole = Whole::read(body, limits::SIGNED_BYTES).await?;
                 let bytes = whole.bytes();
                 body = read(whole);
                 Some(bytes)
@@ -194,59 +205,6 @@ fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(format!("{}?{query}", uri.path())).ok()?);
     Uri::from_parts(parts).ok()
-}
-
-/// A body that was read before its head is sent. What it was read from is kept until it has been.
-struct Whole {
-    frames: VecDeque<Frame<Bytes>>,
-    _source: Payload,
-}
-
-impl Whole {
-    async fn read(headers: &HeaderMap, mut source: Payload) -> Result<Self, Unsigned> {
-        let told = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if told.is_some_and(|length| length > limits::SIGNED_BYTES) {
-            return Err(SignFault::TooLong.into());
-        }
-        let (mut frames, mut length) = (VecDeque::new(), 0);
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut source).poll_frame(cx)).await {
-            let frame = frame.map_err(Unsigned::Body)?;
-            length += frame.data_ref().map_or(0, Bytes::len);
-            if length > limits::SIGNED_BYTES || frames.len() > limits::SIGNED_BYTES / 64 {
-                return Err(SignFault::TooLong.into());
-            }
-            if frame.data_ref().is_none_or(|data| !data.is_empty()) {
-                frames.push_back(frame);
-            }
-        }
-        Ok(Self { frames, _source: source })
-    }
-
-    fn bytes(&self) -> Bytes {
-        let mut data = self.frames.iter().filter_map(Frame::data_ref);
-        match (data.next(), data.next()) {
-            (None, _) => Bytes::new(),
-            (Some(only), None) => only.clone(),
-            _ => self.frames.iter().filter_map(Frame::data_ref).flatten().copied().collect(),
-        }
-    }
-}
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = PayloadError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
-        Poll::Ready(self.frames.pop_front().map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum())
-    }
 }
 
 /// A body whose pieces are signed again.

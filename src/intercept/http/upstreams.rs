@@ -28,7 +28,7 @@ use http::Version;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::flow::Scheme;
+use crate::flow::{Scheme, SecretName};
 use crate::intercept::Context;
 use crate::intercept::upstream::DialError;
 use crate::intercept::upstream::certificates::Shown;
@@ -60,6 +60,7 @@ struct Key {
     wanted: Wanted,
     target: Target,
     credentials: Arc<[Injection]>,
+    lent: Vec<SecretName>,
     shown: Option<Shown>,
     signing: Option<Arc<Signing>>,
 }
@@ -72,7 +73,8 @@ impl Key {
             Scheme::Http => None,
         };
         let signing = permit.signing().cloned();
-        Ok(Self { generation: snapshot.generation, wanted, target, credentials, signing, shown })
+        let lent = permit.lent();
+        Ok(Self { generation: snapshot.generation, wanted, target, credentials, lent, signing, shown })
     }
 }
 

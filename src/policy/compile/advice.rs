@@ -368,7 +368,7 @@ fn secrets(rule: &Rule) -> impl Iterator<Item = &SecretName> {
     let (injections, signing) = match &rule.then {
         Then::Transform(injections) => (&**injections, None),
         Then::Sign(signing) => (&[][..], Some(signing)),
-        Then::Pass | Then::Respond(_) | Then::Divert(_) => (&[][..], None),
+        Then::Pass | Then::Replace(_) | Then::Respond(_) | Then::Divert(_) => (&[][..], None),
     };
     let signing = signing.into_iter().flat_map(|signing| signing.secrets());
     injections.iter().flat_map(|injection| injection.value.secrets()).chain(signing)

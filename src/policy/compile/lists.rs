@@ -5,6 +5,7 @@ use ipnet::IpNet;
 
 use super::rules::Use;
 use super::{Compiler, Said, is_variable};
+use crate::flow::SecretName;
 use crate::limits;
 use crate::matcher::cidr;
 use crate::matcher::domain::{DomainPattern, Refusal};
@@ -13,7 +14,7 @@ use crate::policy::verdict::RuleId;
 use crate::policy::wire::{
     AllowWire, Field, HeaderKey, List, Pattern, Range, SecretKey, ShapeWire, Span, SubnetsWire, Table, Text, Variable,
 };
-use crate::policy::{Entry, Handling, Shape};
+use crate::policy::{Author, Entry, Handling, Shape};
 
 impl Compiler<'_> {
     pub(super) fn deny(&mut self, list: &List<Text<'_, Pattern>>) {
@@ -85,6 +86,8 @@ impl Compiler<'_> {
                     let (handling, places) = self.handling(rules);
                     let pattern = self.pattern(text);
                     self.check_sent(pattern.as_ref());
+                    let replacing = self.replacing.take().zip(pattern.clone());
+                    self.replaced.extend(replacing.map(|(span, pattern)| (pattern, span)));
                     self.entry(text, pattern, handling, places);
                 }
             }
@@ -194,6 +197,38 @@ impl Compiler<'_> {
                     self.placeholders.insert(variable.text.to_owned(), said);
                 }
             }
+        }
+    }
+}
+
+/// What is held against all files together.
+impl Compiler<'_> {
+    /// A rule that has placeholders replaced is for names that a secret with one may go to.
+    pub(super) fn check_replaced(&mut self) {
+        if !self.documents.are_whole() {
+            return;
+        }
+        for (pattern, span) in std::mem::take(&mut self.replaced) {
+            let mut secrets = self.placeholders.values().map(|said| &said.value);
+            let may_go = |name: &SecretName| {
+                let is_key = self.keys.iter().any(|(key, _, _)| key == name);
+                !is_key && self.grant_of(name).is_some_and(|grant| grant.to.iter().any(|to| to.meets(&pattern)))
+            };
+            if secrets.any(may_go) {
+                continue;
+            }
+            let name = pattern.as_str();
+            let message = format!("no placeholder is ever replaced here: no secret that has one may go to `{name}`");
+            let help = match self.terms.author {
+                Author::Operator => format!(
+                    "grant one: `secrets: {{NAME: {{env: VARIABLE, to: [\"{name}\"]}}}}`, and name a variable for it: \
+                     `placeholders: {{VARIABLE: NAME}}`"
+                ),
+                Author::ControlPlane { .. } => {
+                    format!("name a variable for a secret whose `to` has `{name}`: `placeholders: {{VARIABLE: NAME}}`")
+                }
+            };
+            self.faults.push(Fault::new(Code::Missing, message).place(span).help(help));
         }
     }
 }

@@ -10,11 +10,12 @@ use crate::flow::{Domain, SecretName};
 use crate::limits;
 use crate::matcher::request::{PairMatch, RegexError, RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
+use crate::policy::placeholder::Places;
 use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Template};
 use crate::policy::wire::{
     BasicWire, Existing, Field, ForwardTo, HeaderKey, HeaderTemplate, Kind, List, MatchWire, Matched, MatcherWire,
-    MethodName, OpaqueWire, PairWire, PathMatcherWire, PathPattern, PortWire, ResponseWire, RuleWire, Span, Table,
-    Text, TransformWire,
+    MethodName, OpaqueWire, PairWire, PathMatcherWire, PathPattern, PlaceholdersWire, PortWire, ResponseWire, RuleWire,
+    Span, Table, Text, TransformWire, Word,
 };
 use crate::policy::{Author, Feature, Handling, Rule, Then};
 
@@ -43,11 +44,12 @@ impl Compiler<'_> {
 
     /// Compiles one rule and adds it, unless it has a fault.
     fn rule(&mut self, wire: &RuleWire<'_>, handling: &mut Handling) -> Option<()> {
-        let RuleWire { span, when, transform, sign, forward, response, opaque } = wire;
+        let RuleWire { span, when, transform, sign, placeholders, forward, response, opaque } = wire;
         self.count_rule(*span);
         let actions = [
             ("transform", transform.key()),
             ("sign", sign.key()),
+            ("placeholders", placeholders.key()),
             ("forwardURL", forward.key()),
             ("response", response.key()),
             ("opaque", opaque.key()),
@@ -78,6 +80,8 @@ impl Compiler<'_> {
             Then::Transform(self.transform(transform.get()?).into())
         } else if sign.is_written() {
             Then::Sign(Arc::new(self.signing(sign.get()?)?))
+        } else if placeholders.is_written() {
+            Then::Replace(self.places(placeholders.get()?)?)
         } else if response.is_written() {
             Then::Respond(Arc::new(self.response(response.get()?)?))
         } else {
@@ -114,6 +118,21 @@ impl Compiler<'_> {
         let when = self.when(when)?;
         self.check_scope(before, &when);
         Some(Rule { id: self.id(span), when, then: Then::Transform(injections.into()) })
+    }
+
+    /// Where a rule has placeholders replaced.
+    fn places(&mut self, wire: &PlaceholdersWire<'_>) -> Option<Places> {
+        let PlaceholdersWire { places: list } = wire;
+        let mut places = Places::default();
+        for Word { value, span } in &list.get()?.items {
+            if places.has(*value) {
+                let message = format!("`{}` stands here twice", value.word());
+                self.faults.push(Fault::new(Code::Duplicate, message).place(*span));
+            }
+            places.add(*value);
+            self.replacing.get_or_insert(*span);
+        }
+        Some(places)
     }
 
     /// The ports of an `opaque` rule.

@@ -136,7 +136,10 @@ fn common_mistakes_of_form_are_told_what_to_do() {
         ("version: '1'", "write `1`, without quotes"),
         ("denials: Terse", "did you mean `terse`?"),
         ("secrets: {KEY: GITHUB_TOKEN}", "its keys are `env`, `file`"),
-        ("allow: {a.test: [GET]}", "its keys are `match`, `transform`, `sign`, `forwardURL`, `response`, `opaque`"),
+        (
+            "allow: {a.test: [GET]}",
+            "its keys are `match`, `transform`, `sign`, `placeholders`, `forwardURL`, `response`, `opaque`",
+        ),
     ] {
         let report = report(text);
         assert!(report.contains("  help: ") && report.contains(help), "{text}\n{report}");
@@ -309,6 +312,41 @@ fn each_fault_of_basic_and_of_an_encoding_is_found() {
         ("{headers: {a: b}, existing: drop}", "bad-value: `existing` cannot be `drop`"),
     ] {
         assert_eq!(faults(&with_rule(&format!("{{transform: [{element}]}}"))), [expected], "{element}");
+    }
+}
+
+#[test]
+fn a_rule_that_replaces_placeholders_is_for_names_that_a_secret_with_one_may_go_to() {
+    let text = |pattern: &str, rule: &str| {
+        format!(
+            "allow: {{'{pattern}': [{rule}],\n  \
+             b.test: [{{sign: {{hmac: {{key: B, header: x, over: '${{path}}'}}}}}}]}}\n\
+             secrets: {{A: {{env: A, to: [a.test, '*.a.test']}}, B: {{env: B, to: [b.test, d.test]}},\n  \
+             C: {{env: C, to: [c.test]}}}}\n\
+             placeholders: {{ONE: A, TWO: B}}"
+        )
+    };
+    let rule = "{placeholders: {in: [query, body]}}";
+    for pattern in ["a.test", "x.a.test", "*.test", "*", "*.x.a.test", "x.*.test"] {
+        assert!(compiled(&text(pattern, rule), &Flags::default()).is_ok(), "{pattern}");
+    }
+    // One that has no placeholder, one that signs, and none.
+    for pattern in ["c.test", "d.test", "e.test", "*.e.test", "*.b.test"] {
+        let expected =
+            format!("missing: no placeholder is ever replaced here: no secret that has one may go to `{pattern}`");
+        assert_eq!(faults(&text(pattern, rule)), [expected], "{pattern}");
+    }
+    for (rule, expected) in [
+        ("{placeholders: {}}", "missing: `in` is missing"),
+        ("{placeholders: {in: []}}", "bad-value: `in` cannot be empty"),
+        ("{placeholders: {in: [path]}}", "bad-value: a place where placeholders are replaced cannot be `path`"),
+        ("{placeholders: {in: [body, body]}}", "duplicate: `body` stands here twice"),
+        (
+            "{placeholders: {in: [body]}, transform: [{headers: {a: b}}]}",
+            "conflict: a rule has one action, and this has `transform` and `placeholders`",
+        ),
+    ] {
+        assert_eq!(faults(&text("a.test", rule)), [expected], "{rule}");
     }
 }
 

@@ -501,6 +501,7 @@ fn same_action(one: Deed<'_>, other: Deed<'_>) -> bool {
         (Some(Then::Respond(one)), Some(Then::Respond(other))) => one == other,
         (Some(Then::Divert(one)), Some(Then::Divert(other))) => one == other,
         (Some(Then::Sign(one)), Some(Then::Sign(other))) => one == other,
+        (Some(Then::Replace(one)), Some(Then::Replace(other))) => one == other,
         _ => false,
     }
 }
@@ -510,7 +511,7 @@ fn to_origin(deed: Deed<'_>) -> Option<&[Injection]> {
     match deed.rule.map(|rule| &rule.then) {
         None | Some(Then::Pass) => Some(&[]),
         Some(Then::Transform(injections)) => Some(injections),
-        Some(Then::Respond(_) | Then::Divert(_) | Then::Sign(_)) => None,
+        Some(Then::Respond(_) | Then::Divert(_) | Then::Sign(_) | Then::Replace(_)) => None,
     }
 }
 
@@ -521,6 +522,7 @@ fn direction(old: Deed<'_>, new: Deed<'_>) -> Direction {
         Some(Then::Respond(_)) => 0,
         Some(Then::Transform(injections)) if injections.iter().any(|each| !words::secrets(each).is_empty()) => 2,
         Some(Then::Sign(_)) => 2,
+        Some(Then::Replace(places)) => 1 + places.iter().count(),
         None | Some(Then::Pass | Then::Transform(_) | Then::Divert(_)) => 1,
     };
     match reach(new).cmp(&reach(old)) {

@@ -524,6 +524,13 @@ fn observation_answers_and_secrets() {
                 "~ the sandbox's variable `X` now holds a placeholder of the secret A",
             ],
         ),
+        (
+            "{allow: {z.test: [{}]}, secrets: {A: {env: ONE, to: [z.test]}}, placeholders: {V: A}}",
+            "{allow: {z.test: [{placeholders: {in: [body, query]}}]}, secrets: {A: {env: ONE, to: [z.test]}}, \
+             placeholders: {V: A}}",
+            &["+ requests to `z.test` that went on unchanged now go on with placeholders replaced in the query \
+                 and the body, too (new:1) e.g. GET https://z.test/"],
+        ),
     ]);
 }
 

@@ -124,6 +124,10 @@ pub(super) fn done(deed: Deed<'_>, tense: Tense) -> String {
             let s = if secrets.len() == 1 { "" } else { "s" };
             format!("{} signed (`{}`) with the secret{s} {}", are(), signing.kind(), list(&secrets))
         }
+        Some(Then::Replace(places)) => {
+            let places: Vec<String> = places.iter().map(|place| format!("the {}", place.word())).collect();
+            format!("{} with placeholders replaced in {}, too", go_on(), list(&places))
+        }
         Some(Then::Divert(url)) if deed.is_refused => {
             let comma = forms(",", "", "");
             format!("{} refused, as `{}` is denied{comma}", are(), url.host)

@@ -13,6 +13,7 @@ use crate::flow::{Domain, RequestHead, Scheme};
 use crate::matcher::cidr::{readings, unwrap};
 use crate::matcher::path::fully_decoded;
 use crate::policy::judge::{Asked, DNS_PORT, Question};
+use crate::policy::placeholder::Place;
 use crate::policy::protected::{Guard, Protected, is_openable};
 use crate::policy::remedy::lpm;
 use crate::policy::verdict::{Action, Denial, DenyReason, RouteTaken, RuleId, Target, Verdict};
@@ -591,6 +592,10 @@ fn what_it_does(rule: &Rule) -> String {
         Then::Sign(signing) => {
             let names: Vec<&str> = signing.secrets().map(|name| name.as_str()).collect();
             format!("it is signed (`{}`) with {}", signing.kind(), names.join(", "))
+        }
+        Then::Replace(places) => {
+            let places: Vec<&str> = places.iter().map(Place::word).collect();
+            format!("placeholders are replaced in the {}, too", places.join(" and the "))
         }
         Then::Divert(url) => format!("it is sent to `{}`", url.text),
     }

@@ -9,7 +9,7 @@ use super::*;
 fn key(generation: u64, n: u16) -> Key {
     let target = Target::Address(SocketAddr::from(([203, 0, 113, 9], n)));
     let wanted = Wanted { scheme: Scheme::Http, version: Version::HTTP_2 };
-    Key { generation, wanted, target, credentials: Arc::new([]), signing: None, shown: None }
+    Key { generation, wanted, target, credentials: Arc::new([]), lent: Vec::new(), signing: None, shown: None }
 }
 
 /// A connection that has done nothing, and its other end.

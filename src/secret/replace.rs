@@ -1,0 +1,388 @@
+//! Placeholders on their way out, elsewhere than in headers: found in a text as it streams, and the value written in
+//! their place as such a text writes it.
+//!
+//! A placeholder is found as it stands, or escaped once as the text escapes: by `%` in queries and forms, by `\` in
+//! JSON. Every other spelling is left as it is, for the search that follows ([`super::scrub`]) to find. Whether one may
+//! be replaced is for the policy to say ([`crate::policy::placeholder`]).
+//!
+//! | text | a value in it |
+//! |---|---|
+//! | a query, `application/x-www-form-urlencoded` | every byte escaped but letters, digits, `-`, `.`, `_` and `~` |
+//! | JSON, also one a line | `"`, `\` and control characters escaped; one that is not UTF-8 cannot be written |
+//! | `multipart/…` | as it is, in what parts hold; in their heads, such as a file's name, nothing is replaced |
+//! | any other | as it is |
+//!
+//! - `INVARIANT`: in a query or a form a value adds no parameter, in JSON it ends no string.
+//! - `INVARIANT`: what waits is what may be the beginning of a placeholder, so it is bounded by the longest spelling.
+//! - `INVARIANT`: of one text no more than [`limits::PLACEHOLDER_TIMES`] are replaced; more are left, and so refused.
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::Secrets;
+use super::inject::InjectError;
+use crate::flow::SecretName;
+use crate::limits;
+use crate::policy::verdict::{Part, Template};
+
+/// Characters of a multipart boundary (RFC 2046 §5.1.1).
+const BOUNDARY: usize = 70;
+/// Bytes of a multipart body that are looked back on: twice a delimiter and more.
+const LOOK_BACK: usize = 256;
+
+/// How a text writes what stands in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As it is.
+    Plain,
+    /// RFC 8259 §7.
+    Json,
+    /// RFC 3986 §2.1.
+    Form,
+}
+
+/// What a text says at one place.
+enum Read {
+    /// This byte, written in so many.
+    Byte(u8, usize),
+    /// The text ends where that may not be over.
+    Cut,
+}
+
+/// How far a placeholder goes from one place of a text.
+enum Walk {
+    Whole(usize),
+    Cut,
+    Nowhere,
+}
+
+impl Manner {
+    /// The first byte that a text says, as it stands or escaped once.
+    fn read(self, text: &[u8]) -> Read {
+        let Some((first, rest)) = text.split_first() else { return Read::Cut };
+        let plain = Read::Byte(*first, 1);
+        match (self, first) {
+            (Self::Form, b'%') => coded(rest, 2).map_or(plain, |read| longer(read, 1)),
+            (Self::Json, b'\\') => match rest.split_first() {
+                None => Read::Cut,
+                Some((b'u', digits)) => coded(digits, 4).map_or(plain, |read| longer(read, 2)),
+                Some((escaped @ (b'"' | b'\\' | b'/'), _)) => Read::Byte(*escaped, 2),
+                Some(_) => plain,
+            },
+            _ => plain,
+        }
+    }
+
+    fn walk(self, text: &[u8], wanted: &[u8]) -> Walk {
+        let mut at = 0;
+        for byte in wanted {
+            match self.read(text.get(at..).unwrap_or_default()) {
+                Read::Byte(said, length) if said == *byte => at += length,
+                Read::Byte(..) => return Walk::Nowhere,
+                Read::Cut => return Walk::Cut,
+            }
+        }
+        Walk::Whole(at)
+    }
+
+    /// The byte that begins every escape.
+    fn escape(self) -> Option<u8> {
+        match self {
+            Self::Plain => None,
+            Self::Json => Some(b'\\'),
+            Self::Form => Some(b'%'),
+        }
+    }
+
+    /// A value as such a text writes it; `None` if it cannot.
+    fn write(self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        if self == Self::Json && std::str::from_utf8(value).is_err() {
+            return None;
+        }
+        // Room for all from the start: a vector that grows leaves copies behind.
+        let mut written = Zeroizing::new(Vec::with_capacity(6 * value.len()));
+        for byte in value {
+            match (self, byte) {
+                (Self::Form, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~') => {
+                    written.push(*byte);
+                }
+                (Self::Form, _) => written.extend([b'%', digit(byte >> 4), digit(byte & 15)]),
+                (Self::Json, b'"' | b'\\') => written.extend([b'\\', *byte]),
+                (Self::Json, 0..0x20) => {
+                    written.extend(*b"\\u00");
+                    written.extend([digit(byte >> 4), digit(byte & 15)]);
+                }
+                (Self::Plain | Self::Json, _) => written.push(*byte),
+            }
+        }
+        Some(written)
+    }
+}
+
+/// What so many hexadecimal digits say; `None` if they are none, or say no single byte.
+fn coded(text: &[u8], count: usize) -> Option<Read> {
+    let digits = text.get(..count).unwrap_or(text);
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let number = digits.iter().try_fold(0, |number, byte| Some(16 * number + digit(byte)?))?;
+    if digits.len() < count {
+        return Some(Read::Cut);
+    }
+    u8::try_from(number).ok().map(|byte| Read::Byte(byte, count))
+}
+
+fn longer(read: Read, by: usize) -> Read {
+    match read {
+        Read::Byte(byte, length) => Read::Byte(byte, length + by),
+        Read::Cut => Read::Cut,
+    }
+}
+
+fn digit(value: u8) -> u8 {
+    b"0123456789ABCDEF".get(usize::from(value)).copied().unwrap_or_default()
+}
+
+/// A query with its values in their places.
+///
+/// # Errors
+/// A value cannot be had, or the query would be longer than any head.
+pub fn query(Template(parts): &Template, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
+    let mut query = Zeroizing::new(Vec::with_capacity(limits::HEAD_BYTES));
+    for part in parts {
+        match part {
+            Part::Secret(name) => {
+                let value = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
+                let written = value.expose(|value| Manner::Form.write(value)).unwrap_or_default();
+                query.extend_from_slice(&written);
+            }
+            Part::Literal(text) => query.extend_from_slice(text.as_bytes()),
+            Part::Base64(_) => {}
+        }
+        if query.len() > limits::HEAD_BYTES {
+            return Err(InjectError::TooLong);
+        }
+    }
+    Ok(query)
+}
+
+/// A query in parts, the secret in the place of each of these placeholders; `None` if there is none.
+pub(super) fn parts<'a>(
+    query: &str,
+    texts: impl Iterator<Item = (&'a SecretName, &'a str)> + Clone,
+) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    while at < query.len() {
+        let rest = query.as_bytes().get(at..).unwrap_or_default();
+        let found = texts.clone().find_map(|(name, text)| match Manner::Form.walk(rest, text.as_bytes()) {
+            Walk::Whole(length) => Some((name, length)),
+            Walk::Cut | Walk::Nowhere => None,
+        });
+        match found {
+            Some((name, length)) => {
+                // Both ends of what is ASCII are ends of characters.
+                let before = query.get(from..at)?;
+                parts.extend((!before.is_empty()).then(|| Part::Literal(before.to_owned())));
+                parts.push(Part::Secret(name.clone()));
+                at += length;
+                from = at;
+            }
+            None => at += 1,
+        }
+    }
+    let rest = query.get(from..)?;
+    let is_found = !parts.is_empty();
+    parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.to_owned())));
+    is_found.then_some(parts)
+}
+
+/// A placeholder, and what takes its place.
+struct Wanted {
+    text: Box<[u8]>,
+    /// As the text writes it; `None` if it cannot be had.
+    value: Option<Bytes>,
+}
+
+/// A piece of a text on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// What the sandbox wrote.
+    Text(Bytes),
+    /// A value.
+    Value(Bytes),
+    /// A placeholder whose value cannot be had: nothing more may be sent.
+    Missing,
+}
+
+/// Replaces placeholders in a body that arrives in pieces.
+pub struct Replacer {
+    manner: Manner,
+    parts: Option<Parts>,
+    wanted: Vec<Wanted>,
+    /// The bytes that a placeholder may begin with.
+    firsts: [bool; 256],
+    /// What may be the beginning of a placeholder.
+    kept: Bytes,
+    left: usize,
+}
+
+impl Replacer {
+    /// For a body of this type (RFC 9110 §8.3) and these placeholders.
+    pub(super) fn new<'a>(
+        media_type: Option<&str>,
+        texts: impl Iterator<Item = (&'a SecretName, &'a str)>,
+        secrets: &Secrets,
+    ) -> Self {
+        let (manner, parts) = read_type(media_type.unwrap_or_default());
+        let wanted: Vec<Wanted> = texts
+            .map(|(name, text)| {
+                let value = secrets.value(name).and_then(|value| value.expose(|value| manner.write(value)));
+                Wanted { text: text.as_bytes().into(), value: value.map(Bytes::from_owner) }
+            })
+            .collect();
+        let begins = wanted.iter().filter_map(|wanted| wanted.text.first().copied()).chain(manner.escape());
+        let mut firsts = [false; 256];
+        for first in begins {
+            firsts.iter_mut().skip(usize::from(first)).take(1).for_each(|is_first| *is_first = true);
+        }
+        Self { manner, parts, wanted, firsts, kept: Bytes::new(), left: limits::PLACEHOLDER_TIMES }
+    }
+
+    /// Takes the next piece, and gives what may go.
+    #[must_use]
+    pub fn feed(&mut self, piece: Bytes) -> Vec<Piece> {
+        let kept = std::mem::take(&mut self.kept);
+        let text = if kept.is_empty() { piece } else { [kept, piece].concat().into() };
+        let (mut from, mut at, mut out) = (0, 0, Vec::new());
+        while let Some(next) = self.next(&text, at) {
+            let rest = text.get(next..).unwrap_or_default();
+            self.pass(text.get(at..next).unwrap_or_default());
+            at = next;
+            match self.look(rest) {
+                (_, Walk::Cut) => {
+                    self.kept = text.slice(at..);
+                    out.extend((from < at).then(|| Piece::Text(text.slice(from..at))));
+                    return out;
+                }
+                (Some(wanted), Walk::Whole(length)) if self.may_replace() => {
+                    out.extend((from < at).then(|| Piece::Text(text.slice(from..at))));
+                    out.push(wanted.map_or(Piece::Missing, Piece::Value));
+                    self.left -= 1;
+                    self.pass(rest.get(..length).unwrap_or_default());
+                    at += length;
+                    from = at;
+                }
+                _ => {
+                    self.pass(rest.get(..1).unwrap_or_default());
+                    at += 1;
+                }
+            }
+        }
+        self.pass(text.get(at..).unwrap_or_default());
+        out.extend((from < text.len()).then(|| Piece::Text(text.slice(from..))));
+        out
+    }
+
+    /// The body is at its end: what was kept is no placeholder.
+    #[must_use]
+    pub fn finish(&mut self) -> Bytes {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Where a placeholder may begin next.
+    fn next(&self, text: &[u8], from: usize) -> Option<usize> {
+        let is_first = |byte: &u8| self.firsts.get(usize::from(*byte)).copied().unwrap_or_default();
+        Some(from + text.get(from..)?.iter().position(is_first)?)
+    }
+
+    /// The placeholder that begins here, and how far it goes.
+    fn look(&self, text: &[u8]) -> (Option<Option<Bytes>>, Walk) {
+        let mut is_cut = false;
+        for wanted in &self.wanted {
+            match self.manner.walk(text, &wanted.text) {
+                Walk::Whole(length) => return (Some(wanted.value.clone()), Walk::Whole(length)),
+                Walk::Cut => is_cut = true,
+                Walk::Nowhere => {}
+            }
+        }
+        (None, if is_cut { Walk::Cut } else { Walk::Nowhere })
+    }
+
+    fn may_replace(&self) -> bool {
+        self.left > 0 && self.parts.as_ref().is_none_or(Parts::is_within)
+    }
+
+    fn pass(&mut self, text: &[u8]) {
+        self.parts.iter_mut().for_each(|parts| parts.pass(text));
+    }
+}
+
+/// How a text of this type writes what stands in it.
+fn read_type(media_type: &str) -> (Manner, Option<Parts>) {
+    let (essence, parameters) = media_type.split_once(';').unwrap_or((media_type, ""));
+    let essence = essence.trim().to_ascii_lowercase();
+    let is_json = essence.ends_with("/json")
+        || essence.ends_with("+json")
+        || ["application/jsonl", "application/x-ndjson", "application/json-seq"].contains(&&*essence);
+    match &*essence {
+        "application/x-www-form-urlencoded" => (Manner::Form, None),
+        _ if is_json => (Manner::Json, None),
+        _ if essence.starts_with("multipart/") => (Manner::Plain, Some(Parts::new(parameters))),
+        _ => (Manner::Plain, None),
+    }
+}
+
+/// Whether one stands in what a part of a multipart body holds (RFC 2046 §5.1).
+struct Parts {
+    /// A line break, two dashes and the boundary; `None` where it cannot be read: then there is no part.
+    delimiter: Option<Box<[u8]>>,
+    /// The last bytes that passed, as many as matter.
+    last: Vec<u8>,
+    at: At,
+}
+
+/// Where in a multipart body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Before the first delimiter.
+    Before,
+    /// Behind a delimiter, up to an empty line.
+    Head,
+    /// In what a part holds.
+    Within,
+}
+
+impl Parts {
+    fn new(parameters: &str) -> Self {
+        let boundary = |parameter: &str| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"').to_owned())
+        };
+        let boundary = parameters.split(';').find_map(boundary);
+        let boundary = boundary.filter(|boundary| (1..=BOUNDARY).contains(&boundary.len()));
+        let delimiter = boundary.map(|boundary| format!("\r\n--{boundary}").into_bytes().into());
+        // The first delimiter may begin the body.
+        Self { delimiter, last: b"\r\n".to_vec(), at: At::Before }
+    }
+
+    fn is_within(&self) -> bool {
+        self.at == At::Within
+    }
+
+    fn pass(&mut self, text: &[u8]) {
+        let Some(delimiter) = &self.delimiter else { return };
+        for byte in text {
+            if self.last.len() == LOOK_BACK {
+                self.last.drain(..LOOK_BACK / 2);
+            }
+            self.last.push(*byte);
+            if delimiter.last() == Some(byte) && self.last.ends_with(delimiter) {
+                self.at = At::Head;
+            } else if self.at == At::Head && self.last.ends_with(b"\r\n\r\n") {
+                self.at = At::Within;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

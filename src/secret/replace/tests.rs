@@ -1,0 +1,134 @@
+//! Placeholders in queries and bodies, however these are cut: what is replaced, how it is written, and what stays.
+
+use super::super::Secret;
+use super::*;
+
+const TEXT: &str = "ph-one_0123456789/x";
+const VALUE: &str = "v\"1\\&=+# \u{e9}%\n.";
+
+fn name(text: &str) -> SecretName {
+    SecretName::new(text).unwrap()
+}
+
+fn secrets(value: &[u8]) -> Secrets {
+    let secrets = Secrets::default();
+    secrets.insert(name("KEY"), Secret::new(Zeroizing::new(value.to_vec())));
+    secrets
+}
+
+/// What becomes of a body in these pieces; `!` for a value that cannot be had.
+fn replaced(media_type: &str, pieces: &[&[u8]], value: &[u8]) -> String {
+    let key = name("KEY");
+    let mut replacer = Replacer::new(Some(media_type), [(&key, TEXT)].into_iter(), &secrets(value));
+    let mut out = Vec::new();
+    for piece in pieces {
+        for piece in replacer.feed(Bytes::copy_from_slice(piece)) {
+            match piece {
+                Piece::Text(text) | Piece::Value(text) => out.extend_from_slice(&text),
+                Piece::Missing => out.push(b'!'),
+            }
+        }
+    }
+    out.extend_from_slice(&replacer.finish());
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[test]
+fn a_value_is_written_as_the_body_writes_what_stands_in_it() {
+    const FORM: &str = "v%221%5C%26%3D%2B%23%20%C3%A9%25%0A.";
+    const JSON: &str = "v\\\"1\\\\&=+# \u{e9}%\\u000A.";
+    for (media_type, before, written) in [
+        ("text/plain", TEXT.to_owned(), VALUE),
+        ("", TEXT.to_owned(), VALUE),
+        ("application/x-www-form-urlencoded", TEXT.to_owned(), FORM),
+        ("Application/X-WWW-Form-URLencoded; charset=UTF-8", TEXT.replace('/', "%2F").replace('_', "%5f"), FORM),
+        ("application/json", TEXT.to_owned(), JSON),
+        ("application/vnd.api+json;charset=utf-8", TEXT.replace('/', "\\/").replace('-', "\\u002d"), JSON),
+        ("application/x-ndjson", TEXT.to_owned(), JSON),
+    ] {
+        let body = format!("a={before}&b={before}");
+        let expected = format!("a={written}&b={written}");
+        assert_eq!(replaced(media_type, &[body.as_bytes()], VALUE.as_bytes()), expected, "{media_type}");
+        let (bytes, most) = (body.as_bytes(), body.len());
+        for cut in 0..most {
+            let pieces = [&bytes[..cut], &bytes[cut..]];
+            assert_eq!(replaced(media_type, &pieces, VALUE.as_bytes()), expected, "{media_type}, cut at {cut}");
+        }
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(replaced(media_type, &single, VALUE.as_bytes()), expected, "{media_type}, byte by byte");
+    }
+}
+
+#[test]
+fn any_other_spelling_and_what_only_begins_like_one_stay() {
+    let twice = TEXT.replace('_', "%255f");
+    let escaped = TEXT.replace('_', "%5f");
+    let unicode = TEXT.replace('_', "\\u005f");
+    for (media_type, text) in [
+        ("application/x-www-form-urlencoded", twice.as_str()),
+        ("application/x-www-form-urlencoded", &unicode),
+        ("application/x-www-form-urlencoded", "ph-one_0123456789%2"),
+        ("application/x-www-form-urlencoded", "ph-ph-one%zz%"),
+        ("application/json", &escaped),
+        ("application/json", &unicode.replace('\\', "\\\\")),
+        ("application/json", "ph-one\\u00"),
+        ("application/json", "\\q\\"),
+        ("text/plain", &escaped),
+        ("text/plain", &unicode),
+        ("text/plain", &TEXT[..TEXT.len() - 1]),
+        ("text/plain", ""),
+    ] {
+        let single: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(replaced(media_type, &single, b"value"), text, "{media_type}: {text}");
+    }
+    let again = format!("ph-{TEXT}");
+    assert_eq!(replaced("text/plain", &[again.as_bytes()], b"value"), "ph-value");
+}
+
+#[test]
+fn a_value_that_cannot_be_had_or_written_is_told_and_too_many_are_left() {
+    assert_eq!(replaced("application/json", &[TEXT.as_bytes()], b"\xff"), "!");
+    assert_eq!(replaced("application/x-www-form-urlencoded", &[TEXT.as_bytes()], b"\xff\0"), "%FF%00");
+    let key = name("KEY");
+    let mut replacer = Replacer::new(None, [(&key, TEXT)].into_iter(), &Secrets::default());
+    assert_eq!(replacer.feed(Bytes::from_static(TEXT.as_bytes())), [Piece::Missing]);
+    let many = TEXT.repeat(limits::PLACEHOLDER_TIMES + 1);
+    let out = replaced("text/plain", &[many.as_bytes()], b"v");
+    assert_eq!(out, format!("{}{TEXT}", "v".repeat(limits::PLACEHOLDER_TIMES)));
+}
+
+#[test]
+fn of_a_multipart_body_only_what_parts_hold_is_replaced() {
+    let body = format!(
+        "{TEXT}\r\n--b0\r\nContent-Disposition: form-data; name=\"f\"; filename=\"{TEXT}\"\r\n\r\n{TEXT}\r\n--b0\r\n\
+         X-{TEXT}: 1\r\n\r\na{TEXT}b\r\n--b0--\r\n"
+    );
+    let expected = body.replace(&format!("\r\n\r\n{TEXT}"), "\r\n\r\nV").replace(&format!("a{TEXT}b"), "aVb");
+    for media_type in ["multipart/form-data; boundary=b0", "multipart/mixed; charset=x; Boundary=\"b0\""] {
+        assert_eq!(replaced(media_type, &[body.as_bytes()], b"V"), expected, "{media_type}");
+        let single: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+        assert_eq!(replaced(media_type, &single, b"V"), expected, "{media_type}, byte by byte");
+    }
+    let long = format!("multipart/form-data; boundary={}", "b".repeat(BOUNDARY + 1));
+    for media_type in ["multipart/form-data", "multipart/form-data; boundary=other", &long] {
+        assert_eq!(replaced(media_type, &[body.as_bytes()], b"V"), body, "{media_type}");
+    }
+}
+
+#[test]
+fn a_query_gets_its_values_escaped_and_no_longer_than_a_head() {
+    let (key, other) = (name("KEY"), name("OTHER"));
+    let texts = [(&key, TEXT), (&other, "ph-two-0123456789")];
+    let parts = |query: &str| parts(query, texts.iter().copied());
+    let query = format!("a={TEXT}&b={}&c", TEXT.replace('/', "%2f").replace('-', "%2D"));
+    let found = parts(&query).unwrap();
+    assert_eq!(found.iter().filter(|part| matches!(part, Part::Secret(name) if *name == key)).count(), 2);
+    let written = super::query(&Template(found), &secrets(b"1&x=2 +#%")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&written), "a=1%26x%3D2%20%2B%23%25&b=1%26x%3D2%20%2B%23%25&c");
+    assert_eq!(parts("a=b&c"), None);
+    assert_eq!(parts(&TEXT.replace('/', "%252f")), None);
+    let missing = super::query(&Template(parts("ph-two-0123456789").unwrap()), &secrets(b"x"));
+    assert_eq!(missing.unwrap_err(), InjectError::Missing(other.clone()));
+    let long = super::query(&Template(parts(&query).unwrap()), &secrets(&vec![b'x'; limits::HEAD_BYTES]));
+    assert_eq!(long.unwrap_err(), InjectError::TooLong);
+}
