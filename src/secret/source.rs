@@ -7,7 +7,8 @@
 //! A command is started without a shell, with exeat's own environment but for the variables that secrets come from,
 //! nothing to read, and its messages thrown away, for they may hold what is nobody's business. What it prints is the
 //! value, or one JSON object that holds it with how long it is good: `{"value": "…", "expiresIn": SECONDS}` or
-//! `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`.
+//! `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`. A key of AWS's as `credential_process` has it is a value as it
+//! stands, and good until its `Expiration`.
 //!
 //! Services are asked on the operator's own network, with the operator's own trust, whatever the policies of sandboxes
 //! say; nothing of a flow has any part in it.
@@ -30,6 +31,8 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::AsyncReadExt;
@@ -335,18 +338,33 @@ struct GivenWire {
     expires_at: Option<String>,
 }
 
-/// The value in what a command printed, and how long it is good. What is not that one object is the value itself.
+/// A key of AWS's as `credential_process` has it. Whole, it is a value; here it is asked when it ends.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AwsKeyWire {
+    #[serde(rename = "AccessKeyId")]
+    _id: IgnoredAny,
+    #[serde(rename = "SecretAccessKey")]
+    _key: IgnoredAny,
+    /// Text; of any other kind it says nothing that could be relied on.
+    expiration: Option<Json>,
+}
+
+/// The value in what a command printed, and how long it is good. What is not that one object is the value itself, and
+/// is good as long as it says of itself if it is a key of AWS's.
 fn understand(printed: Zeroizing<Vec<u8>>, now: SystemTime) -> Result<(Zeroizing<Vec<u8>>, Option<Duration>), Fault> {
-    let Ok(GivenWire { value, expires_in, expires_at }) = serde_json::from_slice(&printed) else {
-        return Ok((printed, None));
-    };
-    let value = Zeroizing::new(value.into_bytes());
-    let until = match expires_at.map(|text| OffsetDateTime::parse(&text, &Rfc3339)) {
-        None => None,
-        Some(Ok(at)) => Some(SystemTime::from(at).duration_since(now).map_err(|_| Fault::Expired)?),
-        // When it ends cannot be told, so it is over.
-        Some(Err(_)) => return Err(Fault::Expired),
-    };
-    let good_for = expires_in.map(Duration::from_secs).into_iter().chain(until).min();
-    Ok((value, good_for))
+    if let Ok(GivenWire { value, expires_in, expires_at }) = serde_json::from_slice(&printed) {
+        let value = Zeroizing::new(value.into_bytes());
+        let until = expires_at.map(|text| left(&text, now)).transpose()?;
+        return Ok((value, expires_in.map(Duration::from_secs).into_iter().chain(until).min()));
+    }
+    let key = serde_json::from_slice::<AwsKeyWire>(&printed).ok();
+    let end = key.and_then(|key| key.expiration).map(|end| left(end.as_str().unwrap_or_default(), now));
+    Ok((printed, end.transpose()?))
+}
+
+/// How long it is until then. When it ends that cannot be told, so it is over.
+fn left(text: &str, now: SystemTime) -> Result<Duration, Fault> {
+    let end = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| Fault::Expired)?;
+    SystemTime::from(end).duration_since(now).map_err(|_| Fault::Expired)
 }

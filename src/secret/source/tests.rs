@@ -103,6 +103,27 @@ async fn a_command_gives_what_it_prints_with_how_long_that_is_good() {
     assert!((3500..=3600).contains(&good_for.unwrap().as_secs()), "{good_for:?}");
 }
 
+/// As `aws configure export-credentials` prints it; for a key that stays, without an end or with none.
+#[tokio::test]
+async fn a_key_of_awss_that_a_command_prints_is_the_value_as_it_stands_and_good_until_its_expiration() {
+    let key = "\\\"Version\\\": 1, \\\"AccessKeyId\\\": \\\"AK\\\", \\\"SecretAccessKey\\\": \\\"canary\\\"";
+    let printed = |end: &str| format!("echo \"{{{key}, \\\"SessionToken\\\": \\\"t\\\"{end}}}\"");
+    let ends = |at: &str| printed(&format!(", \\\"Expiration\\\": {at}"));
+    let (value, good_for) = of_command(&ends("\\\"$(date -u -d '+1 hour' +%FT%TZ)\\\"")).await.unwrap();
+    assert!((3500..=3600).contains(&good_for.unwrap().as_secs()), "{good_for:?}");
+    assert!(value.starts_with("{\"Version\": 1, \"AccessKeyId\": \"AK\"") && value.ends_with("Z\"}"), "{value}");
+    for script in [printed(""), ends("null")] {
+        assert_eq!(of_command(&script).await.unwrap().1, None, "{script}");
+    }
+    for at in ["\\\"2001-01-01T00:00:00+00:00\\\"", "\\\"soon\\\"", "1893456000", "{}"] {
+        let told = of_command(&ends(at)).await.unwrap_err();
+        assert!(told.ends_with("gave what has expired") && !told.contains("canary"), "{told}");
+    }
+    // It is no such key: nobody says what `Expiration` means in it.
+    let other = "echo '{\"Expiration\": \"2001-01-01T00:00:00Z\"}'";
+    assert_eq!(of_command(other).await.unwrap().1, None);
+}
+
 #[tokio::test]
 async fn a_command_that_gives_nothing_good_says_why_and_shows_nothing_of_it() {
     for (script, expected) in [
