@@ -270,7 +270,8 @@ fn a_secret_is_set_from_a_file_or_standard_input_and_deleted() {
     verb.ctl("secrets set KEY --to a.test").ill(1, &["`value`"]);
     verb.ctl("secrets set KEY --to a.test --value-file nowhere").ill(2, &["nowhere"]);
     assert_eq!(verb.ctl("secrets delete KEY").well(), "KEY: deleted\n");
-    verb.ctl("secrets delete KEY").ill(1, &["no such thing"]);
+    verb.ctl("secrets delete KEY").ill(1, &["no secret `KEY` was set over the API; `exeat ctl secrets` lists"]);
+    verb.ctl("secrets delete 1KEY").ill(1, &["a secret's name is letters, digits and `_`"]);
 }
 
 #[test]

@@ -428,6 +428,8 @@ pub struct TrustView {
 pub enum Refusal {
     /// There is no such sandbox.
     Unknown,
+    /// There is nothing of this name: what, and what to do.
+    Absent(String),
     /// It was stopped, and can be changed no more.
     Stopped,
     /// Something else has it: a name, an attachment, a revision that is in force.

@@ -114,6 +114,7 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let (status, code, message) = match refusal {
             Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found", "there is no such thing here".to_owned()),
+            Refusal::Absent(why) => (StatusCode::NOT_FOUND, "not_found", why),
             Refusal::Stopped => (StatusCode::GONE, "sandbox_stopped", "the session was stopped".to_owned()),
             Refusal::Conflict(why) => (StatusCode::CONFLICT, "conflict", why),
             Refusal::Bad(why) => (StatusCode::BAD_REQUEST, "bad_request", why),

@@ -81,7 +81,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
-        Ok(Self(SecretName::new(&segment(parts).await?).ok_or(Refusal::Unknown)?))
+        let due = || Refusal::Absent("a secret's name is letters, digits and `_`, and no digit first".to_owned());
+        Ok(Self(SecretName::new(&segment(parts).await?).ok_or_else(due)?))
     }
 }
 

@@ -100,3 +100,34 @@ fn a_secret_that_is_set_over_the_api_is_used_changed_and_forgotten_and_never_sho
         assert!(!rig.holds(name).contains("canary"), "{name}");
     }
 }
+
+#[test]
+fn a_secret_that_was_set_over_the_api_survives_a_take_over() {
+    let Some(mut rig) = Rig::new("") else { return };
+    let policy = json!({ "allow": { "api.rig": [
+        { "match": { "method": ["GET"] }, "transform": [{ "headers": { "authorization": "Bearer ${secrets.KEY}" } }] },
+    ] } });
+    let mut good = value("canary-one");
+    good.as_object_mut().expect("an object").insert("expiresIn".to_owned(), json!(3600));
+    rig.sets("KEY", &good);
+    rig.sets("SPARE", &value("canary-spare"));
+    rig.ground.sandbox("exd-a");
+    let body = json!({ "name": "exd-a", "attachment": { "netns": "/run/netns/exd-a" }, "networkPolicy": policy });
+    assert!(rig.control("POST", "/v2/sandboxes", &body.to_string()).contains("exd-a"));
+    assert_eq!((rig.asks("/1").as_str(), rig.last_seen().as_str()), ("200", "/1 Bearer canary-one"));
+    let before = rig.secret("KEY");
+    rig.hands_over();
+    assert_eq!(rig.secret("KEY").get("expiresAt"), before.get("expiresAt"), "{before}");
+    assert_eq!((rig.asks("/2").as_str(), rig.last_seen().as_str()), ("200", "/2 Bearer canary-one"));
+    // The successor sets and forgets like the one before it, and hands on what it has.
+    rig.sets("KEY", &value("canary-two"));
+    assert!(rig.control("DELETE", "/secrets/KEY", "").contains("sandbox `exd-a` uses `KEY`"));
+    assert!(rig.control("DELETE", "/secrets/SPARE", "").contains(r#""name":"SPARE""#));
+    rig.hands_over();
+    assert_eq!((rig.asks("/3").as_str(), rig.last_seen().as_str()), ("200", "/3 Bearer canary-two"));
+    assert!(rig.is_in("KEY", "ready") && !rig.control("GET", "/secrets", "").contains("SPARE"));
+    assert!(!rig.pushes(&policy).contains("error"));
+    for name in ["told", "audit", "said", "state/sandboxes.redb"] {
+        assert!(!rig.holds(name).contains("canary"), "{name}");
+    }
+}

@@ -120,11 +120,11 @@ fn settings(folder: &Path) -> String {
 }
 
 /// Starts a daemon that may leave as much of a core as it likes, and says all that it can say.
-fn daemon(ground: &Ground, folder: &Path) -> Child {
+fn daemon(ground: &Ground, folder: &Path, arguments: &[&str]) -> Child {
     let at = |name: &str| folder.join(name);
     let mut command = Command::new("prlimit");
     command.args(["--core=unlimited:unlimited", env!("CARGO_BIN_EXE_exeat"), "serve", "--config"]);
-    command.arg(at("serve.yaml")).current_dir(folder).env("SSL_CERT_FILE", at("rig-root.pem"));
+    command.arg(at("serve.yaml")).args(arguments).current_dir(folder).env("SSL_CERT_FILE", at("rig-root.pem"));
     command.env("CLIENT_SECRET", "canary-client-secret").env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     // Memory is asked of the system as it is needed, and not a great deal of it in advance, so that a limit is met.
     command.env("MIMALLOC_ARENA_RESERVE", "0");
@@ -164,7 +164,7 @@ impl Rig {
         assert!(openssl.status().expect("openssl").success());
         let mut server = ground.start(Command::new("python3").arg(at("server.py")).arg(folder.path()));
         assert_eq!(server.line(), "ready");
-        let daemon = daemon(&ground, folder.path());
+        let daemon = daemon(&ground, folder.path(), &[]);
         let rig = Self { ground, folder, daemon, _server: server, _names: names, _runtime: runtime };
         rig.listens();
         Some(rig)
@@ -189,9 +189,18 @@ impl Rig {
             status.is_some()
         });
         assert!(ended, "it ends by {by:?}: {}", self.holds("told"));
-        self.daemon = daemon(&self.ground, self.folder.path());
+        self.daemon = daemon(&self.ground, self.folder.path(), &[]);
         self.listens();
         status.expect("it has ended")
+    }
+
+    /// Another daemon takes over, and the one before ends.
+    pub(super) fn hands_over(&mut self) {
+        let next = daemon(&self.ground, self.folder.path(), &["--take-over"]);
+        let mut before = std::mem::replace(&mut self.daemon, next);
+        let ended = eventually(|| before.try_wait().expect("a child").is_some());
+        assert!(ended, "the one before ends: {}", self.holds("told"));
+        self.listens();
     }
 
     pub(super) fn is(&self, mode: &str) {

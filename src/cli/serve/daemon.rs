@@ -640,7 +640,8 @@ impl Daemon {
             }
             SecretChange::Delete => {
                 if broker.inline(&name).is_none() {
-                    return Err(Refusal::Unknown);
+                    let kept = "`exeat ctl secrets` lists those that are kept";
+                    return Err(Refusal::Absent(format!("no secret `{shown}` was set over the API; {kept}")));
                 }
                 if let Some(user) = is_used() {
                     return Err(used_by(&user, "it is not deleted"));
@@ -1163,7 +1164,8 @@ fn stored<E: Error>(done: Result<Result<(), E>, tokio::task::JoinError>) -> Resu
 
 fn sentence(refusal: &Refusal) -> String {
     match refusal {
-        Refusal::Conflict(text)
+        Refusal::Absent(text)
+        | Refusal::Conflict(text)
         | Refusal::Bad(text)
         | Refusal::Attach(text)
         | Refusal::Limit(text)
