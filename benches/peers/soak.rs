@@ -2,8 +2,8 @@
 //! say half of a hello, while the policies of both sandboxes change three times a second. Then all of them stop, and
 //! what the daemon still holds is compared with what it held after the first tenth.
 //!
-//! It fails where the daemon died or panicked, where more than one push of a hundred is not heeded in time, where a flow stays open, where descriptors or tasks stay behind, or where
-//! memory has grown by more than [`GROWTH`].
+//! It fails where the daemon died or panicked, where more than one push of a hundred is not heeded in time, where a flow
+//! stays open, where descriptors or tasks stay behind, or where memory has grown by more than [`GROWTH`].
 
 use std::fs;
 use std::path::Path;
@@ -49,6 +49,8 @@ pub(crate) fn run(stand: &Stand<'_>, proxy: &Proxy, minutes: u64) -> bool {
     let mut samples = Vec::new();
     let (pushes, late) = std::thread::scope(|scope| {
         let pushing = scope.spawn(|| push(&socket, &over));
+        // Also where this fails: or it would be waited for without end.
+        let ends = Ends(&over);
         let mut clients: Vec<_> = [Place::Sandbox, Place::Neighbour]
             .iter()
             .flat_map(|place| LOADS.map(|load| client(*place, load, &started, 60 * minutes)))
@@ -68,7 +70,7 @@ pub(crate) fn run(stand: &Stand<'_>, proxy: &Proxy, minutes: u64) -> bool {
         for client in &mut clients {
             client.wait().expect("its end");
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
         pushing.join().expect("no panic")
     });
     settle(&socket);
@@ -77,6 +79,15 @@ pub(crate) fn run(stand: &Stand<'_>, proxy: &Proxy, minutes: u64) -> bool {
     let log = fs::read_to_string(stand.folder.join("log")).expect("the stand's log");
     let told = judge(first, &samples, last, daemon(&socket) == pid && !log.contains("panicked"));
     told && late * 100 <= pushes
+}
+
+/// When this goes, it is over.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Says what went wrong; whether nothing did.
