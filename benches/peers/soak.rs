@@ -2,8 +2,8 @@
 //! say half of a hello, while the policies of both sandboxes change three times a second. Then all of them stop, and
 //! what the daemon still holds is compared with what it held after the first tenth.
 //!
-//! It fails where the daemon died or panicked, where more than one push of a hundred is not heeded in time, where a flow
-//! stays open, where descriptors or tasks stay behind, or where memory has grown by more than [`GROWTH`].
+//! It fails where the daemon died or panicked, where more than one push of a hundred is not heeded in time, where a
+//! flow stays open, where descriptors or tasks stay behind, or where memory has grown by more than [`GROWTH`].
 
 use std::fs;
 use std::path::Path;
