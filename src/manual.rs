@@ -43,7 +43,8 @@
 ///   the program's. The id of a key and a session token are sent, and may be answered: without the key, which never
 ///   goes out, they are worth nothing, and answers are not searched for them.
 /// - Where a rule has placeholders replaced in the query or the body, a service may store the value as it stores what
-///   else stands there, log it, and show it to others than this sandbox, whose answers alone are searched.
+///   else stands there, log it, and show it to others than this sandbox, whose answers alone are searched; or read it
+///   in a way that is told within the body (a charset of a part, base64 in JSON), and show what it read.
 /// - A placeholder is not seen in a compressed body (unless a rule has it read: then it is refused), behind a switch of
 ///   protocols (WebSocket), in TLS that is relayed unread, in names asked of DNS, or cut in pieces: there it goes out
 ///   as it is, and is worth nothing.
@@ -299,7 +300,7 @@ pub mod restart {}
 /// | §3 `basic`, base64, `existing` | `what_is_to_be_encoded_is_encoded_with_its_secret_in_place`, `each_fault_of_basic_and_of_an_encoding_is_found`, `a_header_gives_way_to_the_sandboxes_own_only_where_the_rule_says_so` |
 /// | §3 a secret goes along with requests of its `methods` and `paths` alone | `a_secret_goes_along_with_the_requests_of_its_grant_alone`, `a_placeholder_anywhere_else_is_refused` |
 /// | §3 a placeholder is replaced in the headers of its secret, on the way to where that may go; elsewhere it is refused | `a_placeholder_is_replaced_where_its_secret_may_go`, `a_placeholder_anywhere_else_is_refused`, `of_a_header_that_a_rule_sets_nothing_is_sent_that_the_sandbox_wrote` |
-/// | §3 `placeholders`: a rule has them replaced in the query and the body | `where_a_rule_says_so_a_placeholder_is_replaced_in_the_query_of_what_its_secret_may_go_along_with`, `a_rule_that_replaces_placeholders_is_for_names_that_a_secret_with_one_may_go_to`, `a_value_is_written_as_the_body_writes_what_stands_in_it`, `of_a_multipart_body_only_what_parts_hold_is_replaced`, `a_query_gets_the_value_escaped_and_neither_the_answer_nor_the_record_has_it`, `a_body_that_waits_gets_the_value_as_its_type_writes_it_and_its_length`, `a_body_that_streams_says_no_length_and_is_replaced_wherever_it_is_cut` |
+/// | §3 `placeholders`: a rule has them replaced in the query and the body | `where_a_rule_says_so_a_placeholder_is_replaced_in_the_query_of_what_its_secret_may_go_along_with`, `a_rule_that_replaces_placeholders_is_for_names_that_a_secret_with_one_may_go_to`, `a_value_is_written_as_the_body_writes_what_stands_in_it`, `of_a_multipart_body_only_what_parts_hold_is_replaced`, `behind_what_would_be_read_together_with_its_beginning_nothing_is_replaced`, `a_query_gets_the_value_escaped_and_neither_the_answer_nor_the_record_has_it`, `a_body_that_waits_gets_the_value_as_its_type_writes_it_and_its_length`, `a_body_that_streams_says_no_length_and_is_replaced_wherever_it_is_cut` |
 /// | §3 a name that a placeholder may go to is terminated | `a_name_that_a_placeholder_may_go_to_is_terminated` |
 /// | §3 what a placeholder looks like, and how long it stays | `a_placeholder_has_the_shape_of_its_value_and_nothing_else_of_it`, `where_a_shape_is_given_the_value_is_not_looked_at`, `what_was_minted_stays_and_stands_in_every_variable_of_its_secret`, `each_fault_of_a_secret_that_has_a_placeholder_is_found` |
 /// | §3 models' SDKs with placeholders alone, in answers and streams, while the key is rotated | `models_sdks_answer_and_stream_with_placeholders_alone`, `a_models_key_that_is_rotated_meanwhile_fails_no_request` |

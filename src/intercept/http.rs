@@ -62,7 +62,7 @@ use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
-use search::{Compressed, Found};
+use search::{Doubtful, Found};
 use sign::{Signature, Unsigned};
 use upgrade::{Opened, Switch};
 use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
@@ -189,13 +189,13 @@ impl Read {
 enum Lack {
     Reason(DenyReason),
     /// A body in which placeholders are replaced, and that cannot be read.
-    Compressed,
+    Doubtful,
     Signature(Unsigned),
 }
 
-impl From<Compressed> for Lack {
-    fn from(_: Compressed) -> Self {
-        Self::Compressed
+impl From<Doubtful> for Lack {
+    fn from(_: Doubtful) -> Self {
+        Self::Doubtful
     }
 }
 
@@ -594,9 +594,9 @@ impl Conversation {
         let denial = |reason| Denial { reason, basis: basis.clone() };
         match lack {
             Lack::Reason(reason) => Ok(self.deny(&denial(reason), asked)),
-            Lack::Compressed => {
+            Lack::Doubtful => {
                 let denial = denial(DenyReason::PlaceholderMisdirected);
-                Ok(self.record_denial(&denial, asked, refuse::compressed(&denial, asked.host(), self.style())))
+                Ok(self.record_denial(&denial, asked, refuse::doubtful(&denial, asked.host(), self.style())))
             }
             Lack::Signature(unsigned) => self.unsigned(unsigned, basis, read, asked),
         }

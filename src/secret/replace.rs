@@ -12,6 +12,11 @@
 //! | `multipart/…` | as it is, in what parts hold; in their heads, such as a file's name, nothing is replaced |
 //! | any other | as it is |
 //!
+//! Nothing is replaced where what the sandbox wrote would be read together with the value's first letters: behind the
+//! beginning of an escape (`%` before `4a…` would be read as `J…`) or of a character of several bytes, in a body that
+//! is said to be in another charset than UTF-8, or behind a NUL, which may be half a letter of UTF-16. An origin that
+//! shows what it read so would not show the value, and its answer would not be struck out.
+//!
 //! - `INVARIANT`: in a query or a form a value adds no parameter, in JSON it ends no string.
 //! - `INVARIANT`: what waits is what may be the beginning of a placeholder, so it is bounded by the longest spelling.
 //! - `INVARIANT`: of one text no more than [`limits::PLACEHOLDER_TIMES`] are replaced; more are left, and so refused.
@@ -21,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::Secrets;
 use super::inject::InjectError;
+use super::scrub::ends_in_escape;
 use crate::flow::SecretName;
 use crate::limits;
 use crate::policy::verdict::{Part, Template};
@@ -29,6 +35,8 @@ use crate::policy::verdict::{Part, Template};
 const BOUNDARY: usize = 70;
 /// Bytes of a multipart body that are looked back on: twice a delimiter and more.
 const LOOK_BACK: usize = 256;
+/// Bytes of the longest escape, which may begin before a placeholder.
+const ESCAPE: usize = 16;
 
 /// How a text writes what stands in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,9 +181,12 @@ pub(super) fn parts<'a>(
     let (mut from, mut at) = (0, 0);
     while at < query.len() {
         let rest = query.as_bytes().get(at..).unwrap_or_default();
-        let found = texts.clone().find_map(|(name, text)| match Manner::Form.walk(rest, text.as_bytes()) {
-            Walk::Whole(length) => Some((name, length)),
-            Walk::Cut | Walk::Nowhere => None,
+        let before = query.as_bytes().get(from..at).unwrap_or_default();
+        let found = texts.clone().filter(|_| may_follow(before)).find_map(|(name, text)| {
+            match Manner::Form.walk(rest, text.as_bytes()) {
+                Walk::Whole(length) => Some((name, length)),
+                Walk::Cut | Walk::Nowhere => None,
+            }
         });
         match found {
             Some((name, length)) => {
@@ -193,6 +204,16 @@ pub(super) fn parts<'a>(
     let is_found = !parts.is_empty();
     parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.to_owned())));
     is_found.then_some(parts)
+}
+
+/// Whether a value may stand behind this, and is read as it is.
+fn may_follow(before: &[u8]) -> bool {
+    let before = before.get(before.len().saturating_sub(ESCAPE)..).unwrap_or_default();
+    let is_begun = match before {
+        [.., b'%', high, low] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit() && !matches!(high, b'0'..=b'7'),
+        _ => before.last().is_some_and(|byte| !byte.is_ascii()),
+    };
+    !is_begun && !ends_in_escape(before)
 }
 
 /// A placeholder, and what takes its place.
@@ -222,6 +243,10 @@ pub struct Replacer {
     firsts: [bool; 256],
     /// What may be the beginning of a placeholder.
     kept: Bytes,
+    /// What the sandbox wrote last, up to there.
+    last: Vec<u8>,
+    /// Whether a NUL has passed; in parts, they know.
+    has_nul: bool,
     left: usize,
 }
 
@@ -233,6 +258,7 @@ impl Replacer {
         secrets: &Secrets,
     ) -> Self {
         let (manner, parts) = read_type(media_type.unwrap_or_default());
+        let left = if is_utf8(media_type.unwrap_or_default()) { limits::PLACEHOLDER_TIMES } else { 0 };
         let wanted: Vec<Wanted> = texts
             .map(|(name, text)| {
                 let value = secrets.value(name).and_then(|value| value.expose(|value| manner.write(value)));
@@ -244,7 +270,7 @@ impl Replacer {
         for first in begins {
             firsts.iter_mut().skip(usize::from(first)).take(1).for_each(|is_first| *is_first = true);
         }
-        Self { manner, parts, wanted, firsts, kept: Bytes::new(), left: limits::PLACEHOLDER_TIMES }
+        Self { manner, parts, wanted, firsts, kept: Bytes::new(), last: Vec::new(), has_nul: false, left }
     }
 
     /// Takes the next piece, and gives what may go.
@@ -268,6 +294,7 @@ impl Replacer {
                     out.push(wanted.map_or(Piece::Missing, Piece::Value));
                     self.left -= 1;
                     self.pass(rest.get(..length).unwrap_or_default());
+                    self.last.clear();
                     at += length;
                     from = at;
                 }
@@ -308,11 +335,19 @@ impl Replacer {
     }
 
     fn may_replace(&self) -> bool {
-        self.left > 0 && self.parts.as_ref().is_none_or(Parts::is_within)
+        let is_text = self.parts.as_ref().map_or(!self.has_nul, Parts::is_within);
+        self.left > 0 && is_text && may_follow(&self.last)
     }
 
     fn pass(&mut self, text: &[u8]) {
-        self.parts.iter_mut().for_each(|parts| parts.pass(text));
+        match &mut self.parts {
+            Some(parts) => parts.pass(text),
+            None => self.has_nul |= memchr::memchr(0, text).is_some(),
+        }
+        let (surplus, fresh) =
+            ((self.last.len() + text.len()).saturating_sub(ESCAPE), text.len().saturating_sub(ESCAPE));
+        self.last.drain(..surplus.min(self.last.len()));
+        self.last.extend_from_slice(text.get(fresh..).unwrap_or_default());
     }
 }
 
@@ -329,6 +364,17 @@ fn read_type(media_type: &str) -> (Manner, Option<Parts>) {
         _ if essence.starts_with("multipart/") => (Manner::Plain, Some(Parts::new(parameters))),
         _ => (Manner::Plain, None),
     }
+}
+
+/// Whether a text of this type is said to be in UTF-8, or in ASCII, or nothing is said.
+fn is_utf8(media_type: &str) -> bool {
+    let said = media_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let mut charsets =
+        said.filter(|(name, _)| name.trim().to_ascii_lowercase().starts_with("charset")).map(|(_, value)| value);
+    charsets.all(|charset| {
+        let charset = charset.trim().trim_matches('"');
+        ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Whether one stands in what a part of a multipart body holds (RFC 2046 §5.1).
@@ -349,6 +395,8 @@ enum At {
     Head,
     /// In what a part holds.
     Within,
+    /// In what a part holds, which is no text.
+    Binary,
 }
 
 impl Parts {
@@ -379,6 +427,8 @@ impl Parts {
                 self.at = At::Head;
             } else if self.at == At::Head && self.last.ends_with(b"\r\n\r\n") {
                 self.at = At::Within;
+            } else if self.at == At::Within && *byte == 0 {
+                self.at = At::Binary;
             }
         }
     }

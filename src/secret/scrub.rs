@@ -294,6 +294,12 @@ impl Drop for Passage {
     }
 }
 
+/// Whether a text ends where an escape, of any kind that is read, is not over yet: what follows would be part of it.
+#[must_use]
+pub fn ends_in_escape(text: &[u8]) -> bool {
+    (0..text.len()).any(|start| spelling::readings(text.get(start..).unwrap_or_default()).is_cut)
+}
+
 fn mark(text: &mut [u8], range: Range<usize>) {
     let end = range.end.min(text.len());
     text.get_mut(range.start..end).unwrap_or_default().fill(MARK);

@@ -419,12 +419,17 @@ post('twice in JSON', '[\"' + T.replace('_', '\\\\\\\\u005f') + '\"]', content_t
 post('escaped in text', T.replace('_', '%5f'), content_type='text/plain')
 post('coded in the body', b64('x' + T))
 post('backwards', T[::-1])
+ask('begun', path='/query?a=%' + T)
+ask('wide', path='/query?a=%81' + T)
+post('begun in JSON', '[\"\\\\u00' + T + '\"]', content_type=JSON)
+post('wide in JSON', '\"'.encode('utf-16-le') + T.encode() + '\"'.encode('utf-16-le'), content_type=JSON)
+post('in another charset', '\x1b$B' + T, content_type='text/plain; charset=iso-2022-jp')
 post('compressed', gzip.compress(T.encode()), content_encoding='gzip')
 post('called so', T, content_encoding='identity, br')"
         );
         let outcome = tried(world, under(world, REPLACING), &script);
-        assert_refusals(&outcome, 10);
+        assert_refusals(&outcome, 15);
         assert_none_whole(&world.allowed.https);
-        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 10, "{outcome:#?}");
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 15, "{outcome:#?}");
     });
 }

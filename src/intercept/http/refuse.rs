@@ -47,10 +47,10 @@ pub(super) fn unsigned(fault: &SignFault, denial: &Denial, host: Option<&str>, s
     explain(status, denial, host, &fault.to_string(), style)
 }
 
-/// The answer to a request whose body a rule has read, and which is compressed.
-pub(super) fn compressed(denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
+/// The answer to a request whose body a rule has read, and which is compressed or of no type that can be told.
+pub(super) fn doubtful(denial: &Denial, host: Option<&str>, style: Denials) -> Answer {
     let status = denial.reason.status().unwrap_or(StatusCode::FORBIDDEN);
-    let hint = "placeholders are replaced in the body of this request, which is compressed: send it as it is";
+    let hint = "placeholders are replaced in the body of this request: send it uncompressed, and with one type at most";
     explain(status, denial, host, hint, style)
 }
 

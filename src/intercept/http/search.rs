@@ -11,7 +11,7 @@
 //! searched as any. A value may be longer than its placeholder, so the length of such a body is told anew: of one that
 //! says it has [`limits::REPLACED_BYTES`] at most, by waiting for the whole of it, for there are servers that take no
 //! body without a length; of a longer one, or one without a length, not at all (HTTP/1.1 sends it in chunks). Where it
-//! is compressed, the request is refused: the rule means that it be read.
+//! is compressed, or its type is not one text, the request is refused: the rule means that it be read.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -39,23 +39,26 @@ use super::whole::{Unread, Whole, told_length};
 /// What replaces placeholders in a body; `None` where the permit has none replaced there.
 ///
 /// # Errors
-/// The body cannot be read.
+/// The body cannot be read, or what it is cannot be told.
 pub(super) fn replacer(
     permit: &Permit,
     headers: &HeaderMap,
     known: &Placeholders,
     secrets: &Secrets,
-) -> Result<Option<Box<Replacer>>, Compressed> {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+) -> Result<Option<Box<Replacer>>, Doubtful> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (media_type, other) = (types.next(), types.next());
+    let is_known = other.is_none() && media_type.is_none_or(|value| value.to_str().is_ok());
+    let media_type = media_type.and_then(|value| value.to_str().ok());
     let Some(replacer) = known.replacer(permit.in_body(), media_type, secrets) else { return Ok(None) };
     let is_plain = tokens(headers, &CONTENT_ENCODING).all(|coding| coding.eq_ignore_ascii_case("identity"))
         && headers.get_all(CONTENT_ENCODING).iter().all(|value| value.to_str().is_ok());
-    if is_plain { Ok(Some(Box::new(replacer))) } else { Err(Compressed) }
+    if is_known && is_plain { Ok(Some(Box::new(replacer))) } else { Err(Doubtful) }
 }
 
-/// A body that a rule has read, and that is compressed.
+/// A body that a rule has read, and that is compressed or of no type that can be told.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Compressed;
+pub(super) struct Doubtful;
 
 /// Whether a body in which something is replaced waits as a whole, so that its length can be told.
 pub(super) fn waits(headers: &HeaderMap) -> bool {

@@ -98,13 +98,58 @@ fn a_value_that_cannot_be_had_or_written_is_told_and_too_many_are_left() {
 }
 
 #[test]
+fn behind_what_would_be_read_together_with_its_beginning_nothing_is_replaced() {
+    let key = name("KEY");
+    for before in
+        ["%", "%4", "a=%", "\\", "\\u", "\\u004", "\\\\", "\\x4", "&#", "&#6", "&#x", "%25", "\u{e9}", "%C3", "%81"]
+    {
+        let body = format!("{before}{TEXT}");
+        for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
+            assert_eq!(replaced(media_type, &[body.as_bytes()], b"4abc"), body, "{media_type}: {before}");
+            let single: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+            assert_eq!(replaced(media_type, &single, b"4abc"), body, "{media_type}: {before}");
+        }
+        assert_eq!(parts(&body, [(&key, TEXT)].into_iter()), None, "{before}");
+    }
+    for before in ["=", "\"", " ", "%20", "%7E", "\\n", "a\u{e9} ", "u004", "&x=", TEXT] {
+        let body = format!("{before}{TEXT}");
+        let expected = body.replace(TEXT, "4abc");
+        assert_eq!(replaced("text/plain", &[body.as_bytes()], b"4abc"), expected, "{before}");
+        assert!(parts(&body, [(&key, TEXT)].into_iter()).is_some(), "{before}");
+    }
+    for (charset, is_read) in [
+        ("utf-8", true),
+        ("\"UTF-8\"", true),
+        ("us-ascii", true),
+        ("iso-2022-jp", false),
+        ("utf-16", false),
+        ("", false),
+    ] {
+        let media_type = format!("application/json; charset={charset}");
+        assert_eq!(replaced(&media_type, &[TEXT.as_bytes()], b"v") == "v", is_read, "{charset}");
+    }
+    for media_type in ["text/plain; charset=utf-8; Charset=utf-7", "text/plain; charset*=utf-8''utf-7"] {
+        assert_eq!(replaced(media_type, &[TEXT.as_bytes()], b"v"), TEXT, "{media_type}");
+    }
+    // UTF-16, as readers of JSON know it without being told; of a part, the parts before it say nothing.
+    let wide = format!("{{\0\"\0{TEXT}\"\0}}\0");
+    for media_type in ["application/json", "text/plain"] {
+        assert_eq!(replaced(media_type, &[wide.as_bytes()], b"v"), wide, "{media_type}");
+    }
+    let part = |text: &str| format!("\r\n--b\r\n\r\n{text}");
+    let parts = [part(&wide), part(TEXT), part("\0"), part(TEXT)].concat();
+    let expected = [part(&wide), part("v"), part("\0"), part("v")].concat();
+    assert_eq!(replaced("multipart/form-data; boundary=b", &[parts.as_bytes()], b"v"), expected);
+}
+
+#[test]
 fn of_a_multipart_body_only_what_parts_hold_is_replaced() {
     let body = format!(
         "{TEXT}\r\n--b0\r\nContent-Disposition: form-data; name=\"f\"; filename=\"{TEXT}\"\r\n\r\n{TEXT}\r\n--b0\r\n\
          X-{TEXT}: 1\r\n\r\na{TEXT}b\r\n--b0--\r\n"
     );
     let expected = body.replace(&format!("\r\n\r\n{TEXT}"), "\r\n\r\nV").replace(&format!("a{TEXT}b"), "aVb");
-    for media_type in ["multipart/form-data; boundary=b0", "multipart/mixed; charset=x; Boundary=\"b0\""] {
+    for media_type in ["multipart/form-data; boundary=b0", "multipart/mixed; charset=utf-8; Boundary=\"b0\""] {
         assert_eq!(replaced(media_type, &[body.as_bytes()], b"V"), expected, "{media_type}");
         let single: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
         assert_eq!(replaced(media_type, &single, b"V"), expected, "{media_type}, byte by byte");
