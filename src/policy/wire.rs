@@ -539,8 +539,8 @@ record! {
         "env" => env: Text<'n, Variable>,
         /// A file.
         "file" => file: Text<'n, SecretPath>,
-        /// A command, without a shell, that prints the value, or `{"value": …, "expiresIn": SECONDS}`; of a key as AWS's
-        /// `credential_process` prints it, `Expiration` counts.
+        /// A command, without a shell, that prints the value, or `{"value": …, "expiresIn": SECONDS}`; of a key as
+        /// AWS's `credential_process` prints it, `Expiration` counts.
         "command" => command: List<Text<'n, CommandWord>, 1>,
         /// A field of a secret in the KV store, version 2, of Vault or OpenBao.
         "vault" => vault: VaultWire<'n>,

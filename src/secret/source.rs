@@ -7,8 +7,8 @@
 //! A command is started without a shell, with exeat's own environment but for the variables that secrets come from,
 //! nothing to read, and its messages thrown away, for they may hold what is nobody's business. What it prints is the
 //! value, or one JSON object that holds it with how long it is good: `{"value": "…", "expiresIn": SECONDS}` or
-//! `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`. A key of AWS's as `credential_process` has it is a value as it
-//! stands, and good until its `Expiration`.
+//! `{"value": "…", "expiresAt": "2026-11-21T03:04:05Z"}`. A key of AWS's as `credential_process` has it is a value as
+//! it stands, and good until its `Expiration`.
 //!
 //! Services are asked on the operator's own network, with the operator's own trust, whatever the policies of sandboxes
 //! say; nothing of a flow has any part in it.
