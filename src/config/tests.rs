@@ -3,6 +3,7 @@
 use super::*;
 use crate::flow::SecretName;
 use crate::policy::SourceSpec;
+use crate::policy::source::AwsSpec;
 
 fn read(text: &str) -> Result<Config, String> {
     Config::read(Path::new("serve.yaml"), text, &Home::System).map_err(|error| error.to_string())
@@ -28,6 +29,27 @@ fn the_sample_says_what_holds_without_it() {
     assert!(on.issuer.is_some() && on.forward_hosts.is_some() && on.upstream_proxy.is_some());
     assert_eq!(on.client_certificates.len(), 1);
     assert_eq!(on.secrets.values().map(|one| one.source.kind()).collect::<Vec<_>>(), ["githubApp", "vault", "oauth2"]);
+}
+
+#[test]
+fn a_key_of_awss_takes_a_program_that_was_built_for_it() {
+    for (text, expected) in [
+        ("{}", None),
+        ("{ profile: ci, file: /etc/exeat/aws }", None),
+        ("{ webIdentity: { roleArn: a, tokenFile: /token }, region: b, assumeRole: { roleArn: c } }", None),
+        ("{ assumeRole: { roleArn: canary } }", Some("`secrets.A.aws`: `webIdentity` and `assumeRole` need `region`")),
+        ("{ profile: a, webIdentity: { roleArn: canary, tokenFile: /b } }", Some("`profile` or `webIdentity`")),
+        ("{ file: /canary }", Some("`secrets.A.aws.file`: it needs `profile`")),
+        ("{ profile: a, file: canary }", Some("`secrets.A.aws.file`")),
+    ] {
+        let told = read(&format!("secrets: {{ A: {{ to: [a.test], aws: {text} }} }}")).err();
+        let expected = if AwsSpec::IS_BUILT { expected } else { Some(AwsSpec::NOT_BUILT) };
+        let is_expected = match (&told, expected) {
+            (Some(told), Some(expected)) => told.contains(expected) && !told.contains("canary"),
+            (told, expected) => told.is_none() && expected.is_none(),
+        };
+        assert!(is_expected, "{text}: {told:?}");
+    }
 }
 
 #[test]

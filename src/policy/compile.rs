@@ -329,6 +329,7 @@ impl<'a> Compiler<'a> {
             vault: _,
             oauth2: _,
             github_app: _,
+            aws: _,
             to,
             ports,
             methods,

@@ -10,7 +10,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::placeholder::Places;
 use super::signing::{AwsKeys, AwsSigning, HmacEncoding, HmacHash, HmacPart, HmacSigning, Signing};
-use super::source::{CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec};
+use super::source::{
+    AwsFrom, AwsRole, AwsSpec, CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec,
+};
 use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
 use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, Then};
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
@@ -89,6 +91,7 @@ fn source_content(hash: &mut Hash, source: &SourceSpec) {
         SourceSpec::Vault(spec) => vault_content(hash, spec),
         SourceSpec::OAuth2(spec) => oauth2_content(hash, spec),
         SourceSpec::GithubApp(spec) => github_app_content(hash, spec),
+        SourceSpec::Aws(spec) => aws_content(hash, spec),
     }
 }
 
@@ -144,6 +147,29 @@ fn github_app_content(hash: &mut Hash, spec: &GithubAppSpec) {
         hash.text(permission);
         hash.text(level);
     });
+    file_content(hash, ca.as_deref());
+}
+
+fn aws_content(hash: &mut Hash, spec: &AwsSpec) {
+    let AwsSpec { from, role, region, sts, ca } = spec;
+    hash.number(6);
+    match from {
+        AwsFrom::Environment => hash.number(0),
+        AwsFrom::Profile { name, file } => {
+            hash.tagged(1, name);
+            file_content(hash, file.as_deref());
+        }
+        AwsFrom::WebIdentity { role, token } => {
+            hash.tagged(2, role);
+            file_content(hash, Some(token));
+        }
+    }
+    hash.list(role.iter(), |hash, AwsRole { arn, external_id }| {
+        hash.text(arn);
+        hash.list(external_id.iter(), |hash, id| hash.text(id));
+    });
+    hash.list(region.iter(), |hash, region| hash.text(region));
+    hash.list(sts.iter(), |hash, sts| hash.text(sts.to_string()));
     file_content(hash, ca.as_deref());
 }
 

@@ -24,6 +24,8 @@ pub enum SourceSpec {
     OAuth2(Box<OAuth2Spec>),
     /// A token of an installation of a GitHub App.
     GithubApp(Box<GithubAppSpec>),
+    /// A key of AWS's.
+    Aws(Box<AwsSpec>),
 }
 
 /// Where a credential lies that a source shows.
@@ -171,6 +173,69 @@ impl GithubAppSpec {
     pub const API: &'static str = "https://api.github.com";
 }
 
+/// A key of AWS's, with the session token and the end of those that end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsSpec {
+    /// Where one is to begin with.
+    pub from: AwsFrom,
+    /// The role that is taken with that one.
+    pub role: Option<AwsRole>,
+    /// Whose STS is asked.
+    pub region: Option<String>,
+    /// Where STS is, if not where AWS has that of the region.
+    pub sts: Option<Endpoint>,
+    /// Certificates to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Where a key of AWS's is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AwsFrom {
+    /// In the variables that AWS's programs read.
+    Environment,
+    /// In the files that AWS's programs read, or in one that is named here, under this name.
+    Profile {
+        /// The profile's.
+        name: String,
+        /// Which it is.
+        file: Option<PathBuf>,
+    },
+    /// At STS, for a token of somebody whom this role trusts.
+    WebIdentity {
+        /// The role's ARN.
+        role: String,
+        /// The token's file.
+        token: PathBuf,
+    },
+}
+
+/// A role of AWS's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsRole {
+    /// Its ARN.
+    pub arn: String,
+    /// What its account has agreed on with whom takes it.
+    pub external_id: Option<String>,
+}
+
+impl AwsSpec {
+    /// Whether this program can ask AWS: what it takes is large, and not everybody's.
+    pub const IS_BUILT: bool = cfg!(feature = "aws");
+    /// What is told where it cannot.
+    pub const NOT_BUILT: &'static str = "`aws` takes an exeat that was built with the cargo feature `aws`";
+    /// What is told where STS is asked, and no region is said.
+    pub const NO_REGION: &'static str = "`webIdentity` and `assumeRole` need `region`: whose STS is asked";
+    /// The variables of AWS's programs: the key's id, the key and its session's token.
+    pub const VARIABLES: [&'static str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+    /// Whether nobody can tell whose STS is to be asked.
+    #[must_use]
+    pub fn lacks_region(&self) -> bool {
+        let asks = self.role.is_some() || matches!(self.from, AwsFrom::WebIdentity { .. });
+        asks && self.region.is_none()
+    }
+}
+
 impl SourceSpec {
     /// What kind of source it is: the key that it stands under.
     #[must_use]
@@ -182,6 +247,7 @@ impl SourceSpec {
             Self::Vault(_) => "vault",
             Self::OAuth2(_) => "oauth2",
             Self::GithubApp(_) => "githubApp",
+            Self::Aws(_) => "aws",
         }
     }
 
@@ -193,6 +259,11 @@ impl SourceSpec {
             Self::Vault(spec) => match &spec.auth {
                 VaultAuth::Kubernetes { token, .. } => Some(token.as_path()),
                 VaultAuth::Token(_) | VaultAuth::AppRole { .. } => None,
+            },
+            Self::Aws(spec) => match &spec.from {
+                AwsFrom::Environment => None,
+                AwsFrom::Profile { file, .. } => file.as_deref(),
+                AwsFrom::WebIdentity { token, .. } => Some(token.as_path()),
             },
             Self::Env(_) | Self::Command(_) | Self::OAuth2(_) | Self::GithubApp(_) => None,
         };
@@ -206,20 +277,23 @@ impl SourceSpec {
     /// The variables that hold its value or its credentials.
     #[must_use]
     pub fn variables(&self) -> Vec<&str> {
-        let own = match self {
-            Self::Env(variable) => Some(variable.as_str()),
-            Self::File(_) | Self::Command(_) | Self::Vault(_) | Self::OAuth2(_) | Self::GithubApp(_) => None,
+        let own: &[&str] = match self {
+            Self::Env(variable) => &[variable.as_str()],
+            Self::Aws(spec) if spec.from == AwsFrom::Environment => &AwsSpec::VARIABLES,
+            Self::File(_) | Self::Command(_) | Self::Vault(_) | Self::OAuth2(_) | Self::GithubApp(_) | Self::Aws(_) => {
+                &[]
+            }
         };
         let shown = self.credentials().into_iter().filter_map(|credential| match credential {
             CredentialSpec::Env(variable) => Some(variable.as_str()),
             CredentialSpec::File(_) => None,
         });
-        own.into_iter().chain(shown).collect()
+        own.iter().copied().chain(shown).collect()
     }
 
     fn credentials(&self) -> Vec<&CredentialSpec> {
         match self {
-            Self::Env(_) | Self::File(_) | Self::Command(_) => Vec::new(),
+            Self::Env(_) | Self::File(_) | Self::Command(_) | Self::Aws(_) => Vec::new(),
             Self::Vault(spec) => match &spec.auth {
                 VaultAuth::Token(token) => vec![token],
                 VaultAuth::AppRole { secret_id, .. } => vec![secret_id],

@@ -532,8 +532,8 @@ record! {
 pub(super) type PortWire = Number<1, 65535>;
 
 record! {
-    /// Where a secret's value comes from, which is exactly one of `env`, `file`, `command`, `vault`, `oauth2` and
-    /// `githubApp`, and where it may go.
+    /// Where a secret's value comes from, which is exactly one of `env`, `file`, `command`, `vault`, `oauth2`,
+    /// `githubApp` and `aws`, and where it may go.
     SourceWire<'n> as "a secret's source" at span {
         /// An environment variable of exeat's own.
         "env" => env: Text<'n, Variable>,
@@ -548,6 +548,8 @@ record! {
         "oauth2" => oauth2: OAuth2Wire<'n>,
         /// A token of an installation of a GitHub App.
         "githubApp" => github_app: GithubAppWire<'n>,
+        /// A key of AWS's, as `sign` takes one.
+        "aws" => aws: AwsKeyWire<'n>,
         /// The names that it may go to; without it, those that rules send it to.
         "to" => to: List<Text<'n, Pattern>, 1>,
         /// The ports that it may go to; without it, 443 alone.
@@ -563,14 +565,13 @@ record! {
         "shape" => shape: ShapeWire<'n>,
     }
     later {
-        "aws" => "sources are `env`, `file`, `command`, `vault`, `oauth2` and `githubApp`",
         "literal" => "a policy never holds a secret's value; `env: VARIABLE` or `file: PATH` says where it is",
         "value" => "a policy never holds a secret's value; `env: VARIABLE` or `file: PATH` says where it is",
     }
     also {
         "oneOf": [
             { "required": ["env"] }, { "required": ["file"] }, { "required": ["command"] }, { "required": ["vault"] },
-            { "required": ["oauth2"] }, { "required": ["githubApp"] },
+            { "required": ["oauth2"] }, { "required": ["githubApp"] }, { "required": ["aws"] },
         ]
     }
 }
@@ -694,6 +695,48 @@ record! {
         "api" => api: Text<'n, ServiceUrl>,
         /// A file of certificates, in PEM, to trust instead of the system's.
         "ca" => ca: Text<'n, SecretPath>,
+    }
+}
+
+record! {
+    /// A key of AWS's: that of a profile, or that which STS gives for a token, or else that of the environment
+    /// (`AWS_ACCESS_KEY_ID` and so on); or what STS gives a role that is taken with that key. It takes an exeat that
+    /// was built with the cargo feature `aws`.
+    AwsKeyWire<'n> as "`aws`" at span {
+        /// The profile, in the files that AWS's programs read. One that takes roles needs `region`.
+        "profile" => profile: Text<'n, Identifier>,
+        /// The file that the profile is in, in the form of `~/.aws/config`.
+        "file" => file: Text<'n, SecretPath>,
+        /// The token of somebody whom a role trusts.
+        "webIdentity" => web_identity: WebIdentityWire<'n>,
+        /// A role that is taken with the key.
+        "assumeRole" => assume_role: AssumeRoleWire<'n>,
+        /// Whose STS is asked.
+        "region" => region: Text<'n, Identifier>,
+        /// Where STS is, if not where AWS has it.
+        "sts" => sts: Text<'n, ServiceUrl>,
+        /// A file of certificates, in PEM, to trust instead of the system's.
+        "ca" => ca: Text<'n, SecretPath>,
+    }
+}
+
+record! {
+    /// A token, and the role that is taken with it.
+    WebIdentityWire<'n> as "`webIdentity`" {
+        /// The role's ARN.
+        "roleArn" (required) => role_arn: Text<'n, Identifier>,
+        /// The token's file.
+        "tokenFile" (required) => token_file: Text<'n, SecretPath>,
+    }
+}
+
+record! {
+    /// A role.
+    AssumeRoleWire<'n> as "`assumeRole`" {
+        /// Its ARN.
+        "roleArn" (required) => role_arn: Text<'n, Identifier>,
+        /// What its account has agreed on with whom takes it.
+        "externalId" => external_id: Text<'n, Identifier>,
     }
 }
 

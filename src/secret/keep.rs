@@ -91,9 +91,11 @@ impl Keeper {
         self.due = match self.source.spec() {
             // The one never changes, the other says so by itself.
             SourceSpec::Env(_) | SourceSpec::File(_) => None,
-            SourceSpec::Command(_) | SourceSpec::Vault(_) | SourceSpec::OAuth2(_) | SourceSpec::GithubApp(_) => {
-                Some(now + next)
-            }
+            SourceSpec::Command(_)
+            | SourceSpec::Vault(_)
+            | SourceSpec::OAuth2(_)
+            | SourceSpec::GithubApp(_)
+            | SourceSpec::Aws(_) => Some(now + next),
         };
         self.slot.due(self.due);
         match read {

@@ -1,5 +1,5 @@
 //! Where values come from: a variable of exeat's own environment, a file, a command, or a service that is asked over
-//! HTTP: Vault or OpenBao, an OAuth 2.0 server, GitHub.
+//! HTTP: Vault or OpenBao, an OAuth 2.0 server, GitHub, AWS (where that is built in).
 //!
 //! A source is read here once; [`super::keep`] reads it again. A secret that cannot be had is the operator's fault to
 //! mend, and is told where that can be done, not at the first request that needs it.
@@ -13,6 +13,8 @@
 //! Services are asked on the operator's own network, with the operator's own trust, whatever the policies of sandboxes
 //! say; nothing of a flow has any part in it.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod github_app;
 mod oauth2;
 #[cfg(test)]
@@ -44,7 +46,9 @@ use super::Secret;
 use crate::flow::SecretName;
 use crate::limits;
 use crate::policy::diagnostic::discreet;
-use crate::policy::source::{CredentialSpec, SourceSpec};
+#[cfg(not(feature = "aws"))]
+use crate::policy::source::AwsSpec;
+use crate::policy::source::{AwsFrom, CredentialSpec, SourceSpec};
 
 pub use self::web::{Ask, FetchError, Reply};
 
@@ -106,6 +110,9 @@ enum Fault {
     /// Something else than an answer.
     Answered(StatusCode),
     Garbled,
+    /// This program cannot ask it.
+    #[cfg(not(feature = "aws"))]
+    NotBuilt,
 }
 
 impl SourceError {
@@ -129,6 +136,8 @@ impl SourceError {
             | Fault::Sealed
             | Fault::Answered(_)
             | Fault::Garbled => false,
+            #[cfg(not(feature = "aws"))]
+            Fault::NotBuilt => false,
         }
     }
 }
@@ -176,6 +185,8 @@ impl fmt::Display for Fault {
             Self::Denied(reason) => write!(f, "gave no token ({reason})"),
             Self::Answered(status) => write!(f, "answered with the status {}", status.as_u16()),
             Self::Garbled => f.write_str("gave an answer that cannot be understood"),
+            #[cfg(not(feature = "aws"))]
+            Self::NotBuilt => write!(f, "cannot be asked: {}", AwsSpec::NOT_BUILT),
         }
     }
 }
@@ -206,6 +217,8 @@ impl Fault {
             | Self::Denied(_)
             | Self::Answered(_)
             | Self::Garbled => None,
+            #[cfg(not(feature = "aws"))]
+            Self::NotBuilt => None,
         }
     }
 }
@@ -265,6 +278,10 @@ impl Source {
             SourceSpec::Vault(spec) => vault::read(spec, &mut self.session, world).await,
             SourceSpec::OAuth2(spec) => oauth2::read(spec, &mut self.rotated, world).await,
             SourceSpec::GithubApp(spec) => github_app::read(spec, world).await,
+            #[cfg(feature = "aws")]
+            SourceSpec::Aws(spec) => aws::read(spec, world).await,
+            #[cfg(not(feature = "aws"))]
+            SourceSpec::Aws(_) => Err(Fault::NotBuilt),
         }
     }
 }
@@ -280,6 +297,11 @@ fn place(spec: &SourceSpec) -> String {
         SourceSpec::Vault(spec) => format!("Vault at {}", spec.address),
         SourceSpec::OAuth2(spec) => format!("the OAuth server at {}", spec.token_url),
         SourceSpec::GithubApp(spec) => format!("GitHub at {}", spec.api),
+        SourceSpec::Aws(spec) => match &spec.from {
+            AwsFrom::Environment => "AWS with the key of the environment".to_owned(),
+            AwsFrom::Profile { name, .. } => format!("AWS with the profile {name}"),
+            AwsFrom::WebIdentity { role, .. } => format!("AWS with a token for the role {role}"),
+        },
     }
 }
 

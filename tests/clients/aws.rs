@@ -116,3 +116,36 @@ fn a_key_that_is_rotated_meanwhile_fails_no_request() {
     assert!(rig.arrived(&rig.keys[1], "PUT") > 3, "{}", rig.service.log());
     rig.assert_hidden(&outcome);
 }
+
+/// A role is taken at the server's STS with a key that the environment has, and what that gives signs.
+#[cfg(feature = "aws")]
+#[test]
+fn what_sts_gives_for_a_role_signs() {
+    let Some(rig) = Rig::new() else { return };
+    let policy = format!(
+        "version: 1
+allow: {{ s3.rig: [{{ sign: {{ aws: {{ credentials: AWS, services: [s3] }} }} }}] }}
+secrets:
+  AWS:
+    aws:
+      assumeRole: {{ roleArn: 'arn:aws:iam::123456789012:role/rig' }}
+      region: us-east-1
+      sts: https://{}
+      ca: {}
+    to: [s3.rig]
+    shape: {{ prefix: AKIA, length: 20 }}
+placeholders: {{ AWS_ACCESS_KEY_ID: AWS, AWS_SECRET_ACCESS_KEY: AWS }}
+",
+        Service::ADDRESS,
+        rig.world.ca().file().display()
+    );
+    let key = &rig.keys[0];
+    let run = rig.world.run().policy(&policy).env("AWS_ACCESS_KEY_ID", &field(key, "AccessKeyId"));
+    let run = run.env("AWS_SECRET_ACCESS_KEY", &field(key, "SecretAccessKey"));
+    let outcome = inside(run, rig.python, "s3_rotation").succeeded();
+    assert_eq!(outcome.stdout, "all True\n", "{outcome:#?}\n{}", rig.service.log());
+    rig.assert_hidden(&outcome);
+    // The key that is known took the role, and signed nothing else.
+    assert_eq!(rig.arrived(key, "POST / "), 1, "{}", rig.service.log());
+    assert_eq!(rig.arrived(key, "PUT"), 0, "{}", rig.service.log());
+}

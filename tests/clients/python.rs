@@ -69,12 +69,14 @@ pub(super) struct Service {
 }
 
 impl Service {
+    /// Where it is.
+    pub(super) const ADDRESS: &str = "203.0.113.20";
+
     /// Starts a program under these names, and waits until it serves.
     pub(super) fn start(world: &World, python: &str, names: &[&'static str], script: &str) -> Self {
-        const ADDRESS: &str = "203.0.113.20";
         let wide = world.wide.as_ref().expect("the wide world");
-        names.iter().for_each(|name| wide.names.set(name, &[ADDRESS.parse().expect("an address")]));
-        let (certificate, key) = world.ca().pair(names);
+        names.iter().for_each(|name| wide.names.set(name, &[Self::ADDRESS.parse().expect("an address")]));
+        let (certificate, key) = world.ca().pair(&[names, &[Self::ADDRESS]].concat());
         let at = |file: &str| world.folder().join(file);
         for (file, text) in [("certificate.pem", certificate), ("key.pem", key)] {
             std::fs::write(at(file), text).expect("a file");
@@ -83,7 +85,7 @@ impl Service {
         let script = program(script);
         let files = ["certificate.pem", "key.pem"].map(at);
         let [certificate, key] = files.each_ref().map(|file| file.to_str().expect("UTF-8"));
-        let arguments = [python, &script, certificate, key, ADDRESS, log.to_str().expect("UTF-8")];
+        let arguments = [python, &script, certificate, key, Self::ADDRESS, log.to_str().expect("UTF-8")];
         let service = Self { _server: world.serve(&arguments), log };
         assert!(eventually(|| service.log.exists()), "it serves");
         service

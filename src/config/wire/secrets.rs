@@ -14,7 +14,8 @@ use crate::flow::SecretName;
 use crate::limits;
 use crate::policy::diagnostic::discreet;
 use crate::policy::source::{
-    CredentialSpec, Endpoint, GithubAppSpec, OAuth2Grant, OAuth2Spec, Segments, SourceSpec, VaultAuth, VaultSpec,
+    AwsFrom, AwsRole, AwsSpec, CredentialSpec, Endpoint, GithubAppSpec, OAuth2Grant, OAuth2Spec, Segments, SourceSpec,
+    VaultAuth, VaultSpec,
 };
 use crate::policy::{Grant, Shape};
 
@@ -27,6 +28,7 @@ pub(super) struct SecretWire {
     vault: Option<VaultWire>,
     oauth2: Option<OAuth2Wire>,
     github_app: Option<GithubAppWire>,
+    aws: Option<AwsWire>,
     to: Vec<String>,
     #[serde(default)]
     ports: Vec<NonZeroU16>,
@@ -128,6 +130,32 @@ struct GithubAppWire {
     ca: Option<PathBuf>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AwsWire {
+    profile: Option<String>,
+    file: Option<PathBuf>,
+    web_identity: Option<WebIdentityWire>,
+    assume_role: Option<AssumeRoleWire>,
+    region: Option<String>,
+    sts: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WebIdentityWire {
+    role_arn: String,
+    token_file: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AssumeRoleWire {
+    role_arn: String,
+    external_id: Option<String>,
+}
+
 /// The key beneath which a fault is told, such as `secrets.GITHUB.vault`.
 #[derive(Clone, Copy)]
 struct At<'a>(&'a str);
@@ -170,7 +198,8 @@ impl At<'_> {
 
 impl SecretWire {
     pub(super) fn into_brokered(self, name: &str) -> Result<(SecretName, Brokered), String> {
-        let Self { env, file, command, vault, oauth2, github_app, to, ports, methods, paths, headers, shape } = self;
+        let Self { env, file, command, vault, oauth2, github_app, aws, to, ports, methods, paths, headers, shape } =
+            self;
         let name = SecretName::new(name)
             .ok_or_else(|| "`secrets`: a secret's name is letters, digits and `_`, and no digit first".to_owned())?;
         let key = format!("secrets.{}", discreet(name.as_str()));
@@ -191,10 +220,14 @@ impl SecretWire {
             let spec = wire.into_spec(At(&format!("{key}.githubApp")))?;
             Ok(SourceSpec::GithubApp(Box::new(spec)))
         }));
+        sources.extend(aws.map(|wire| {
+            let spec = wire.into_spec(At(&format!("{key}.aws")))?;
+            Ok(SourceSpec::Aws(Box::new(spec)))
+        }));
         let one = sources.pop().filter(|_| sources.is_empty()).ok_or_else(|| {
             format!(
-                "`{key}`: exactly one of `env`, `file`, `command`, `vault`, `oauth2` and `githubApp` says where its \
-                 value comes from"
+                "`{key}`: exactly one of `env`, `file`, `command`, `vault`, `oauth2`, `githubApp` and `aws` says where \
+                 its value comes from"
             )
         });
         let source = one??;
@@ -287,5 +320,44 @@ impl GithubAppWire {
             permissions: permissions.collect::<Result<_, String>>()?,
             ca: ca.map(|path| at.path("ca", path)).transpose()?,
         })
+    }
+}
+
+impl AwsWire {
+    fn into_spec(self, at: At<'_>) -> Result<AwsSpec, String> {
+        let Self { profile, file, web_identity, assume_role, region, sts, ca } = self;
+        if !AwsSpec::IS_BUILT {
+            return Err(format!("`{}`: {}", at.0, AwsSpec::NOT_BUILT));
+        }
+        let from = match (profile, file, web_identity) {
+            (Some(name), file, None) => AwsFrom::Profile {
+                name: at.name("profile", name)?,
+                file: file.map(|path| at.path("file", path)).transpose()?,
+            },
+            (None, None, Some(WebIdentityWire { role_arn, token_file })) => AwsFrom::WebIdentity {
+                role: at.name("webIdentity.roleArn", role_arn)?,
+                token: at.path("webIdentity.tokenFile", token_file)?,
+            },
+            (None, None, None) => AwsFrom::Environment,
+            (Some(_), _, Some(_)) => return Err(format!("`{}`: `profile` or `webIdentity`, and not both", at.0)),
+            (None, Some(_), _) => return Err(at.fault("file", "it needs `profile`: which one of it")),
+        };
+        let role = assume_role.map(|AssumeRoleWire { role_arn, external_id }| {
+            Ok::<_, String>(AwsRole {
+                arn: at.name("assumeRole.roleArn", role_arn)?,
+                external_id: external_id.map(|id| at.name("assumeRole.externalId", id)).transpose()?,
+            })
+        });
+        let spec = AwsSpec {
+            from,
+            role: role.transpose()?,
+            region: region.map(|region| at.name("region", region)).transpose()?,
+            sts: sts.map(|sts| at.endpoint("sts", &sts)).transpose()?,
+            ca: ca.map(|path| at.path("ca", path)).transpose()?,
+        };
+        match spec.lacks_region() {
+            true => Err(format!("`{}`: {}", at.0, AwsSpec::NO_REGION)),
+            false => Ok(spec),
+        }
     }
 }

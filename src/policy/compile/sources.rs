@@ -6,15 +6,17 @@ use super::{Compiler, is_variable};
 use crate::limits;
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::source::{
-    CredentialSpec, Endpoint, GithubAppSpec, OAuth2Grant, OAuth2Spec, Segments, SourceSpec, VaultAuth, VaultSpec,
+    AwsFrom, AwsRole, AwsSpec, CredentialSpec, Endpoint, GithubAppSpec, OAuth2Grant, OAuth2Spec, Segments, SourceSpec,
+    VaultAuth, VaultSpec,
 };
 use crate::policy::wire::{
-    AppRoleWire, ClientAuth, CommandWord, CredentialWire, Field, GithubAppWire, Identifier, KubernetesWire, OAuth2Wire,
-    SecretPath, ServiceUrl, SourceWire, Span, Text, Variable, VaultPath, VaultWire,
+    AppRoleWire, AssumeRoleWire, AwsKeyWire, ClientAuth, CommandWord, CredentialWire, Field, GithubAppWire, Identifier,
+    KubernetesWire, OAuth2Wire, SecretPath, ServiceUrl, SourceWire, Span, Text, Variable, VaultPath, VaultWire,
+    WebIdentityWire,
 };
 
 /// Every key that a source stands under.
-const SOURCES: &str = "`env`, `file`, `command`, `vault`, `oauth2` or `githubApp`";
+const SOURCES: &str = "`env`, `file`, `command`, `vault`, `oauth2`, `githubApp` or `aws`";
 
 impl Compiler<'_> {
     pub(super) fn secret_source(&mut self, wire: &SourceWire<'_>) -> Option<SourceSpec> {
@@ -26,6 +28,7 @@ impl Compiler<'_> {
             vault,
             oauth2,
             github_app,
+            aws,
             to: _,
             ports: _,
             methods: _,
@@ -40,6 +43,7 @@ impl Compiler<'_> {
             ("vault", vault.is_written()),
             ("oauth2", oauth2.is_written()),
             ("githubApp", github_app.is_written()),
+            ("aws", aws.is_written()),
         ];
         let missing = format!("a secret needs {SOURCES}");
         let help = "write `env: VARIABLE`, `file: PATH` or `command: [PROGRAM, ARGUMENT]`";
@@ -49,7 +53,8 @@ impl Compiler<'_> {
             "command" => self.command(&command.get()?.items, *span),
             "vault" => self.vault(vault.get()?).map(|spec| SourceSpec::Vault(Box::new(spec))),
             "oauth2" => self.oauth2(oauth2.get()?).map(|spec| SourceSpec::OAuth2(Box::new(spec))),
-            _ => self.github_app(github_app.get()?).map(|spec| SourceSpec::GithubApp(Box::new(spec))),
+            "githubApp" => self.github_app(github_app.get()?).map(|spec| SourceSpec::GithubApp(Box::new(spec))),
+            _ => self.aws_key(aws.get()?).map(|spec| SourceSpec::Aws(Box::new(spec))),
         }
     }
 
@@ -228,6 +233,52 @@ impl Compiler<'_> {
             permissions: permissions?,
             ca: ca?,
         })
+    }
+
+    fn aws_key(&mut self, wire: &AwsKeyWire<'_>) -> Option<AwsSpec> {
+        let AwsKeyWire { span, profile, file, web_identity, assume_role, region, sts, ca } = wire;
+        if !AwsSpec::IS_BUILT {
+            self.faults.push(Fault::new(Code::Unsupported, AwsSpec::NOT_BUILT).place(*span));
+        }
+        let file = self.optional(file, Self::secret_path);
+        let from = match (self.optional(profile, Self::identifier)?, self.optional(web_identity, Self::web_identity)?) {
+            (Some(_), Some(_)) => {
+                let fault = Fault::new(Code::Conflict, "a key of AWS's is in one place, and here are two");
+                self.faults.push(fault.place(*span).help("keep one of `profile` and `webIdentity`"));
+                return None;
+            }
+            (Some(name), None) => AwsFrom::Profile { name, file: file? },
+            (None, _) if file?.is_some() => {
+                self.faults.push(Fault::new(Code::Missing, "`file` needs `profile`: which one of it").place(*span));
+                return None;
+            }
+            (None, Some(web_identity)) => web_identity,
+            (None, None) => AwsFrom::Environment,
+        };
+        let role = self.optional(assume_role, Self::assume_role);
+        let region = self.optional(region, Self::identifier);
+        let sts = self.optional(sts, |this, text| this.endpoint(Some(text)));
+        let ca = self.optional(ca, Self::secret_path);
+        let spec = AwsSpec { from, role: role?, region: region?, sts: sts?, ca: ca? };
+        if spec.lacks_region() {
+            self.faults.push(Fault::new(Code::Missing, AwsSpec::NO_REGION).place(*span));
+            return None;
+        }
+        Some(spec)
+    }
+
+    fn web_identity(&mut self, wire: &WebIdentityWire<'_>) -> Option<AwsFrom> {
+        let WebIdentityWire { role_arn, token_file } = wire;
+        let role = role_arn.get().and_then(|role| self.identifier(role));
+        let token = token_file.get().and_then(|token| self.secret_path(token));
+        Some(AwsFrom::WebIdentity { role: role?, token: token? })
+    }
+
+    fn assume_role(&mut self, wire: &AssumeRoleWire<'_>) -> Option<AwsRole> {
+        let AssumeRoleWire { role_arn, external_id } = wire;
+        let arn = role_arn.get().and_then(|role| self.identifier(role));
+        let external_id = self.optional(external_id, Self::identifier);
+        Some(AwsRole { arn: arn?, external_id: external_id? })
     }
 
     fn credential(&mut self, wire: &CredentialWire<'_>) -> Option<CredentialSpec> {

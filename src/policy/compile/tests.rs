@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::limits;
+use crate::policy::source::AwsSpec;
 use crate::policy::wire::tests::fits_schema;
 use crate::policy::{preset, presets};
 
@@ -228,6 +229,29 @@ fn each_fault_of_a_secret_that_has_a_placeholder_is_found() {
     }
 }
 
+/// Each on its own, whether or not this program was built for them.
+#[test]
+fn each_fault_of_a_key_of_awss_is_found() {
+    for (text, expected) in [
+        ("{}", None),
+        ("{profile: a, file: b}", None),
+        ("{webIdentity: {roleArn: a, tokenFile: b}, region: c}", None),
+        ("{assumeRole: {roleArn: a}, region: b, sts: 'https://sts.test', ca: c}", None),
+        ("{profile: a, webIdentity: {roleArn: a, tokenFile: b}, region: c}", Some("a key of AWS's is in one place")),
+        ("{file: a}", Some("missing: `file` needs `profile`")),
+        ("{assumeRole: {roleArn: a}}", Some("missing: `webIdentity` and `assumeRole` need `region`")),
+        ("{webIdentity: {roleArn: a, tokenFile: b}}", Some("missing: `webIdentity` and `assumeRole` need `region`")),
+        ("{sts: 'http://sts.test'}", Some("bad-value: this is no URL that a secret is asked of")),
+    ] {
+        let text = format!("secrets: {{A: {{aws: {text}}}}}");
+        let found = if compiled(&text, &Flags::default()).is_ok() { Vec::new() } else { faults(&text) };
+        let lacks = (!AwsSpec::IS_BUILT).then_some(AwsSpec::NOT_BUILT);
+        let expected: Vec<&str> = lacks.into_iter().chain(expected).collect();
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        assert!(expected.iter().all(|due| found.iter().any(|fault| fault.contains(due))), "{text}: {found:?}");
+    }
+}
+
 #[test]
 fn each_fault_of_a_source_is_found() {
     for (text, expected) in [
@@ -236,11 +260,14 @@ fn each_fault_of_a_source_is_found() {
         ("secrets: {A: {env: X, command: [y]}}", "conflict: a secret has one source, and this has two"),
         (
             "secrets: {A: {to: [a.test]}}",
-            "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2` or `githubApp`",
+            "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2`, `githubApp` or `aws`",
         ),
         ("secrets: {A: {command: ['']}}", "bad-value: a command begins with its program"),
         ("secrets: {A: {command: [\"x\\0\"]}}", "bad-value: a command's words hold no NUL"),
-        ("secrets: {A: {}}", "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2` or `githubApp`"),
+        (
+            "secrets: {A: {}}",
+            "missing: a secret needs `env`, `file`, `command`, `vault`, `oauth2`, `githubApp` or `aws`",
+        ),
         ("secrets: {A: {vault: X}}", "wrong-type: `vault` must be a map, and this is text"),
         ("secrets: {A: {valt: {}}}", "unknown-key: a secret's source has no key `valt`"),
         (
@@ -271,7 +298,6 @@ fn each_fault_of_a_source_is_found() {
             "secrets: {A: {githubApp: {appId: a, installationId: b, privateKey: {file: k}}}}",
             "bad-value: an installation's id is a number",
         ),
-        ("secrets: {A: {aws: {}}}", "unsupported: `aws` is not supported by this version of exeat"),
         ("secrets: {A: {value: X}}", "unsupported: `value` is not supported by this version of exeat"),
         ("secrets: {A: {env: 'X=Y'}}", "bad-value: this is not the name of an environment variable"),
         ("secrets: {A: X}", "wrong-type: a secret's source must be a map, and this is text"),

@@ -12,6 +12,7 @@ use super::names::Named;
 use super::words;
 use super::{About, Change, Direction, Telling};
 use crate::policy::diagnostic::discreet;
+use crate::policy::source::AwsFrom;
 use crate::policy::verdict::{Permit, RuleId, Verdict};
 use crate::policy::{Denials, Dns, HTTPS, Policy, SourceSpec};
 
@@ -178,6 +179,15 @@ fn kept(source: &SourceSpec) -> String {
         SourceSpec::OAuth2(spec) => format!("the OAuth server at `{}`", spec.token_url),
         SourceSpec::GithubApp(spec) => {
             format!("the installation {} of a GitHub App at `{}`", spec.installation_id, spec.api)
+        }
+        SourceSpec::Aws(spec) => {
+            let from = match &spec.from {
+                AwsFrom::Environment => "AWS's key of the environment".to_owned(),
+                AwsFrom::Profile { name, .. } => format!("AWS's profile `{}`", discreet(name)),
+                AwsFrom::WebIdentity { role, .. } => format!("AWS's role `{}`", discreet(role)),
+            };
+            let role = spec.role.as_ref().map(|role| format!(", and with it the role `{}`", discreet(&role.arn)));
+            from + &role.unwrap_or_default()
         }
     }
 }

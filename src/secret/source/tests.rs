@@ -1,6 +1,8 @@
 //! Each source against what it is asked of: files, variables and commands as they are; services as their documentation
 //! says that they answer, for no package offers Vault or OpenBao here, and GitHub is nobody's to run.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod services;
 mod vault;
 

@@ -1,6 +1,6 @@
 # An S3 that verifies signatures (moto, whose verifier is AWS's own signer). Arguments: certificate, key, address, a
 # file for what arrives, which is there when it serves. In a file beside it are two users' keys, as
-# `credential_process` prints them, a line each.
+# `credential_process` prints them, a line each. Its STS has a role, `rig`.
 import json, os, ssl, sys
 from urllib.parse import parse_qs
 
@@ -23,6 +23,10 @@ for user in ("first", "second"):
     iam.put_user_policy(user, "everything", json.dumps(everything))
     made = iam.create_access_key(user)
     keys[made.access_key_id] = made.secret_access_key
+trusts = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+trust = {"Version": "2012-10-17", "Statement": [trusts]}
+iam.create_role("rig", json.dumps(trust), "/", None, "", [], None)
+iam.put_role_policy("rig", "everything", json.dumps(everything))
 get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"].create_bucket("bucket", "us-east-1")
 
 moto = DomainDispatcherApplication(create_backend_app)
