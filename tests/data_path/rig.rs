@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use exeat::intercept::{Context, Shutdown, Stop, serve, shutdown, udp};
 use exeat::issuer::{Issuer, Subject, Tokens};
 use exeat::policy::verdict::DenyReason;
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
-use exeat::resolve::{Answer, Resolve, ResolveError, Resolving};
+use exeat::resolve::{Answer, Found, Resolve, ResolveError, Resolving};
 use exeat::sandbox::Sandbox;
 use exeat::sandbox::quota::Slot;
 use exeat::secret::placeholder::Placeholders;
@@ -372,7 +372,7 @@ impl Resolve for Names {
     }
 
     fn lookup<'a>(&'a self, _: &'a Domain, _: RecordType) -> Resolving<'a, Answer> {
-        Box::pin(async { Err(ResolveError::NotFound) })
+        Box::pin(async { Ok(Answer { found: Found::NoName(None), ttl: Duration::ZERO }) })
     }
 
     fn overrides(&self, _: &Domain) -> bool {
