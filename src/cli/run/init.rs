@@ -63,9 +63,13 @@ fn live(channel: &Channel) -> Done {
     // A signal that the user's terminal sends to exeat's process group is not ours.
     setsid().map_err(fault(Part::Namespaces, "start a session"))?;
     leave_host(channel, &plan.identity)?;
+    let (told, tell) = io::pipe().map_err(fault(Part::Talk, "make a pipe"))?;
     match sys::fork().map_err(fault(Part::Namespaces, "fork"))? {
         Fork::Parent(first) => channel.send(&Report::First(first.as_raw()), &[]).map_err(talk),
         Fork::Child => {
+            // Both have the channel: nothing may be said here until the parent, which then ends, has said its word.
+            drop(tell);
+            io::copy(&mut { told }, &mut io::sink()).map_err(fault(Part::Talk, "read a pipe"))?;
             let stdio = descriptors.split_off(plan.overlays.len().min(descriptors.len()));
             be_first(channel, &plan, descriptors, stdio)
         }
