@@ -3,6 +3,8 @@
 //!
 //! It never judges whether that origin is permitted, and never looks at an address beyond its port.
 
+use std::fmt;
+
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -12,7 +14,7 @@ use crate::flow::{Domain, DomainError, Scheme};
 use crate::policy::verdict::DenyReason;
 
 /// What a request names, once all that it says agrees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Authority {
     /// The name; `None` where cleartext HTTP names nobody, or an IP literal.
     pub(super) name: Option<Domain>,
@@ -20,6 +22,15 @@ pub(super) struct Authority {
     pub(super) host: Option<HeaderValue>,
     /// For the request line or `:path` upstream, byte for byte.
     pub(super) target: PathAndQuery,
+}
+
+impl fmt::Debug for Authority {
+    /// Without the query: a placeholder in it may have been replaced by its secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, host, target } = self;
+        let path = target.path();
+        f.debug_struct("Authority").field("name", name).field("host", host).field("path", &path).finish_non_exhaustive()
+    }
 }
 
 /// What the flow says before any request: the scheme, the port it was going to, the name in its hello.
@@ -185,6 +196,13 @@ mod tests {
 
     const MISMATCH: Result<Option<String>, DenyReason> = Err(DenyReason::AuthorityMismatch);
     const MALFORMED: Result<Option<String>, DenyReason> = Err(DenyReason::MalformedRequest);
+
+    #[test]
+    fn a_query_does_not_show() {
+        let target = PathAndQuery::from_static("/path?key=canary");
+        let shown = format!("{:?}", Authority { name: None, host: None, target });
+        assert!(shown.contains("/path") && !shown.contains("canary"), "{shown}");
+    }
 
     #[test]
     fn one_origin_in_any_spelling_is_one_origin() {
