@@ -68,12 +68,14 @@ impl Daemon {
         let count = |folder: &str| std::fs::read_dir(process.join(folder)).expect("a process").count();
         let read = |file: &str| std::fs::read_to_string(process.join(file)).expect("a process");
         let lines = |command: &str| ground.shell(command).lines().count();
-        let metrics = Api::ready(&self.socket()).await.text("/metrics").await;
+        // It stays until all is counted: whether the daemon has closed its end of one that is gone is a race.
+        let mut asking = Api::ready(&self.socket()).await;
+        let metrics = asking.text("/metrics").await;
         let gauge = |name: &str| {
             let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {metrics}"))
         };
-        Figures {
+        let figures = Figures {
             descriptors: count("fd"),
             threads: count("task"),
             tasks: gauge("exeat_tasks"),
@@ -84,7 +86,9 @@ impl Daemon {
             inside: 0,
             resident: kibibytes(&read("smaps_rollup"), "Rss:"),
             private: kibibytes(&read("smaps_rollup"), "Private_Dirty:"),
-        }
+        };
+        drop(asking);
+        figures
     }
 }
 
