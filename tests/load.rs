@@ -75,10 +75,10 @@ const FULL: Size = Size {
     outlives: Duration::from_secs(1),
 };
 
-/// Into how many stretches the time of a load is cut. What is made once, however late, grows memory in one of them; what
-/// every push leaves behind does so in all.
+/// Into how many stretches the time of a load is cut. What is made once, however late, grows memory in one of them;
+/// what every push leaves behind does so in all.
 const STRETCHES: u32 = 4;
-/// How much memory the best of the stretches may leave behind, in KiB: at full size, under three for each of its pushes.
+/// How much memory the best of the stretches may leave behind, in KiB: at full size, under three for each push.
 const LEAVES: usize = 2 * 1024;
 /// How many push at once.
 const PUSHERS: usize = 16;

@@ -19,6 +19,7 @@
 //! the rule's scope: host, method, path. Values shorter than [`limits::SCRUB_SHORTEST`] are not searched for.
 
 mod form;
+mod sieve;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -26,36 +27,24 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::packed;
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
 use bytes::Bytes;
 use zeroize::Zeroize;
 
 use self::form::{Form, Walk};
+use self::sieve::{Sieve, Which};
 use super::Secret;
 use crate::limits;
 
 /// What stands in the place of each byte that was struck out.
 const MARK: u8 = b'*';
-/// How many bytes of a form are looked for before it is gone along.
-const BEGINNING: usize = 3;
 
 /// The values that are searched for, in all their forms. Made once for a set of values and shared.
 pub struct Scrubber {
     forms: Vec<Form>,
-    /// The bytes that a form may begin with.
-    firsts: [bool; 256],
     /// How many bytes the shortest form has; escapes only lengthen it.
     shortest: usize,
-    beginnings: Option<Beginnings>,
-}
-
-/// Finds where a form may begin as it stands: three of its bytes. (Their copies here are not zeroised.)
-enum Beginnings {
-    /// With vector instructions.
-    Packed(packed::Searcher),
-    /// Where there are too many, or no such instructions.
-    Automaton(AhoCorasick),
+    /// Where there are any.
+    sieve: Option<Box<Sieve>>,
 }
 
 impl Scrubber {
@@ -70,15 +59,9 @@ impl Scrubber {
                 }
             });
         }
-        let mut beginnings: Vec<[u8; BEGINNING]> = forms.iter().flat_map(Form::beginnings).collect();
-        beginnings.sort_unstable();
-        beginnings.dedup();
-        let mut firsts = [false; 256];
-        for [first, ..] in &beginnings {
-            firsts.iter_mut().skip(usize::from(*first)).take(1).for_each(|is_first| *is_first = true);
-        }
         let shortest = forms.iter().map(Form::len).min().unwrap_or(usize::MAX);
-        Self { beginnings: Beginnings::new(&beginnings), firsts, shortest, forms }
+        let sieve = (!forms.is_empty()).then(|| Sieve::new(&forms));
+        Self { forms, shortest, sieve }
     }
 
     /// Whether there is nothing to search for.
@@ -108,67 +91,25 @@ impl Scrubber {
         Passage { scrubber: Arc::clone(self), kept: Vec::new(), passed: 0, struck: 0, found: 0 }
     }
 
-    /// Looks wherever a form may begin: where one begins as it stands, just before an escape or the break of a line,
-    /// and at the end. Reading an escape decides for itself whether a form begins there; most begin none.
+    /// Goes along every form from wherever it may begin.
     fn search(&self, text: &[u8]) -> Found {
         let mut found = Found::default();
-        let Some(beginnings) = &self.beginnings else { return found };
-        beginnings.each(text, |start| self.look(text, start, &mut found));
-        let escapes =
-            memchr::memchr3_iter(b'%', b'\\', b'&', text).chain(memchr::memchr3_iter(b'+', b'\r', b'\n', text));
-        for escape in escapes {
-            (escape.saturating_sub(BEGINNING - 1)..=escape).for_each(|start| self.look(text, start, &mut found));
+        if let Some(sieve) = &self.sieve {
+            sieve.each(text, |start, which| self.look(text, start, which, &mut found));
         }
-        (text.len().saturating_sub(BEGINNING - 1)..text.len()).for_each(|start| self.look(text, start, &mut found));
         found.merge();
         found
     }
 
-    /// Goes along every form from one place of a text; that a place is looked at twice changes nothing.
-    fn look(&self, text: &[u8], start: usize, found: &mut Found) {
+    /// Goes along these forms from one place of a text; that it is done twice changes nothing.
+    fn look(&self, text: &[u8], start: usize, which: Which, found: &mut Found) {
         let rest = text.get(start..).unwrap_or_default();
-        if !self.may_begin(rest) {
-            return;
-        }
-        for form in &self.forms {
+        for form in which.pick(&self.forms) {
             match form.walk(rest) {
                 Walk::Whole(length) => found.whole.push(start..start + length),
                 Walk::Cut(steps) => found.cut(start, steps, form.len()),
                 Walk::Nowhere => {}
             }
-        }
-    }
-
-    fn may_begin(&self, text: &[u8]) -> bool {
-        let first = spelling::readings(text);
-        let is_first = |byte: u8| self.firsts.get(usize::from(byte)).copied().unwrap_or_default();
-        first.is_cut || first.found.iter().flatten().any(|reading| is_first(reading.byte))
-    }
-}
-
-impl Beginnings {
-    fn new(texts: &[[u8; BEGINNING]]) -> Option<Self> {
-        if texts.is_empty() {
-            return None;
-        }
-        if let Some(searcher) = packed::Config::new().builder().extend(texts).build() {
-            return Some(Self::Packed(searcher));
-        }
-        // It fails only for more patterns than there can be forms.
-        AhoCorasickBuilder::new().match_kind(MatchKind::Standard).build(texts).ok().map(Self::Automaton)
-    }
-
-    /// Every place where one begins, also of those that overlap.
-    fn each(&self, text: &[u8], mut act: impl FnMut(usize)) {
-        match self {
-            Self::Packed(searcher) => {
-                let mut from = 0;
-                while let Some(found) = searcher.find_in(text, aho_corasick::Span { start: from, end: text.len() }) {
-                    act(found.start());
-                    from = found.start() + 1;
-                }
-            }
-            Self::Automaton(automaton) => automaton.find_overlapping_iter(text).for_each(|found| act(found.start())),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::sys::locked::Locked;
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 /// In how many places at once a text may be read, where it can be read in several ways.
-const PLACES: usize = 4;
+const PLACES: usize = 8;
 
 /// What each byte of a form may be: one of two, often the same twice.
 type Step = [u8; 2];
@@ -77,6 +77,11 @@ impl Form {
         self.steps().len()
     }
 
+    /// Whether encoders break it into lines.
+    pub(super) fn is_wrapped(&self) -> bool {
+        self.is_wrapped
+    }
+
     /// Every text of `N` bytes that it may begin with where nothing is escaped.
     pub(super) fn beginnings<const N: usize>(&self) -> Vec<[u8; N]> {
         let mut texts = vec![[0; N]];
@@ -122,15 +127,13 @@ impl Form {
         let mut place = place;
         let mut here = readings(rest(place));
         let may_break = may_break && self.is_wrapped;
-        let is_break = |reading: &&Reading| may_break && matches!(reading.byte, b'\r' | b'\n');
-        while let Some(Reading { length, .. }) = here.found.iter().flatten().find(is_break) {
-            place += length;
+        let is_break = |reading: &Reading| may_break && matches!(reading.byte, b'\r' | b'\n');
+        while let Some(reading) = here.iter().find(is_break) {
+            place += reading.length();
             here = readings(rest(place));
         }
-        for Reading { byte, length } in here.found.into_iter().flatten() {
-            if step.contains(&byte) {
-                next.add(place + length);
-            }
+        for reading in here.iter().filter(|reading| step.contains(&reading.byte)) {
+            next.add(place + reading.length());
         }
         here.is_cut
     }

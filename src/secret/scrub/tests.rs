@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::super::Secret;
+use super::form::Walk;
 use super::{Passage, Scrubber};
 use crate::limits;
 
@@ -200,6 +201,96 @@ fn many_values_are_searched_for_at_once() {
         let echo = base64(&format!("x{value}y"), STANDARD);
         let (out, _) = through(&scrubber, &[format!("{value} {echo}").as_bytes()]);
         assert!(out.starts_with(&"*".repeat(value.len())) && is_struck(&echo, &out[value.len() + 1..]), "{out}");
+    }
+}
+
+#[test]
+fn a_value_that_looks_escaped_is_struck_out_where_it_is_escaped_again() {
+    for (value, echo) in [
+        ("abcdef%4a.xyz", "abcdef%254a.xyz"),
+        ("abcdef%4a.xyz", "abcdef%25254a.xyz"),
+        ("abcdef+%20x", "abcdef%2B%2520x"),
+        ("abc\\u0041def", "abc\\\\u0041def"),
+        ("abc\\\\def", "abc\\\\\\\\def"),
+        ("abc&lt;def", "abc&amp;lt;def"),
+        ("abc&amp;def", "abc&amp;amp;def"),
+    ] {
+        let struck = scrubber(&[value]).strike(echo.as_bytes());
+        assert_eq!(struck, Some(b"*".repeat(echo.len())), "{value} as {echo}");
+    }
+}
+
+/// Where every form is found, and is cut, that is gone along from every place.
+fn all_walks(scrubber: &Scrubber, text: &[u8]) -> Vec<(usize, usize, Walk)> {
+    let from =
+        |start| scrubber.forms.iter().enumerate().map(move |(number, form)| (start, number, form.walk(&text[start..])));
+    (0..text.len()).flat_map(from).filter(|(.., walk)| *walk != Walk::Nowhere).collect()
+}
+
+/// The same from where the sieve lets it through.
+fn sifted_walks(scrubber: &Scrubber, text: &[u8]) -> Vec<(usize, usize, Walk)> {
+    let mut walks = Vec::new();
+    scrubber.sieve.as_ref().expect("it has forms").each(text, |start, which| {
+        for form in which.pick(&scrubber.forms) {
+            let number = scrubber.forms.iter().position(|other| std::ptr::eq(other, form)).expect("one of them");
+            walks.push((start, number, form.walk(&text[start..])));
+        }
+    });
+    walks.retain(|(.., walk)| *walk != Walk::Nowhere);
+    walks.sort_unstable_by_key(|(start, number, _)| (*start, *number));
+    walks.dedup();
+    walks
+}
+
+/// A value, or the end of one, of bytes that mean something to those who escape and those who read.
+fn odd() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![prop::sample::select(b"%\\&+\r\n=/\"#;xu01234567aAmMpPgG \0\xff".to_vec()), any::<u8>()];
+    prop::collection::vec(byte, limits::SCRUB_SHORTEST..12)
+}
+
+fn named(byte: u8) -> Vec<u8> {
+    match byte {
+        b'"' => b"&quot;".to_vec(),
+        b'&' => b"&amp;".to_vec(),
+        b'=' => b"&equals;".to_vec(),
+        b'+' => b"&plus;".to_vec(),
+        b' ' => b"+".to_vec(),
+        b'\n' => b"\\n".to_vec(),
+        b'/' | b'\\' => vec![b'\\', byte],
+        other => vec![other],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_sieve_lets_every_form_through(
+        values in prop::collection::vec(odd(), 1..14),
+        parts in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..40_usize, 0..90_usize, "[ -~\r\n]{0,70}"),
+            0..6,
+        ),
+    ) {
+        let secrets: Vec<Secret> = values.iter().map(|value| Secret::new(Zeroizing::new(value.clone()))).collect();
+        let scrubber = Scrubber::new(&secrets);
+        let mut text = Vec::new();
+        for (which, how, length, between) in parts {
+            let value = which.get(&values);
+            // Some of it escaped, some not, and not always to its end.
+            let echo = value.iter().enumerate().flat_map(|(at, byte)| match (how + at) % (2 + how % 7) {
+                0 => vec![*byte],
+                1 => named(*byte),
+                2 => format!("%{byte:02x}").into_bytes(),
+                3 => format!("\\\\u{byte:04x}").into_bytes(),
+                4 => format!("&amp;#{byte};").into_bytes(),
+                5 => format!("&amp;amp;#{byte};").into_bytes(),
+                _ => [base64(&String::from_utf8_lossy(value), STANDARD).as_bytes(), b"\\r\\n"].concat(),
+            });
+            text.extend(echo.take(length));
+            text.extend_from_slice(between.as_bytes());
+        }
+        prop_assert_eq!(sifted_walks(&scrubber, &text), all_walks(&scrubber, &text));
     }
 }
 
