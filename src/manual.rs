@@ -84,8 +84,10 @@ pub mod threat_model {}
 ///    end, and an `Expect` is as if not said. Nothing waits for them: the body and the answer pass as without.
 ///
 ///    A WebSocket is asked for by `GET` over HTTP/1.1, or by `CONNECT` on a stream of HTTP/2 (RFC 8441), which is
-///    judged, recorded and sent on as that `GET`: the upstream is always asked over HTTP/1.1, so an origin that has
-///    WebSockets over HTTP/2 alone is not reached. Frames pass unread, but for secrets that come back.
+///    judged, recorded and sent on as that `GET`. An origin that refuses HTTP/1.1 as TLS begins (RFC 7301 §3.2) is
+///    asked by `CONNECT` on a stream, if its settings say that it takes WebSockets so; otherwise it is asked for
+///    none, and the sandbox told why. In clear nothing is agreed on: there an origin is asked as its client asks, and
+///    where that is of no use, over HTTP/1.1. Frames pass unread, but for secrets that come back.
 /// 6. *Record.* One event for the verdict, one for the end.
 ///
 /// A sandbox may be bounded by its control plane ([`crate::sandbox::quota`]): a flow too many is reset at once, a
@@ -313,7 +315,7 @@ pub mod restart {}
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
 /// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
-/// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential`, `node_opens_a_websocket_on_a_stream` |
+/// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential`, `node_opens_a_websocket_on_a_stream`, `a_websocket_reaches_a_service_of_http2_alone`, `a_websocket_in_clear_goes_as_its_client_asks_if_its_origin_takes_it_so` |
 /// | §4 HTTP/2: a page in a browser; HTTP/3 refused at once; a connection that its upstream ends | `chromium_shows_a_page_and_does_without_http_3`, `no_request_is_lost_with_a_connection_that_its_upstream_ends` |
 /// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
 /// | §4 an unreadable hello | `rows_are_asked_in_order` |
@@ -390,7 +392,7 @@ pub mod clauses {}
 /// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
 /// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated` |
-/// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches` |
+/// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_connection`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_stream`, `e52_an_origin_of_http2_alone_that_takes_no_websocket_is_asked_for_none`, `e52_a_stream_upstream_opens_by_200_alone`, `e52_what_comes_before_the_answer_reaches_only_who_grants` |
 /// | E52 `CONNECT` with another protocol, or to another origin, on a stream | `e52_connect_with_another_protocol_or_none_is_refused` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
@@ -416,7 +418,7 @@ pub mod clauses {}
 /// | F65 secrets in what we emit, and in what our children are given | `no_secret_is_in_what_exeat_shows_of_itself`, `f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit` |
 /// | F65 secrets in swap, in a core dump, in the memory of children | `f65_a_value_that_is_kept_is_in_locked_memory_alone` |
 /// | F69 another sandbox's placeholder | `f69_another_sandboxes_placeholder` |
-/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow`, `g70_revocation_ends_a_websocket_on_a_stream` |
+/// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow`, `g70_revocation_ends_a_websocket_on_a_stream`, `g70_revocation_ends_a_websocket_to_an_origin_of_http2_alone` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |
 /// | G71 poisoning the answers of a kept connection | `g71_an_answer_that_nobody_asked_for_reaches_nobody`, `g71_what_is_not_a_whole_exchange_leaves_no_connection_behind` |
 /// | G73 a change in the middle of a dial | `g73_a_change_while_dialling_is_judged_before_the_first_byte` |

@@ -18,6 +18,7 @@ mod data_path {
     mod udp;
     mod upstreams;
     mod websocket;
+    mod websocket_streams;
 }
 
 use std::process::Stdio;

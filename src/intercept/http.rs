@@ -65,7 +65,7 @@ use scrub::Scrub;
 use search::{Doubtful, Found};
 use sign::{Signature, Unsigned};
 use upgrade::{Opened, Switch};
-use upstreams::{Lease, SendError, Sent, Upstreams, Wanted};
+use upstreams::{Kind, Lease, SendError, Sent, Upstreams, Wanted};
 use whole::Unread;
 
 pub(super) use serve::serve;
@@ -256,7 +256,7 @@ impl Conversation {
         let mut response = self.respond(request).await?;
         // To whoever asked by `CONNECT`, success is a stream that is open.
         if connects && response.status().is_success() && response.extensions().get::<Opened>().is_none() {
-            response = self.fail("the upstream did not switch protocols", StatusCode::BAD_GATEWAY);
+            response = self.fail(upgrade::NOT_SWITCHED, StatusCode::BAD_GATEWAY);
         }
         Ok(response.map(|body| body.keeping(busy)))
     }
@@ -369,10 +369,11 @@ impl Conversation {
 
     fn wanted(&self, switch: Option<&Switch>) -> Wanted {
         let version = match self.version {
-            HttpVersion::Http2 if switch.is_none() => Version::HTTP_2,
-            HttpVersion::Http1 | HttpVersion::Http2 => Version::HTTP_11,
+            HttpVersion::Http1 => Version::HTTP_11,
+            HttpVersion::Http2 => Version::HTTP_2,
         };
-        Wanted { scheme: self.scheme, version }
+        let kind = Kind { scheme: self.scheme, version };
+        if switch.is_some() { Wanted::WebSocket(kind) } else { Wanted::Answer(kind) }
     }
 
     /// A connection for a permitted request; `None` if the policy changes before there is one.
@@ -414,12 +415,16 @@ impl Conversation {
         switch: Option<Switch>,
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
+        let wanted = self.wanted(switch.as_ref());
         additions.prepare(request.headers_mut(), scrub.as_ref());
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
-        let Some((request, sent, reading)) = self.outbound(request, asked, (additions, known), &lease, &live, wait)
+        let Some((mut request, sent, reading)) = self.outbound(request, asked, (additions, known), &lease, &live, wait)
         else {
             return Ok(self.fail("the request cannot be put for this upstream", StatusCode::BAD_GATEWAY));
         };
+        if switch.is_some() {
+            upgrade::put(&mut request);
+        }
         let breach = |reason| Breach::new(&self.ledger, asked, permit.basis(), reason);
         let read = Read {
             search: reading.known.is_some().then(|| Found {
@@ -439,27 +444,18 @@ impl Conversation {
         let answered = tokio::select! {
             biased;
             () = &mut cut => return Err(PayloadError::Revoked),
-            answered = self.send(request, &mut lease, &permit, generation) => answered,
+            answered = self.send(request, &mut lease, wanted, (&permit, generation)) => answered,
         };
         self.watch.answer_comes();
         leave.iter().for_each(Leave::answered);
-        let mut response = match answered {
+        let response = match answered {
             Ok(response) => response,
             Err(sentence) => return Ok(self.broken(sentence, permit.basis(), &read, asked)),
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(switch) = switch.filter(|switch| switch.is_granted_by(&response)) else {
-                let sentence = "the upstream switched to a protocol that was not asked for";
-                return Ok(self.fail(sentence, StatusCode::BAD_GATEWAY));
-            };
-            let up = hyper::upgrade::on(&mut response);
-            headers::sanitise_response(response.headers_mut());
-            response.extensions_mut().clear();
-            scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
-            switch.word(&mut response);
-            let is_of_a_stream = switch.is_of_a_stream();
-            self.switch(Switched { down: switch.down(), up, live, scrub, lease }, is_of_a_stream);
-            return Ok(response.map(|_| payload::whole(bytes::Bytes::new())));
+        match upgrade::granted(switch, &response) {
+            Ok(Some(switch)) => return Ok(self.switch(switch, response, live, scrub, lease)),
+            Ok(None) => {}
+            Err(sentence) => return Ok(self.fail(sentence, StatusCode::BAD_GATEWAY)),
         }
         let (mut head, body) = response.into_parts();
         headers::sanitise_response(&mut head.headers);
@@ -515,8 +511,8 @@ impl Conversation {
         &self,
         request: Request<Payload>,
         lease: &mut Lease,
-        permit: &Permit,
-        generation: u64,
+        wanted: Wanted,
+        (permit, generation): (&Permit, u64),
     ) -> Result<Response<Incoming>, &'static str> {
         const GONE: &str = "the upstream closed the connection before it answered";
         let mut request = request;
@@ -531,7 +527,7 @@ impl Conversation {
                 break;
             }
             let snapshot = self.ctx.sandbox.snapshot();
-            let again = Box::pin(self.lease(permit, &snapshot, lease.wanted())).await.map_err(|_| GONE)?;
+            let again = Box::pin(self.lease(permit, &snapshot, wanted)).await.map_err(|_| GONE)?;
             if snapshot.generation != generation || again.version() != lease.version() {
                 break;
             }
@@ -541,7 +537,26 @@ impl Conversation {
         Err(GONE)
     }
 
-    fn switch(&self, switched: Switched, is_of_a_stream: bool) {
+    /// Answers that a switch is granted. What follows begins once the answer is on its way.
+    fn switch(
+        &self,
+        switch: Switch,
+        mut response: Response<Incoming>,
+        live: Arc<Live>,
+        scrub: Option<Scrub>,
+        lease: Lease,
+    ) -> Response<Payload> {
+        let up = hyper::upgrade::on(&mut response);
+        headers::sanitise_response(response.headers_mut());
+        response.extensions_mut().clear();
+        scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
+        switch.word(&mut response);
+        let is_of_a_stream = switch.is_of_a_stream();
+        self.relay(Switched { down: switch.down(), up, live, scrub, lease }, is_of_a_stream);
+        response.map(|_| payload::whole(bytes::Bytes::new()))
+    }
+
+    fn relay(&self, switched: Switched, is_of_a_stream: bool) {
         if is_of_a_stream {
             self.watch.begin();
             let (busy, ledger) = (self.watch.answering(), Arc::clone(&self.ledger));

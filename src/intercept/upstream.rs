@@ -256,6 +256,8 @@ pub enum DialError {
     Tls(rustls::Error),
     /// The TLS handshake took longer than [`limits::UPSTREAM_HANDSHAKE_TIME`].
     HandshakeTimedOut,
+    /// It speaks HTTP/2, and no WebSocket may be asked for on a stream of it.
+    NoWebSockets,
     /// The connection broke.
     Io(io::Error),
 }
@@ -269,6 +271,12 @@ impl DialError {
             Self::Connect(_, error) | Self::Io(error) => error.kind() == io::ErrorKind::TimedOut,
             _ => false,
         }
+    }
+
+    /// Whether the upstream speaks nothing of what it was offered (RFC 7301 §3.2).
+    #[must_use]
+    pub fn is_of_alpn(&self) -> bool {
+        matches!(self, Self::Tls(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)))
     }
 
     fn from_handshake(error: io::Error) -> Self {
@@ -297,6 +305,7 @@ impl fmt::Display for DialError {
             Self::Certificate(why) => write!(f, "the upstream's certificate was refused: {why}"),
             Self::Tls(why) => write!(f, "the TLS handshake with the upstream failed: {why}"),
             Self::HandshakeTimedOut => f.write_str("the upstream did not finish its TLS handshake in time"),
+            Self::NoWebSockets => f.write_str("the upstream speaks HTTP/2 alone, and takes no WebSocket over it"),
             Self::Io(why) => write!(f, "the connection to the upstream broke: {}", why.kind()),
         }
     }

@@ -57,9 +57,10 @@ fn install(place: &str, packages: &[&str]) -> Option<String> {
     Path::new(&python).exists().then_some(python)
 }
 
-/// A program beside this file, by its name.
+/// A program beside this file, by its name; Python's has no ending.
 fn program(name: &str) -> String {
-    format!("{}/tests/clients/programs/{name}.py", env!("CARGO_MANIFEST_DIR"))
+    let ending = if name.contains('.') { "" } else { ".py" };
+    format!("{}/tests/clients/programs/{name}{ending}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A service at an address of the Internet that nobody has port 443 of.
@@ -73,7 +74,7 @@ impl Service {
     pub(super) const ADDRESS: &str = "203.0.113.20";
 
     /// Starts a program under these names, and waits until it serves.
-    pub(super) fn start(world: &World, python: &str, names: &[&'static str], script: &str) -> Self {
+    pub(super) fn start(world: &World, by: &str, names: &[&'static str], script: &str) -> Self {
         let wide = world.wide.as_ref().expect("the wide world");
         names.iter().for_each(|name| wide.names.set(name, &[Self::ADDRESS.parse().expect("an address")]));
         let (certificate, key) = world.ca().pair(&[names, &[Self::ADDRESS]].concat());
@@ -85,7 +86,7 @@ impl Service {
         let script = program(script);
         let files = ["certificate.pem", "key.pem"].map(at);
         let [certificate, key] = files.each_ref().map(|file| file.to_str().expect("UTF-8"));
-        let arguments = [python, &script, certificate, key, Self::ADDRESS, log.to_str().expect("UTF-8")];
+        let arguments = [by, &script, certificate, key, Self::ADDRESS, log.to_str().expect("UTF-8")];
         let service = Self { _server: world.serve(&arguments), log };
         assert!(eventually(|| service.log.exists()), "it serves");
         service

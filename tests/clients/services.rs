@@ -68,11 +68,43 @@ fn node_opens_a_websocket_on_a_stream() {
     let client = include_str!("programs/websocket_stream.mjs");
     let command = ["node", "--input-type=module", "--eval", client];
     let outcome = terminated(&world, "socket.rig", "/denied").command(command).succeeded();
-    let expected = "offered true\nopened 200 rig\ntext text\nclosed 4001 as you say\ndenied 403\n";
+    let expected = "offered true\nopened 200 rig\ntext text\nclosed 4001 as you say\nended true\ndenied 403\n";
     assert_eq!(outcome.stdout, expected, "{outcome:#?}");
     assert!(eventually(|| service.log().contains("closed 4001")), "{}", service.log());
     assert!(service.log().contains(&format!("credential {CANARY}\n")), "{}", service.log());
     outcome.assert_allowed(&[("protocol", "h2"), ("method", "GET"), ("path", "/chat")]);
+}
+
+/// Asked over HTTP/1.1 and on a stream; nobody here wrote the service's HTTP/2, nor either client.
+#[test]
+fn a_websocket_reaches_a_service_of_http2_alone() {
+    if !is_root() {
+        return skipped("WebSocket over HTTP/2 alone: the wide world takes root");
+    }
+    let Some(python) = with_packages() else {
+        return skipped("WebSocket over HTTP/2 alone: websockets cannot be installed");
+    };
+    let world = World::best();
+    let service = Service::start(&world, "/usr/bin/node", &["socket.rig"], "websocket_alone.mjs");
+    let run = || terminated(&world, "socket.rig", "/denied");
+    let outcome = inside(run(), python, "websocket_client").succeeded();
+    let expected = "subprotocol rig\ntext text\nlarge True\npong True\nclosed 4001 as you say\ndenied 403\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:#?}");
+    let client = include_str!("programs/websocket_stream.mjs");
+    let outcome = run().command(["node", "--input-type=module", "--eval", client]).succeeded();
+    let expected = "offered true\nopened 200 rig\ntext text\nclosed 4001 as you say\nended true\ndenied 403\n";
+    assert_eq!(outcome.stdout, expected, "{outcome:#?}");
+    outcome.assert_allowed(&[("protocol", "h2"), ("method", "GET"), ("path", "/chat")]);
+    let heard = format!("asked CONNECT websocket /chat\ncredential {CANARY}\nof HTTP/1 \nclosed 4001\nended\n");
+    assert!(eventually(|| service.log() == format!("serves\n{heard}{heard}")), "{}", service.log());
+    // Without its word that it takes them, it is asked for none.
+    let upgrade = ["Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA=="];
+    let fields = upgrade.iter().flat_map(|field| ["--header", *field]);
+    let url = "https://socket.rig:8443/chat";
+    let run = world.run().policy("allow: { socket.rig: [ { transform: [ { headers: { x-rig: none } } ] } ] }");
+    let refused = run.curl(fields.chain(["--http1.1", "--write-out", "%{http_code}", url])).succeeded();
+    assert!(refused.stdout.contains("takes no WebSocket over it") && refused.stdout.ends_with("502"), "{refused:#?}");
+    assert_eq!(service.log(), format!("serves\n{heard}{heard}"));
 }
 
 #[test]

@@ -522,8 +522,13 @@ impl Drop for Scripted {
 
 /// The same TLS, for an origin that knows no HTTP/2.
 pub(crate) fn http1_only(tls: &TlsAcceptor) -> TlsAcceptor {
+    speaking(tls, "http/1.1")
+}
+
+/// The same TLS, for an origin that knows one protocol.
+pub(crate) fn speaking(tls: &TlsAcceptor, protocol: &str) -> TlsAcceptor {
     let mut config = rustls::ServerConfig::clone(tls.config());
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     TlsAcceptor::from(Arc::new(config))
 }
 

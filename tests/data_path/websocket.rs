@@ -20,7 +20,7 @@ use super::upstreams::played;
 use crate::{INJECTING, SECRET, http1_only};
 
 /// A client that has heard that it may ask.
-async fn client(rig: &Rig) -> SendRequest<Full<Bytes>> {
+pub(super) async fn client(rig: &Rig) -> SendRequest<Full<Bytes>> {
     let mut client = rig.http2("allowed.test").await;
     let first = Request::get("https://allowed.test/denied").body(Full::default()).expect("a request");
     client.send_request(first).await.expect("an answer");
@@ -28,7 +28,7 @@ async fn client(rig: &Rig) -> SendRequest<Full<Bytes>> {
 }
 
 /// Asks for a protocol on a stream, or for a tunnel.
-fn connect(uri: &str, protocol: Option<&'static str>) -> Request<Full<Bytes>> {
+pub(super) fn connect(uri: &str, protocol: Option<&'static str>) -> Request<Full<Bytes>> {
     let mut request =
         Request::connect(uri).header("sec-websocket-version", "13").header("sec-websocket-protocol", "rig");
     if let Some(protocol) = protocol {
@@ -37,7 +37,7 @@ fn connect(uri: &str, protocol: Option<&'static str>) -> Request<Full<Bytes>> {
     request.body(Full::default()).expect("a request")
 }
 
-const CHAT: &str = "https://allowed.test/chat";
+pub(super) const CHAT: &str = "https://allowed.test/chat";
 
 /// The next connection to a played origin, and the head of its first request.
 async fn asked(rig: &Rig, origin: &TcpListener) -> (TlsStream<TcpStream>, String) {
@@ -49,12 +49,12 @@ async fn asked(rig: &Rig, origin: &TcpListener) -> (TlsStream<TcpStream>, String
 }
 
 /// The answer that switches, with these fields.
-fn granting(fields: &str) -> String {
+pub(super) fn granting(fields: &str) -> String {
     format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n{fields}\r\n")
 }
 
 /// The field that accepts the key of a head.
-fn accept(head: &str) -> String {
+pub(super) fn accept(head: &str) -> String {
     let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
     let accept = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
     format!("sec-websocket-accept: {}\r\n", STANDARD.encode(accept))

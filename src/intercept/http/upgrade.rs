@@ -1,14 +1,15 @@
 //! WebSocket, the only protocol that a connection may switch to (RFC 6455 §4), or a stream (RFC 8441).
 //!
-//! It recognises the request and the answer; frames afterwards pass unread. The upstream is always asked over HTTP/1.1,
-//! by `GET`, and so is the policy: what a sandbox asks for on a stream is put so before it is judged, with a key of
-//! ours, which HTTP/2 has no use for.
+//! It recognises the request and the answer; frames afterwards pass unread. The policy is always asked as over
+//! HTTP/1.1, by `GET`: what a sandbox asks for on a stream is put so before it is judged, with a key of ours, which
+//! HTTP/2 has no use for. So is the upstream, unless it speaks HTTP/2 alone: then it is asked by `CONNECT` on a stream,
+//! and to a sandbox that has asked over HTTP/1.1 it is us who accept its key.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use hyper::ext::Protocol;
@@ -19,26 +20,39 @@ use super::headers::tokens;
 /// A switch that was asked for.
 pub(super) struct Switch {
     down: OnUpgrade,
-    /// What the origin has to answer to a key of ours; `None` where the key is the client's, who sees to it.
-    accept: Option<HeaderValue>,
+    /// What accepts the key.
+    accept: HeaderValue,
+    /// Whether the key is ours, for a stream. Another is its client's, who sees to what accepts it.
+    is_of_a_stream: bool,
 }
 
 /// A switch that was asked for, if it is to a WebSocket, in one of the two ways there are. Anything else that a request
 /// may want to upgrade to is as if not asked for (RFC 9110 §7.8), and any other `CONNECT` stays one.
 pub(super) fn take<B: Body>(request: &mut Request<B>) -> Option<Switch> {
-    if is_asked(request) {
-        return Some(Switch { down: hyper::upgrade::on(request), accept: None });
-    }
-    if !is_asked_of_a_stream(request) {
+    let is_of_a_stream = is_asked_of_a_stream(request);
+    if is_of_a_stream {
+        let mut key = [0; 16];
+        rand::fill(&mut key).ok()?;
+        request.headers_mut().insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(STANDARD.encode(key)).ok()?);
+        *request.method_mut() = Method::GET;
+    } else if !is_asked(request) {
         return None;
     }
-    let mut key = [0; 16];
-    rand::fill(&mut key).ok()?;
-    let key = STANDARD.encode(key);
-    let accept = Some(HeaderValue::try_from(accept(&key)).ok()?);
-    request.headers_mut().insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
-    *request.method_mut() = Method::GET;
-    Some(Switch { down: hyper::upgrade::on(request), accept })
+    let accept = HeaderValue::try_from(accept(request.headers().get(SEC_WEBSOCKET_KEY)?.as_bytes())).ok()?;
+    Some(Switch { down: hyper::upgrade::on(request), accept, is_of_a_stream })
+}
+
+/// Puts a request for a switch, as it goes out, to an upstream of HTTP/2 (RFC 8441 §5). What says something of a body
+/// would be said of the frames.
+pub(super) fn put<B>(request: &mut Request<B>) {
+    if request.version() != Version::HTTP_2 {
+        return;
+    }
+    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY, CONTENT_LENGTH] {
+        request.headers_mut().remove(name);
+    }
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
 }
 
 /// RFC 6455 §4.1.
@@ -57,37 +71,60 @@ fn is_asked_of_a_stream<B>(request: &Request<B>) -> bool {
 }
 
 /// RFC 6455 §4.2.2.
-fn accept(key: &str) -> String {
-    const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes()))
+fn accept(key: &[u8]) -> String {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat()))
 }
 
 /// Marks the answer to a `CONNECT` that opens its stream: no other may seem to.
 #[derive(Clone)]
 pub(super) struct Opened;
 
+/// The switch, if one was asked for and a response grants it; `None` for an answer like any other.
+///
+/// # Errors
+/// The upstream has left HTTP, and not for what was asked for. To a `CONNECT` every success is such an answer.
+pub(super) fn granted<B>(switch: Option<Switch>, response: &Response<B>) -> Result<Option<Switch>, &'static str> {
+    let is_on_a_stream = response.version() == Version::HTTP_2;
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => switch
+            .filter(|switch| !is_on_a_stream && switch.is_granted_by(response.headers()))
+            .map(Some)
+            .ok_or("the upstream switched to a protocol that was not asked for"),
+        StatusCode::OK if is_on_a_stream => Ok(switch),
+        status if is_on_a_stream && switch.is_some() && status.is_success() => Err(NOT_SWITCHED),
+        _ => Ok(None),
+    }
+}
+
+/// What is said of a success that opens nothing.
+pub(super) const NOT_SWITCHED: &str = "the upstream did not switch protocols";
+
 impl Switch {
-    /// Whether a response grants it.
-    pub(super) fn is_granted_by<B>(&self, response: &Response<B>) -> bool {
-        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-        response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && accepted.is_some_and(|accepted| self.accept.as_ref().is_none_or(|accept| accept == accepted))
-            && is_websocket(response.headers())
+    /// RFC 6455 §4.1.
+    fn is_granted_by(&self, headers: &HeaderMap) -> bool {
+        let accepted = headers.get(SEC_WEBSOCKET_ACCEPT);
+        accepted.is_some_and(|accepted| !self.is_of_a_stream || self.accept == accepted) && is_websocket(headers)
     }
 
     /// Whether it is a stream that switches, and not its connection.
     pub(super) fn is_of_a_stream(&self) -> bool {
-        self.accept.is_some()
+        self.is_of_a_stream
     }
 
     /// Puts the answer as its client awaits it. What is hop-by-hop has been removed.
     pub(super) fn word<B>(&self, response: &mut Response<B>) {
-        if self.is_of_a_stream() {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        if self.is_of_a_stream {
             *response.status_mut() = StatusCode::OK;
             response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
             response.extensions_mut().insert(Opened);
-        } else {
-            restore(response.headers_mut());
+            return;
+        }
+        restore(response.headers_mut());
+        if response.version() == Version::HTTP_2 {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, self.accept.clone());
         }
     }
 
@@ -116,6 +153,6 @@ mod tests {
     /// The example of RFC 6455 §1.3.
     #[test]
     fn a_key_is_accepted_as_the_standard_says() {
-        assert_eq!(super::accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(super::accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -57,7 +57,7 @@ pub(in crate::intercept) struct Upstreams {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     generation: u64,
-    wanted: Wanted,
+    kind: Kind,
     target: Target,
     credentials: Arc<[Injection]>,
     lent: Vec<SecretName>,
@@ -66,15 +66,15 @@ struct Key {
 }
 
 impl Key {
-    fn new(ctx: &Context, permit: &Permit, snapshot: &Snapshot, wanted: Wanted) -> Result<Self, DialError> {
+    fn new(ctx: &Context, permit: &Permit, snapshot: &Snapshot, kind: Kind) -> Result<Self, DialError> {
         let (target, credentials) = (permit.target().clone(), permit.credentials());
-        let shown = match wanted.scheme {
+        let shown = match kind.scheme {
             Scheme::Https => ctx.upstream.shown(permit)?,
             Scheme::Http => None,
         };
         let signing = permit.signing().cloned();
         let lent = permit.lent();
-        Ok(Self { generation: snapshot.generation, wanted, target, credentials, lent, signing, shown })
+        Ok(Self { generation: snapshot.generation, kind, target, credentials, lent, signing, shown })
     }
 }
 
@@ -94,8 +94,9 @@ struct Shelf {
     kept: Vec<Kept>,
     /// HTTP/2, in use or not.
     shared: Vec<Arc<Shared>>,
-    /// Whether the origin chose HTTP/1.1 where HTTP/2 was offered: then each stream needs its own connection.
-    single: bool,
+    /// What the origin speaks alone: HTTP/1.1, which it chose where HTTP/2 was offered, so that each stream needs its
+    /// own connection; or HTTP/2, where it refused HTTP/1.1.
+    alone: Option<Version>,
     /// Held by whoever dials, where one connection may do for all.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -105,13 +106,28 @@ struct Kept {
     since: Instant,
 }
 
+/// What a connection is wanted for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    /// A request that is answered.
+    Answer(Kind),
+    /// One that opens a WebSocket.
+    WebSocket(Kind),
+}
+
 /// What kind of connection is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Wanted {
+pub(super) struct Kind {
     /// As the sandbox speaks: over TLS or in clear.
     pub(super) scheme: Scheme,
-    /// As the sandbox speaks: HTTP/2 is offered to an origin only for an HTTP/2 client.
+    /// As the sandbox speaks: HTTP/2 is offered to an origin only for an HTTP/2 client, but for WebSockets.
     pub(super) version: Version,
+}
+
+impl Kind {
+    fn over(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
 }
 
 /// A connection that one request may use.
@@ -133,13 +149,60 @@ impl Upstreams {
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Result<Lease, DialError> {
-        let key = Key::new(ctx, permit, snapshot, wanted)?;
+        match wanted {
+            Wanted::Answer(kind) => self.lease_kind(ctx, permit, snapshot, kind).await,
+            Wanted::WebSocket(kind) => self.lease_switching(ctx, permit, snapshot, kind).await,
+        }
+    }
+
+    async fn lease_kind(
+        self: &Arc<Self>,
+        ctx: &Context,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        kind: Kind,
+    ) -> Result<Lease, DialError> {
+        let key = Key::new(ctx, permit, snapshot, kind)?;
         let link = match self.kept(&key, ctx, permit, snapshot).await {
             Some(link) => link,
-            None if wanted.version == Version::HTTP_2 => self.open_for_all(&key, ctx, permit, snapshot).await?,
-            None => Link::open(ctx, permit, snapshot, wanted).await?,
+            None if kind.version == Version::HTTP_2 => self.open_for_all(&key, ctx, permit, snapshot).await?,
+            None => Link::open(ctx, permit, snapshot, kind).await?,
         };
         Ok(Lease { link, pool: Arc::clone(self), key })
+    }
+
+    /// A connection for a WebSocket: over HTTP/1.1, or, where the origin refuses that, over HTTP/2 if it takes them
+    /// there. In clear, where nothing is refused, as its client asks, or, where that is of no use, over HTTP/1.1.
+    async fn lease_switching(
+        self: &Arc<Self>,
+        ctx: &Context,
+        permit: &Permit,
+        snapshot: &Snapshot,
+        asked: Kind,
+    ) -> Result<Lease, DialError> {
+        let [http1, http2] = [Version::HTTP_11, Version::HTTP_2].map(|version| asked.over(version));
+        let over_http1 = self.lease_kind(ctx, permit, snapshot, http1);
+        let over_http2 = async {
+            let lease = self.lease_kind(ctx, permit, snapshot, http2).await?;
+            lease.takes_websockets().await.map(|()| lease)
+        };
+        if (asked.scheme, asked.version) == (Scheme::Http, Version::HTTP_2) {
+            return match over_http2.await {
+                Err(DialError::NoWebSockets | DialError::Io(_)) => over_http1.await,
+                leased => leased,
+            };
+        }
+        if self.stock().refuses_http1(&Key::new(ctx, permit, snapshot, http2)?) {
+            return over_http2.await;
+        }
+        match over_http1.await {
+            Err(error) if error.is_of_alpn() => {
+                let lease = over_http2.await?;
+                self.stock().note_refusal(&lease.key);
+                Ok(lease)
+            }
+            leased => leased,
+        }
     }
 
     /// The same, where that takes no waiting.
@@ -150,7 +213,11 @@ impl Upstreams {
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Option<Lease> {
-        let key = Key::new(ctx, permit, snapshot, wanted).ok()?;
+        let kind = match wanted {
+            Wanted::Answer(kind) => kind,
+            Wanted::WebSocket(kind) => kind.over(Version::HTTP_11),
+        };
+        let key = Key::new(ctx, permit, snapshot, kind).ok()?;
         let host = ctx.host.load();
         let vetted = |peer| matches!(snapshot.policy.vet(peer, permit, &host), Verdict::Allow(_));
         let mut stock = self.stock();
@@ -187,7 +254,7 @@ impl Upstreams {
         snapshot: &Snapshot,
     ) -> Result<Link, DialError> {
         let Some(turn) = self.stock().turn(key) else {
-            return Link::open(ctx, permit, snapshot, key.wanted).await;
+            return Link::open(ctx, permit, snapshot, key.kind).await;
         };
         // Its shelf is swept, even if nothing ever comes of it.
         self.stocked.notify_one();
@@ -195,7 +262,7 @@ impl Upstreams {
         if let Some(link) = self.kept(key, ctx, permit, snapshot).await {
             return Ok(link);
         }
-        let link = Link::open(ctx, permit, snapshot, key.wanted).await?;
+        let link = Link::open(ctx, permit, snapshot, key.kind).await?;
         self.stock().note(key, &link);
         drop(turn);
         Ok(link)
@@ -266,7 +333,19 @@ impl Stock {
     /// Whose turn it is to dial; `None` where everybody may.
     fn turn(&mut self, key: &Key) -> Option<Arc<tokio::sync::Mutex<()>>> {
         let shelf = self.shelves.entry(key.clone()).or_default();
-        (!shelf.single).then(|| Arc::clone(&shelf.turn))
+        (shelf.alone != Some(Version::HTTP_11)).then(|| Arc::clone(&shelf.turn))
+    }
+
+    /// Whether the origin is known to refuse HTTP/1.1.
+    fn refuses_http1(&self, key: &Key) -> bool {
+        self.shelves.get(key).is_some_and(|shelf| shelf.alone == Some(Version::HTTP_2))
+    }
+
+    /// Notes that it does, for as long as there is a connection.
+    fn note_refusal(&mut self, key: &Key) {
+        if let Some(shelf) = self.shelves.get_mut(key) {
+            shelf.alone = Some(Version::HTTP_2);
+        }
     }
 
     /// Notes what an origin chose that was offered HTTP/2.
@@ -276,7 +355,7 @@ impl Stock {
         }
         let shelf = self.shelves.entry(key.clone()).or_default();
         match link {
-            Link::Exclusive(_) => shelf.single = true,
+            Link::Exclusive(_) => shelf.alone = Some(Version::HTTP_11),
             Link::Stream(stream) => shelf.shared.push(stream.connection()),
         }
     }

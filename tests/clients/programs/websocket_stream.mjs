@@ -27,5 +27,6 @@ stream.write(frame(1, Buffer.from('bye')))
 const close = (await frames.next()).value
 console.log('closed', close.readUInt16BE(2), close.subarray(4).toString())
 stream.end(frame(8, close.subarray(2)))
+console.log('ended', (await frames.next()).done)
 console.log('denied', (await open('/denied')).head[':status'])
 client.destroy()

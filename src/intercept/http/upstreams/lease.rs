@@ -1,10 +1,13 @@
 //! One upstream connection, as one request uses it: opening, sending, and telling when the exchange is whole.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as Task, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -12,8 +15,9 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::flow::{Alpn, Scheme};
 use crate::intercept::Context;
@@ -24,11 +28,14 @@ use crate::sandbox::Snapshot;
 
 use super::super::local::{Local, Spawner};
 use super::super::payload::{self, Payload};
-use super::{Lease, Wanted};
+use super::{Kind, Lease};
 
 /// What an HTTP/2 upstream may send unasked on one stream, and on one connection.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// How many streams the library takes an HTTP/2 upstream to allow, until the settings come that say it: none can say
+/// this. It is [`limits::UPSTREAM_STREAMS`] that bounds them.
+const NOT_SET: usize = usize::MAX - 1;
 
 /// How a request reaches its upstream.
 pub(super) enum Link {
@@ -49,6 +56,8 @@ pub(super) struct Shared {
     sender: http2::SendRequest<Payload>,
     driver: Driver,
     streams: Mutex<Streams>,
+    /// Whether the upstream takes WebSockets on its streams, once its settings have come (RFC 8441 §3).
+    websockets: watch::Receiver<Option<bool>>,
 }
 
 /// The streams of an HTTP/2 connection.
@@ -93,11 +102,11 @@ impl Link {
         ctx: &Context,
         permit: &Permit,
         snapshot: &Snapshot,
-        wanted: Wanted,
+        kind: Kind,
     ) -> Result<Self, DialError> {
         let host = ctx.host.load_full();
-        let multiplexed = wanted.version == Version::HTTP_2;
-        match wanted.scheme {
+        let multiplexed = kind.version == Version::HTTP_2;
+        match kind.scheme {
             Scheme::Http => {
                 let Dialled { io, peer } = ctx.upstream.dial(permit, snapshot, &host).await?;
                 Self::handshake(io, peer, multiplexed).await
@@ -124,17 +133,18 @@ impl Link {
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(limits::HEAD_BYTES as u32)
+                .initial_max_send_streams(NOT_SET)
                 .handshake(io)
                 .await
                 .map_err(broken)?;
-            // It ends where it takes no more requests; those that it has go on, until the last user goes.
-            let taking = async {
-                drop(connection.await);
-                std::future::pending::<()>().await;
+            let (told, websockets) = watch::channel(None);
+            let settings = |connection: &http2::Connection<_, _, _>| {
+                let have_come = connection.current_max_send_streams() != NOT_SET;
+                have_come.then(|| connection.is_extended_connect_protocol_enabled())
             };
-            let driver = Driver { task: tokio::spawn(Local::new(taking, spawner)), peer };
+            let driver = Driver { task: tokio::spawn(drive(connection, spawner, settings, told)), peer };
             let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
-            let shared = Shared { sender, driver, streams };
+            let shared = Shared { sender, driver, streams, websockets };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
         let (sender, connection) =
@@ -145,10 +155,58 @@ impl Link {
     }
 }
 
+/// A connection for as long as it takes requests; those that it has go on, until the last user goes.
+struct Taking<C>(Option<C>);
+
+impl<C: Future + Unpin> Future for Taking<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<()> {
+        if self.0.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
+            self.0 = None;
+        }
+        Poll::Pending
+    }
+}
+
+/// Moves the bytes of an HTTP/2 connection, and tells what its upstream's settings say, once they have come.
+async fn drive<C: Future + Unpin>(
+    connection: C,
+    spawner: Spawner,
+    settings: impl Fn(&C) -> Option<bool>,
+    told: watch::Sender<Option<bool>>,
+) {
+    let mut local = Local::new(Taking(Some(connection)), spawner);
+    let mut told = Some(told);
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut local).poll(cx);
+        if told.is_some() {
+            let said = local.connection().0.as_ref().map(&settings);
+            // Or they come no more.
+            if said != Some(None) {
+                told.take().map(|told| told.send_replace(said.flatten()));
+            }
+        }
+        polled
+    })
+    .await;
+}
+
 impl Lease {
-    /// What was wanted.
-    pub(in crate::intercept::http) fn wanted(&self) -> Wanted {
-        self.key.wanted
+    /// Waits until it is known that a WebSocket may be asked for on this connection.
+    ///
+    /// # Errors
+    /// It may not, or nothing is said of it.
+    pub(super) async fn takes_websockets(&self) -> Result<(), DialError> {
+        let Link::Stream(stream) = &self.link else { return Ok(()) };
+        let mut websockets = stream.0.websockets.clone();
+        let told = timeout(limits::UPSTREAM_HANDSHAKE_TIME, websockets.wait_for(Option::is_some)).await;
+        match told.map(|told| told.map(|takes| *takes)) {
+            Ok(Ok(Some(true))) => Ok(()),
+            Ok(Ok(_)) => Err(DialError::NoWebSockets),
+            Ok(Err(_)) => Err(DialError::Io(io::ErrorKind::ConnectionAborted.into())),
+            Err(_) => Err(DialError::Io(io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// What this connection speaks.

@@ -8,8 +8,8 @@ use super::*;
 
 fn key(generation: u64, n: u16) -> Key {
     let target = Target::Address(SocketAddr::from(([203, 0, 113, 9], n)));
-    let wanted = Wanted { scheme: Scheme::Http, version: Version::HTTP_2 };
-    Key { generation, wanted, target, credentials: Arc::new([]), lent: Vec::new(), signing: None, shown: None }
+    let kind = Kind { scheme: Scheme::Http, version: Version::HTTP_2 };
+    Key { generation, kind, target, credentials: Arc::new([]), lent: Vec::new(), signing: None, shown: None }
 }
 
 /// A connection that has done nothing, and its other end.
@@ -109,4 +109,15 @@ async fn an_http2_connection_takes_so_many_streams() {
     assert!(stock.share(&key(1, 1), |_| true).is_some());
     assert!(stock.share(&key(1, 1), |_| false).is_none(), "its address is no longer permitted");
     assert!(stock.share(&key(1, 1), |_| true).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_says_nothing_of_websockets_is_asked_for_none() {
+    let (link, far) = opened(true).await;
+    let lease = Lease { link, pool: Arc::default(), key: key(1, 1) };
+    let said = lease.takes_websockets().await;
+    assert!(said.is_err_and(|error| error.is_timeout()));
+    drop(far);
+    let said = lease.takes_websockets().await;
+    assert!(said.is_err_and(|error| !error.is_timeout()));
 }
