@@ -83,11 +83,14 @@ pub mod threat_model {}
 ///    the answer. The HTTP library neither tells of an HTTP/2 upstream's nor sends one to an HTTP/2 client: there they
 ///    end, and an `Expect` is as if not said. Nothing waits for them: the body and the answer pass as without.
 ///
+///    An HTTP/2 client's origin is offered both versions and chooses; an HTTP/1 client's is offered HTTP/1.1, and
+///    HTTP/2 where it refuses that as TLS begins (RFC 7301 §3.2). In clear an origin is asked as its client asks.
+///
 ///    A WebSocket is asked for by `GET` over HTTP/1.1, or by `CONNECT` on a stream of HTTP/2 (RFC 8441), which is
-///    judged, recorded and sent on as that `GET`. An origin that refuses HTTP/1.1 as TLS begins (RFC 7301 §3.2) is
-///    asked by `CONNECT` on a stream, if its settings say that it takes WebSockets so; otherwise it is asked for
-///    none, and the sandbox told why. In clear nothing is agreed on: there an origin is asked as its client asks, and
-///    where that is of no use, over HTTP/1.1. Frames pass unread, but for secrets that come back.
+///    judged, recorded and sent on as that `GET` over HTTP/1.1. An origin that refuses HTTP/1.1 is asked by `CONNECT`
+///    on a stream, if its settings say that it takes WebSockets so; otherwise it is asked for none, and the sandbox
+///    told why. In clear one is asked so for a client that asks so, or, where that is of no use, over HTTP/1.1. Frames
+///    pass unread, but for secrets that come back.
 /// 6. *Record.* One event for the verdict, one for the end.
 ///
 /// A sandbox may be bounded by its control plane ([`crate::sandbox::quota`]): a flow too many is reset at once, a
@@ -315,6 +318,7 @@ pub mod restart {}
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
 /// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
+/// | §4 HTTP is translated where the upstream differs | `http2_is_translated_for_an_origin_without_it`, `http1_is_translated_for_an_origin_without_it`, `curl_over_http1_reaches_a_service_of_http2_alone` |
 /// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential`, `node_opens_a_websocket_on_a_stream`, `a_websocket_reaches_a_service_of_http2_alone`, `a_websocket_in_clear_goes_as_its_client_asks_if_its_origin_takes_it_so` |
 /// | §4 HTTP/2: a page in a browser; HTTP/3 refused at once; a connection that its upstream ends | `chromium_shows_a_page_and_does_without_http_3`, `no_request_is_lost_with_a_connection_that_its_upstream_ends` |
 /// | §4 PostgreSQL | `psql_speaks_tls_with_whom_it_names_or_not_at_all`, `tls_is_granted_once_it_is_asked_for_and_kerberos_is_not`, `an_upstream_has_to_grant_tls_and_to_say_no_more` |
@@ -391,7 +395,7 @@ pub mod clauses {}
 /// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused`, `e48_a_head_of_too_many_fields_is_refused_over_http2_too` |
 /// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
-/// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated` |
+/// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated`, `e51_what_an_origin_of_http2_alone_answers_frames_no_second_answer` |
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_connection`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_stream`, `e52_an_origin_of_http2_alone_that_takes_no_websocket_is_asked_for_none`, `e52_a_stream_upstream_opens_by_200_alone`, `e52_what_comes_before_the_answer_reaches_only_who_grants` |
 /// | E52 `CONNECT` with another protocol, or to another origin, on a stream | `e52_connect_with_another_protocol_or_none_is_refused` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |

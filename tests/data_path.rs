@@ -11,6 +11,7 @@ mod support;
 mod data_path {
     mod chance;
     mod differential;
+    mod http2_alone;
     mod interim;
     mod replacing;
     pub(crate) mod rig;
@@ -18,7 +19,6 @@ mod data_path {
     mod udp;
     mod upstreams;
     mod websocket;
-    mod websocket_streams;
 }
 
 use std::process::Stdio;
@@ -32,7 +32,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use data_path::rig::{Rig, Scripted, exchange, http1_only};
+use data_path::rig::{Rig, Scripted, exchange, http1_only, read_answer, read_head, speaking};
 use support::origin::{Speaks, echo};
 
 const INJECTING: &str = "
@@ -126,6 +126,40 @@ async fn http2_is_translated_for_an_origin_without_it() {
         assert_eq!(request.header("cookie"), ["a=1; b=2"]);
         assert_eq!(request.header("x-api-key"), ["key c4n4ry-s3cret"]);
     }
+}
+
+#[tokio::test]
+async fn http1_is_translated_for_an_origin_without_it() {
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let origin = rig.origin("allowed.test", Speaks::Https(speaking(&rig.ca.tls(&["allowed.test"]), "h2"), echo()));
+    let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+    let fields = "Host: allowed.test\r\nConnection: x-hop\r\nX-Hop: 1\r\nTE: trailers\r\n";
+    tls.write_all(format!("GET /a?x HTTP/1.1\r\n{fields}\r\n").as_bytes()).await.unwrap();
+    let answer = read_answer(&mut tls).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let framed = "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    tls.write_all(format!("POST /b HTTP/1.1\r\n{fields}{framed}").as_bytes()).await.unwrap();
+    assert_eq!(read_head(&mut tls).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    tls.write_all(b"4\r\nbody\r\n0\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_answer(&mut tls).await), 200);
+    let mut old = rig.tls("allowed.test", &["http/1.1"]).await;
+    let answer = exchange(&mut old, "HEAD /c HTTP/1.0\r\nHost: allowed.test\r\n\r\n").await;
+    assert!(status(&answer) == 200 && answer.ends_with("\r\n\r\n"), "{answer}");
+    let requests = origin.requests();
+    let asked = |request: &support::origin::Request| (request.method.clone(), request.uri.clone());
+    let uri = |path: &str| format!("https://allowed.test{path}");
+    let expected = [("GET", "/a?x"), ("POST", "/b"), ("HEAD", "/c")];
+    assert_eq!(requests.iter().map(asked).collect::<Vec<_>>(), expected.map(|(it, path)| (it.to_owned(), uri(path))));
+    for request in &requests {
+        assert_eq!((request.version.as_str(), request.header("x-api-key")), ("HTTP/2.0", vec!["key c4n4ry-s3cret"]));
+        for name in ["host", "connection", "x-hop", "transfer-encoding", "expect"] {
+            assert!(request.header(name).is_empty(), "{request:?}");
+        }
+    }
+    assert_eq!(&*requests[1].body, b"body");
+    // HTTP/1.1 was asked for first, and that is remembered.
+    assert_eq!(origin.connections(), 2);
+    assert_eq!(rig.requests()[0].protocol, Protocol::Http);
 }
 
 #[tokio::test]

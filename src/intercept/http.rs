@@ -131,13 +131,14 @@ struct Additions {
 
 impl Additions {
     /// Makes a request one whose answer can be read, and whose body can be where it must be read first.
-    fn prepare(&self, headers: &mut HeaderMap, scrub: Option<&Scrub>) {
+    fn prepare(&self, headers: &mut HeaderMap, scrub: Option<&Scrub>, upstream: Version) {
         if scrub.is_some() {
             Scrub::prepare(headers);
         }
         let waits = self.replacer.is_some() && search::waits(headers);
-        if waits || self.signature.as_ref().is_some_and(Signature::reads_body) {
-            // It is read before anybody could be asked for leave.
+        let is_unheard = upstream == Version::HTTP_2;
+        if is_unheard || waits || self.signature.as_ref().is_some_and(Signature::reads_body) {
+            // It is read before anybody could be asked for leave, or what is answered would not be heard.
             headers.remove(header::EXPECT);
         }
     }
@@ -416,7 +417,7 @@ impl Conversation {
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
         let wanted = self.wanted(switch.as_ref());
-        additions.prepare(request.headers_mut(), scrub.as_ref());
+        additions.prepare(request.headers_mut(), scrub.as_ref(), lease.version());
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
         let Some((mut request, sent, reading)) = self.outbound(request, asked, (additions, known), &lease, &live, wait)
         else {

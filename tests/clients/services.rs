@@ -85,7 +85,7 @@ fn a_websocket_reaches_a_service_of_http2_alone() {
         return skipped("WebSocket over HTTP/2 alone: websockets cannot be installed");
     };
     let world = World::best();
-    let service = Service::start(&world, "/usr/bin/node", &["socket.rig"], "websocket_alone.mjs");
+    let service = Service::start(&world, "/usr/bin/node", &["socket.rig"], "http2_alone.mjs");
     let run = || terminated(&world, "socket.rig", "/denied");
     let outcome = inside(run(), python, "websocket_client").succeeded();
     let expected = "subprotocol rig\ntext text\nlarge True\npong True\nclosed 4001 as you say\ndenied 403\n";
@@ -105,6 +105,23 @@ fn a_websocket_reaches_a_service_of_http2_alone() {
     let refused = run.curl(fields.chain(["--http1.1", "--write-out", "%{http_code}", url])).succeeded();
     assert!(refused.stdout.contains("takes no WebSocket over it") && refused.stdout.ends_with("502"), "{refused:#?}");
     assert_eq!(service.log(), format!("serves\n{heard}{heard}"));
+}
+
+#[test]
+fn curl_over_http1_reaches_a_service_of_http2_alone() {
+    if !is_root() {
+        return skipped("HTTP/2 alone: the wide world takes root");
+    }
+    let world = World::best();
+    let service = Service::start(&world, "/usr/bin/node", &["alone.rig"], "http2_alone.mjs");
+    let run = terminated(&world, "alone.rig", "/denied").stdin(vec![7; 2_000_000]);
+    let url = "https://alone.rig/{one,two}";
+    let put = run.curl(["--http1.1", "--dump-header", "-", "--data-binary", "@-", url]).succeeded();
+    let answers: Vec<_> = put.stdout.lines().filter(|line| line.contains(" bytes") || line.contains(" 200 ")).collect();
+    let ok = "HTTP/1.1 200 OK";
+    assert_eq!(answers, [ok, "POST /one, 2000000 bytes", ok, "POST /two, 2000000 bytes"], "{put:#?}");
+    assert_eq!(service.log(), format!("serves\ncredential {CANARY}\ncredential {CANARY}\n"));
+    put.assert_allowed(&[("protocol", "http"), ("method", "POST"), ("path", "/two")]);
 }
 
 #[test]

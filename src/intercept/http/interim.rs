@@ -1,8 +1,8 @@
 //! Interim answers (RFC 9110 §15.2): the word that a body may come, and hints that come before the answer.
 //!
 //! Over HTTP/1 alone: the HTTP library neither tells of an HTTP/2 upstream's, nor sends one to an HTTP/2 client, so
-//! those end here, and an `Expect` of an HTTP/2 client is as if not said. Whoever waits for a 100 that does not come
-//! sends after a while (RFC 9110 §10.1.1).
+//! those end here, and an `Expect` for the one, or of the other, is as if not said. Whoever waits for a 100 that does
+//! not come sends after a while (RFC 9110 §10.1.1).
 //!
 //! - `INVARIANT`: no byte of a body that waits goes upstream before its origin says so or is silent for
 //!   [`limits::CONTINUE_WAIT`], and none at all once it has answered without it.

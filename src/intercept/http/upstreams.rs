@@ -120,7 +120,7 @@ pub(super) enum Wanted {
 pub(super) struct Kind {
     /// As the sandbox speaks: over TLS or in clear.
     pub(super) scheme: Scheme,
-    /// As the sandbox speaks: HTTP/2 is offered to an origin only for an HTTP/2 client, but for WebSockets.
+    /// As the sandbox speaks: HTTP/2 is offered to an origin only for an HTTP/2 client, or where HTTP/1.1 was refused.
     pub(super) version: Version,
 }
 
@@ -138,7 +138,9 @@ pub(super) struct Lease {
 }
 
 impl Upstreams {
-    /// A connection to the permit's target: one that is kept, or a new one.
+    /// A connection to the permit's target: one that is kept, or a new one. For HTTP/1 clients and WebSockets it is
+    /// over HTTP/1.1, or, where the origin refuses that, over HTTP/2, for a WebSocket if the origin takes them there.
+    /// In clear nothing is refused: a WebSocket goes as its client asks, or, if that is of no use, over HTTP/1.1.
     ///
     /// # Errors
     /// As dialling.
@@ -149,9 +151,38 @@ impl Upstreams {
         snapshot: &Snapshot,
         wanted: Wanted,
     ) -> Result<Lease, DialError> {
-        match wanted {
-            Wanted::Answer(kind) => self.lease_kind(ctx, permit, snapshot, kind).await,
-            Wanted::WebSocket(kind) => self.lease_switching(ctx, permit, snapshot, kind).await,
+        let (kind, switches) = match wanted {
+            Wanted::Answer(kind) => (kind, false),
+            Wanted::WebSocket(kind) => (kind, true),
+        };
+        let [http1, http2] = [Version::HTTP_11, Version::HTTP_2].map(|version| kind.over(version));
+        let over_http1 = self.lease_kind(ctx, permit, snapshot, http1);
+        let over_http2 = async {
+            let lease = self.lease_kind(ctx, permit, snapshot, http2).await?;
+            if switches {
+                lease.takes_websockets().await?;
+            }
+            Ok(lease)
+        };
+        if kind == http2 && !switches {
+            return over_http2.await;
+        }
+        if kind == http2 && kind.scheme == Scheme::Http {
+            return match over_http2.await {
+                Err(DialError::NoWebSockets | DialError::Io(_)) => over_http1.await,
+                leased => leased,
+            };
+        }
+        if self.stock().refuses_http1(&Key::new(ctx, permit, snapshot, http2)?) {
+            return over_http2.await;
+        }
+        match over_http1.await {
+            Err(error) if error.is_of_alpn() => {
+                let lease = over_http2.await?;
+                self.stock().note_refusal(&lease.key);
+                Ok(lease)
+            }
+            leased => leased,
         }
     }
 
@@ -171,41 +202,7 @@ impl Upstreams {
         Ok(Lease { link, pool: Arc::clone(self), key })
     }
 
-    /// A connection for a WebSocket: over HTTP/1.1, or, where the origin refuses that, over HTTP/2 if it takes them
-    /// there. In clear, where nothing is refused, as its client asks, or, where that is of no use, over HTTP/1.1.
-    async fn lease_switching(
-        self: &Arc<Self>,
-        ctx: &Context,
-        permit: &Permit,
-        snapshot: &Snapshot,
-        asked: Kind,
-    ) -> Result<Lease, DialError> {
-        let [http1, http2] = [Version::HTTP_11, Version::HTTP_2].map(|version| asked.over(version));
-        let over_http1 = self.lease_kind(ctx, permit, snapshot, http1);
-        let over_http2 = async {
-            let lease = self.lease_kind(ctx, permit, snapshot, http2).await?;
-            lease.takes_websockets().await.map(|()| lease)
-        };
-        if (asked.scheme, asked.version) == (Scheme::Http, Version::HTTP_2) {
-            return match over_http2.await {
-                Err(DialError::NoWebSockets | DialError::Io(_)) => over_http1.await,
-                leased => leased,
-            };
-        }
-        if self.stock().refuses_http1(&Key::new(ctx, permit, snapshot, http2)?) {
-            return over_http2.await;
-        }
-        match over_http1.await {
-            Err(error) if error.is_of_alpn() => {
-                let lease = over_http2.await?;
-                self.stock().note_refusal(&lease.key);
-                Ok(lease)
-            }
-            leased => leased,
-        }
-    }
-
-    /// The same, where that takes no waiting.
+    /// The same, where it is the first choice and takes no waiting.
     pub(super) fn lease_now(
         self: &Arc<Self>,
         ctx: &Context,

@@ -1,5 +1,5 @@
-// A service of HTTP/2 alone, with WebSockets on its streams (RFC 8441), and without them at port 8443. Arguments:
-// certificate, key, address, a file for what it hears, which is there when it serves.
+// A service that speaks HTTP/2 alone, with WebSockets on its streams (RFC 8441), and without them at port 8443.
+// Arguments: certificate, key, address, a file for what it hears, which is there when it serves.
 import { appendFileSync, readFileSync } from 'node:fs'
 import { createSecureServer } from 'node:http2'
 
@@ -52,12 +52,21 @@ async function echo(stream, headers) {
   note('ended')
 }
 
+async function answer(stream, headers) {
+  note('credential ' + headers['x-rig'])
+  let length = 0
+  for await (const chunk of stream) length += chunk.length
+  stream.respond({ ':status': 200 })
+  stream.end(`${headers[':method']} ${headers[':path']}, ${length} bytes\n`)
+}
+
 async function serve(port, enableConnectProtocol) {
   const pair = { cert: readFileSync(certificate), key: readFileSync(key) }
   const server = createSecureServer({ ...pair, settings: { enableConnectProtocol } })
   server.on('stream', (stream, headers) => {
     stream.on('error', (error) => note('error ' + error.code))
-    echo(stream, headers).catch((error) => note('broken ' + error.code))
+    const speak = headers[':method'] === 'CONNECT' ? echo : answer
+    speak(stream, headers).catch((error) => note('broken ' + error.code))
   })
   await new Promise((resolve) => server.listen(port, address, resolve))
 }

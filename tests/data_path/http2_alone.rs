@@ -1,4 +1,5 @@
-//! WebSockets to origins that speak HTTP/2 alone (RFC 8441). A library that lets them answer anything plays them.
+//! Origins that speak HTTP/2 alone, and WebSockets to them (RFC 8441). A library that lets them answer anything plays
+//! them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,11 +20,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use super::rig::{Rig, read_answer, read_head, speaking};
+use super::rig::{Rig, exchange, read_answer, read_head, speaking};
 use super::upstreams::{asked, played};
 use super::websocket::{CHAT, accept, client, connect, granting};
 use crate::support::PATIENCE;
-use crate::{INJECTING, SECRET, SWITCHING, WEBSOCKET, status};
+use crate::{GET, INJECTING, SECRET, SWITCHING, WEBSOCKET, status};
 
 /// A request as it came, and its answer.
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
@@ -329,5 +330,35 @@ async fn g70_revocation_ends_a_websocket_to_an_origin_of_http2_alone() {
     assert!(!matches!(on_a_stream.read(&mut [0; 9]).await, Ok(1..)));
     for request in [first, second] {
         assert!(!matches!(request.into_body().data().await, Some(Ok(data)) if !data.is_empty()));
+    }
+}
+
+/// To a client of HTTP/1.1 lengths frame, which they do not over HTTP/2.
+#[tokio::test]
+async fn e51_what_an_origin_of_http2_alone_answers_frames_no_second_answer() {
+    const BODY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let rig = Rig::with_secret(INJECTING, SECRET).await;
+    let mut origin = Alone::start(&rig, false, false).await;
+    for lengths in [&["0"][..], &["5"], &["5", "44"], &["44", "5"], &["5, 44"], &["+44"], &["45"], &["44", "44"], &[]] {
+        let asking = async { exchange(&mut rig.tls("allowed.test", &["http/1.1"]).await, GET).await };
+        let answering = async {
+            let (_request, mut answer) = origin.asked().await;
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            // Not all of it is still wanted by then.
+            let _ = grant(&mut answer, &fields).send_data(BODY.into(), true);
+        };
+        let (heard, ()) = tokio::join!(asking, answering);
+        let Some((head, body)) = heard.split_once("\r\n\r\n") else {
+            assert_eq!(heard, "", "{lengths:?}");
+            continue;
+        };
+        let told: Vec<usize> =
+            head.lines().filter_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).collect();
+        let is_framed = match (status(head), &told[..]) {
+            (502, _) => !body.contains("poison"),
+            (_, []) => head.contains("\r\ntransfer-encoding: chunked") && body.starts_with("2C\r\n"),
+            (_, [first, others @ ..]) => body.len() <= *first && others.iter().all(|other| other == first),
+        };
+        assert!(is_framed, "{lengths:?}: {heard}");
     }
 }
