@@ -62,7 +62,7 @@ fn injection() -> f64 {
     let injection = Injection {
         header: AUTHORIZATION,
         spelled: "authorization".into(),
-        value: Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name)]),
+        value: Template::plain(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name)]),
         yields: false,
     };
     let mut headers = HeaderMap::new();

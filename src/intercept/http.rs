@@ -46,7 +46,7 @@ use crate::intercept::Context;
 use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
 use crate::limits;
-use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Template, Verdict};
+use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Text, Verdict};
 use crate::sandbox::quota::Spent;
 use crate::sandbox::{Changes, Snapshot};
 use crate::secret::Secrets;
@@ -756,7 +756,7 @@ impl Asked {
     }
 
     /// The target with another query, its values in their places.
-    fn with_query(&self, query: &Template, secrets: &Secrets) -> Result<PathAndQuery, DenyReason> {
+    fn with_query(&self, query: &Text, secrets: &Secrets) -> Result<PathAndQuery, DenyReason> {
         let query = replace::query(query, secrets).map_err(|error| match error {
             InjectError::TooLong => DenyReason::Limit,
             _ => DenyReason::SecretUnavailable,

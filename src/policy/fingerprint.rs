@@ -13,7 +13,7 @@ use super::signing::{AwsKeys, AwsSigning, HmacEncoding, HmacHash, HmacPart, Hmac
 use super::source::{
     AwsFrom, AwsRole, AwsSpec, CredentialSpec, GithubAppSpec, OAuth2Spec, SourceSpec, VaultAuth, VaultSpec,
 };
-use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision};
+use super::verdict::{ForwardUrl, Injection, LocalResponse, Part, Revision, Segment, Template};
 use super::{Base, Denials, Dns, Entry, Grant, Handling, Policy, Rule, Then};
 use crate::matcher::request::{PairMatch, RequestMatch, TextMatch};
 
@@ -256,7 +256,7 @@ fn text_match(hash: &mut Hash, matcher: &TextMatch) {
 fn injection(hash: &mut Hash, Injection { header: _, spelled, value, yields }: &Injection) {
     hash.text(spelled.as_bytes());
     hash.number(u64::from(*yields));
-    parts(hash, &value.0);
+    template(hash, value);
 }
 
 fn sign(hash: &mut Hash, signing: &Signing) {
@@ -318,15 +318,21 @@ fn grant(hash: &mut Hash, Grant { to, ports, methods, paths, headers, shape }: &
     });
 }
 
-fn parts(hash: &mut Hash, all: &[Part]) {
-    hash.list(all.iter(), |hash, part| match part {
-        Part::Literal(text) => hash.tagged(0, text),
-        Part::Secret(name) => hash.tagged(1, name.as_str()),
-        Part::Base64(coded) => {
+fn template(hash: &mut Hash, Template(segments): &Template) {
+    hash.list(segments.iter(), |hash, segment| match segment {
+        Segment::Plain(plain) => part(hash, plain),
+        Segment::Base64(parts) => {
             hash.number(2);
-            parts(hash, coded);
+            hash.list(parts.iter(), part);
         }
     });
+}
+
+fn part(hash: &mut Hash, part: &Part) {
+    match part {
+        Part::Literal(text) => hash.tagged(0, text),
+        Part::Secret(name) => hash.tagged(1, name.as_str()),
+    }
 }
 
 fn response(hash: &mut Hash, LocalResponse { status, headers, body }: &LocalResponse) {

@@ -22,7 +22,7 @@ use http::header::{AUTHORIZATION, GetAll, HOST, HeaderName, HeaderValue};
 
 use super::Grant;
 use super::compile::belongs_to_connection;
-use super::verdict::{Denial, DenyReason, Injection, Part, Permit, Template, Verdict};
+use super::verdict::{Denial, DenyReason, Injection, Part, Permit, Segment, Template, Text, Verdict};
 use crate::flow::{Domain, RequestHead, Scheme, SecretName};
 use crate::limits;
 
@@ -221,7 +221,7 @@ impl Permit {
     }
 
     /// The headers that are to be set anew, and the query if it is; `None` if a placeholder stands where it may not.
-    fn replacements(&self, head: &RequestHead<'_>, known: &impl Known) -> Option<(Vec<Injection>, Option<Template>)> {
+    fn replacements(&self, head: &RequestHead<'_>, known: &impl Known) -> Option<(Vec<Injection>, Option<Text>)> {
         let RequestHead { scheme: _, authority: _, dst: _, method, path, query, headers } = head;
         let signing = self.signing();
         let query = query.unwrap_or_default();
@@ -253,11 +253,11 @@ impl Permit {
     }
 
     /// What becomes of a query in which there is a placeholder.
-    fn replaced_query(&self, query: &str, known: &impl Known) -> Option<Template> {
-        let template = known.query_parts(query).filter(|_| self.places.query).map(Template)?;
+    fn replaced_query(&self, query: &str, known: &impl Known) -> Option<Text> {
+        let text = known.query_parts(query).filter(|_| self.places.query).map(Text)?;
         let may_stand = |secret: &SecretName| self.stand_ins().any(|stand_in| stand_in.secret() == secret);
-        let is_few = template.secrets().count() <= limits::PLACEHOLDER_TIMES;
-        (is_few && template.secrets().all(may_stand) && !is_left(&template, known)).then_some(template)
+        let is_few = text.secrets().count() <= limits::PLACEHOLDER_TIMES;
+        (is_few && text.secrets().all(may_stand) && !is_left(text.0.iter(), known)).then_some(text)
     }
 
     /// What becomes of a header in which there is a placeholder. Of several fields, none can be meant.
@@ -268,13 +268,13 @@ impl Permit {
         let may_stand = |secret: &SecretName| {
             self.stand_ins().any(|stand_in| stand_in.secret() == secret && stand_in.headers().contains(name))
         };
-        (template.secrets().all(may_stand) && !is_left(&template, known)).then_some(template)
+        (template.secrets().all(may_stand) && !is_left(template.parts(), known)).then_some(template)
     }
 }
 
 /// Whether what the sandbox wrote around its placeholders holds another.
-fn is_left(template: &Template, known: &impl Known) -> bool {
-    template.pieces().any(|part| matches!(part, Part::Literal(text) if known.is_in(text.as_bytes())))
+fn is_left<'a>(mut parts: impl Iterator<Item = &'a Part>, known: &impl Known) -> bool {
+    parts.any(|part| matches!(part, Part::Literal(text) if known.is_in(text.as_bytes())))
 }
 
 /// Whether there is a placeholder in a header's value, or in the credentials of `Basic` that it is.
@@ -284,9 +284,9 @@ fn holds(value: &[u8], known: &impl Known) -> bool {
 
 /// A header's value with its secrets by name, also within the credentials of `Basic`.
 fn template(value: &str, known: &impl Known) -> Option<Template> {
-    let Some(decoded) = credentials(value.as_bytes()) else { return known.parts(value).map(Template) };
+    let Some(decoded) = credentials(value.as_bytes()) else { return known.parts(value).map(Template::plain) };
     let parts = known.parts(std::str::from_utf8(&decoded).ok()?)?;
-    Some(Template(vec![Part::Literal("Basic ".to_owned()), Part::Base64(parts)]))
+    Some(Template(vec![Segment::Plain(Part::Literal("Basic ".to_owned())), Segment::Base64(parts)]))
 }
 
 /// The name and the password, with a colon between, of a header's value that has them in base64.
@@ -390,13 +390,16 @@ placeholders: {ONE: ONE, TWO: TWO, AGAIN: ONE, SCOPED: SCOPED, FOUR: FOUR}
         let part = |part: &Part| match part {
             Part::Literal(text) => text.clone(),
             Part::Secret(name) => format!("<{}>", name.as_str()),
-            Part::Base64(parts) => format!("[{}]", written(parts)),
         };
         parts.iter().map(part).collect()
     }
 
     fn shown(injection: &Injection) -> String {
-        format!("{}: {}", injection.header, written(&injection.value.0))
+        let segment = |segment: &Segment| match segment {
+            Segment::Plain(part) => written(std::slice::from_ref(part)),
+            Segment::Base64(parts) => format!("[{}]", written(parts)),
+        };
+        format!("{}: {}", injection.header, injection.value.0.iter().map(segment).collect::<String>())
     }
 
     fn basic(text: &str) -> String {

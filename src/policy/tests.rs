@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::verdict::Part;
+use super::verdict::{Part, Template};
 use super::wire::tests::fits_schema;
 use super::*;
 use crate::flow::{ClientAddr, FlowId, Hello, HelloFault, HttpVersion, OriginalDst, SandboxId};
@@ -332,8 +332,9 @@ fn of_transforms_the_later_element_wins() {
     let Verdict::Allow(Action::Forward(permit)) = policy.decide_request(&head, &host()) else { panic!("denied") };
     let [authorization, plain] = permit.injections() else { panic!("{permit:?}") };
     let key = SecretName::new("KEY").unwrap();
-    assert_eq!(authorization.value.0, [Part::Literal("Bearer ".into()), Part::Secret(key.clone())]);
-    assert_eq!(plain.value.0, [Part::Literal("b".into())]);
+    let bearer = Template::plain(vec![Part::Literal("Bearer ".into()), Part::Secret(key.clone())]);
+    assert_eq!(authorization.value, bearer);
+    assert_eq!(plain.value, Template::plain(vec![Part::Literal("b".into())]));
     assert_eq!(policy.secrets().collect::<Vec<_>>(), [&key]);
     assert_eq!(policy.sources().collect::<Vec<_>>(), [(&key, &SourceSpec::Env("KEY".into()))]);
 }

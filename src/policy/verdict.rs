@@ -324,7 +324,7 @@ pub struct Permit {
     /// Where, beside headers.
     pub(super) places: Places,
     /// The query with its secrets by name, where it has placeholders.
-    pub(super) query: Option<Template>,
+    pub(super) query: Option<Text>,
     /// How it is signed at last.
     pub(super) signing: Option<Arc<Signing>>,
 }
@@ -374,7 +374,7 @@ impl Permit {
 
     /// The query that is sent instead of the request's, secrets still by name; `None` if it goes as it is.
     #[must_use]
-    pub fn query(&self) -> Option<&Template> {
+    pub fn query(&self) -> Option<&Text> {
         self.query.as_ref()
     }
 
@@ -387,7 +387,7 @@ impl Permit {
     /// connection (POLICY §8).
     #[must_use]
     pub fn lent(&self) -> Vec<SecretName> {
-        let in_query = self.query.iter().flat_map(Template::secrets);
+        let in_query = self.query.iter().flat_map(Text::secrets);
         let lent: BTreeSet<&SecretName> = in_query.chain(self.in_body()).collect();
         lent.into_iter().cloned().collect()
     }
@@ -449,12 +449,14 @@ impl Injection {
     /// The words of its value that stand in the document itself and are credentials.
     pub(super) fn credentials(&self) -> impl Iterator<Item = &str> {
         let sole = match self.value.0.as_slice() {
-            [Part::Literal(text)] if carries_credentials(self.header.as_str()) => text.split_whitespace().next_back(),
+            [Segment::Plain(Part::Literal(text))] if carries_credentials(self.header.as_str()) => {
+                text.split_whitespace().next_back()
+            }
             _ => None,
         };
-        let literals = self.value.pieces().filter_map(|part| match part {
+        let literals = self.value.parts().filter_map(|part| match part {
             Part::Literal(text) => Some(text.split_whitespace()),
-            Part::Secret(_) | Part::Base64(_) => None,
+            Part::Secret(_) => None,
         });
         let sole = sole.or_else(|| self.value.password());
         literals.flatten().filter(|word| looks_like_credential(word)).chain(sole)
@@ -470,26 +472,41 @@ pub fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
 
 /// A header value with secrets by name: `Bearer ${secrets.GITHUB}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Template(pub Vec<Part>);
+pub struct Template(pub Vec<Segment>);
 
 impl Template {
+    /// One of which nothing is encoded.
+    #[must_use]
+    pub fn plain(parts: Vec<Part>) -> Self {
+        Self(parts.into_iter().map(Segment::Plain).collect())
+    }
+
+    /// Its parts, if nothing of it is encoded.
+    pub(super) fn into_plain(self) -> Option<Vec<Part>> {
+        let plain = |segment| match segment {
+            Segment::Plain(part) => Some(part),
+            Segment::Base64(_) => None,
+        };
+        self.0.into_iter().map(plain).collect()
+    }
+
     /// The secrets in it.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
-        self.pieces().filter_map(|part| if let Part::Secret(name) = part { Some(name) } else { None })
+        self.parts().filter_map(Part::secret)
     }
 
     /// Its parts, those that are encoded one by one.
-    pub fn pieces(&self) -> impl Iterator<Item = &Part> {
-        self.0.iter().flat_map(|part| match part {
-            Part::Base64(parts) => parts.as_slice(),
-            Part::Literal(_) | Part::Secret(_) => std::slice::from_ref(part),
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.0.iter().flat_map(|segment| match segment {
+            Segment::Plain(part) => std::slice::from_ref(part),
+            Segment::Base64(parts) => parts.as_slice(),
         })
     }
 
     /// The password of `Basic`, if it stands in the document.
     fn password(&self) -> Option<&str> {
         match self.0.as_slice() {
-            [Part::Literal(_), Part::Base64(parts)] => match parts.as_slice() {
+            [Segment::Plain(Part::Literal(_)), Segment::Base64(parts)] => match parts.as_slice() {
                 [.., Part::Literal(colon), Part::Literal(password)] if colon == ":" => Some(password),
                 _ => None,
             },
@@ -498,15 +515,42 @@ impl Template {
     }
 }
 
-/// A piece of a [`Template`].
+/// A stretch of a [`Template`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// A part as it is.
+    Plain(Part),
+    /// The base64 (RFC 4648 §4) of all these together.
+    Base64(Vec<Part>),
+}
+
+/// A text with secrets by name, of which nothing is encoded: the query that is sent instead of a request's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Text(pub Vec<Part>);
+
+impl Text {
+    /// The secrets in it.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.0.iter().filter_map(Part::secret)
+    }
+}
+
+/// A part of a [`Text`] or of a [`Segment`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Part {
     /// Text as it stands.
     Literal(String),
     /// The value of a secret.
     Secret(SecretName),
-    /// The base64 (RFC 4648 §4) of all these together, which hold none again.
-    Base64(Vec<Self>),
+}
+
+impl Part {
+    fn secret(&self) -> Option<&SecretName> {
+        match self {
+            Self::Literal(_) => None,
+            Self::Secret(name) => Some(name),
+        }
+    }
 }
 
 /// Where a `forwardURL` rule sends requests (POLICY §6): https, without user info, query or fragment.
@@ -573,9 +617,9 @@ mod tests {
         assert!(!alike("x-api-key", "xapikey") && !alike("x-a", "x-b") && !alike("a_b", "a.b"));
     }
 
-    fn credentials(header: &str, parts: Vec<Part>) -> Vec<String> {
+    fn credentials(header: &str, value: Vec<Segment>) -> Vec<String> {
         let header: HeaderName = header.parse().unwrap();
-        let injection = Injection { spelled: header.as_str().into(), header, value: Template(parts), yields: false };
+        let injection = Injection { spelled: header.as_str().into(), header, value: Template(value), yields: false };
         injection.credentials().map(str::to_owned).collect()
     }
 
@@ -583,13 +627,14 @@ mod tests {
     fn words_of_a_value_are_credentials_by_their_header_their_place_or_their_looks() {
         let literal = |text: &str| Part::Literal(text.to_owned());
         let secret = || Part::Secret(SecretName::new("KEY").unwrap());
+        let plain = |text: &str| Segment::Plain(literal(text));
         let nothing: [&str; 0] = [];
-        assert_eq!(credentials("authorization", vec![literal("Bearer word")]), ["word"]);
-        assert_eq!(credentials("x-team", vec![literal("Bearer word")]), nothing);
-        assert_eq!(credentials("authorization", vec![literal("Bearer "), secret()]), nothing);
+        assert_eq!(credentials("authorization", vec![plain("Bearer word")]), ["word"]);
+        assert_eq!(credentials("x-team", vec![plain("Bearer word")]), nothing);
+        assert_eq!(credentials("authorization", vec![plain("Bearer "), Segment::Plain(secret())]), nothing);
         let looks = "ghp_0123456789abcdefghijABCDEFGHIJ012345";
-        assert_eq!(credentials("x-team", vec![literal(&format!("is {looks} here"))]), [looks]);
-        let basic = |parts: Vec<Part>| vec![literal("Basic "), Part::Base64(parts)];
+        assert_eq!(credentials("x-team", vec![plain(&format!("is {looks} here"))]), [looks]);
+        let basic = |parts: Vec<Part>| vec![plain("Basic "), Segment::Base64(parts)];
         let password = |colon| basic(vec![secret(), literal(colon), literal("hush")]);
         assert_eq!(credentials("authorization", password(":")), ["hush"]);
         assert_eq!(credentials("authorization", password("-")), nothing);

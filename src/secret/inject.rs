@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{Secrets, Value};
 use crate::flow::SecretName;
-use crate::policy::verdict::{Injection, Part, Template, is_alike};
+use crate::policy::verdict::{Injection, Part, Segment, Template, is_alike};
 
 /// Header values, ready to be set.
 pub struct Injections(Vec<(HeaderName, HeaderValue)>);
@@ -86,8 +86,9 @@ impl fmt::Display for InjectError {
 impl std::error::Error for InjectError {}
 
 fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, InjectError> {
-    let Template(parts) = &injection.value;
-    let bytes = joined(parts, secrets)?;
+    let Template(segments) = &injection.value;
+    let pieces: Vec<Piece<'_>> = segments.iter().map(|segment| coded(segment, secrets)).collect::<Result<_, _>>()?;
+    let bytes = joined(&pieces);
     let unprintable = || InjectError::Unprintable(injection.header.clone());
     if bytes.iter().any(u8::is_ascii_control) {
         return Err(unprintable());
@@ -97,27 +98,36 @@ fn value(injection: &Injection, secrets: &Secrets) -> Result<HeaderValue, Inject
     Ok(value)
 }
 
-/// The parts as one text.
-fn joined(parts: &[Part], secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
-    // Taken once, for a value may change meanwhile.
-    let pieces = parts.iter().map(|part| match part {
-        Part::Literal(text) => Ok(Piece::Text(text)),
-        Part::Secret(name) => secrets.value(name).map(Piece::Value).ok_or_else(|| InjectError::Missing(name.clone())),
-        Part::Base64(parts) => {
-            let plain = joined(parts, secrets)?;
+fn coded<'a>(segment: &'a Segment, secrets: &Secrets) -> Result<Piece<'a>, InjectError> {
+    match segment {
+        Segment::Plain(part) => plain(part, secrets),
+        Segment::Base64(parts) => {
+            let pieces: Vec<Piece<'_>> = parts.iter().map(|part| plain(part, secrets)).collect::<Result<_, _>>()?;
+            let plain = joined(&pieces);
             let mut coded = Zeroizing::new(vec![0; plain.len().div_ceil(3) * 4]);
             // There is room for it: every three bytes begun are four characters.
             let length = STANDARD.encode_slice(&*plain, &mut coded).unwrap_or_default();
             coded.truncate(length);
             Ok(Piece::Coded(coded))
         }
-    });
-    let pieces: Vec<Piece<'_>> = pieces.collect::<Result<_, _>>()?;
+    }
+}
+
+/// A part with its value, taken once, for that may change meanwhile.
+fn plain<'a>(part: &'a Part, secrets: &Secrets) -> Result<Piece<'a>, InjectError> {
+    match part {
+        Part::Literal(text) => Ok(Piece::Text(text)),
+        Part::Secret(name) => secrets.value(name).map(Piece::Value).ok_or_else(|| InjectError::Missing(name.clone())),
+    }
+}
+
+/// The pieces as one text.
+fn joined(pieces: &[Piece<'_>]) -> Zeroizing<Vec<u8>> {
     // Room for all from the start: a vector that grows leaves copies behind.
     let length = pieces.iter().map(|piece| piece.expose(<[u8]>::len)).sum();
     let mut bytes = Zeroizing::new(Vec::with_capacity(length));
     pieces.iter().for_each(|piece| piece.expose(|piece| bytes.extend_from_slice(piece)));
-    Ok(bytes)
+    bytes
 }
 
 /// A part of a header's value, the secret in its place.
@@ -153,7 +163,7 @@ mod tests {
     }
 
     fn bearer(secret: &str) -> Injection {
-        let value = Template(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name(secret))]);
+        let value = Template::plain(vec![Part::Literal("Bearer ".to_owned()), Part::Secret(name(secret))]);
         Injection { header: HeaderName::from_static("x-api-key"), spelled: "x-api-key".into(), value, yields: false }
     }
 
@@ -185,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_to_be_encoded_is_encoded_with_its_secret_in_place() {
         let parts = vec![Part::Literal("user:".to_owned()), Part::Secret(name("KEY"))];
-        let value = Template(vec![Part::Literal("Basic ".to_owned()), Part::Base64(parts)]);
+        let value = Template(vec![Segment::Plain(Part::Literal("Basic ".to_owned())), Segment::Base64(parts)]);
         let basic = Injection { value, ..bearer("KEY") };
         let mut headers = HeaderMap::new();
         Injections::prepare(std::slice::from_ref(&basic), &secrets(b"s3cret")).unwrap().apply(&mut headers);

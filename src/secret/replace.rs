@@ -29,7 +29,7 @@ use super::inject::InjectError;
 use super::scrub::ends_in_escape;
 use crate::flow::SecretName;
 use crate::limits;
-use crate::policy::verdict::{Part, Template};
+use crate::policy::verdict::{Part, Text};
 
 /// Characters of a multipart boundary (RFC 2046 §5.1.1).
 const BOUNDARY: usize = 70;
@@ -104,9 +104,12 @@ impl Manner {
 
     /// A value as such a text writes it; `None` if it cannot.
     fn write(self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        if self == Self::Json && std::str::from_utf8(value).is_err() {
-            return None;
-        }
+        let can_write = self != Self::Json || std::str::from_utf8(value).is_ok();
+        can_write.then(|| self.escape_all(value))
+    }
+
+    /// Every byte as such a text writes it.
+    fn escape_all(self, value: &[u8]) -> Zeroizing<Vec<u8>> {
         // Room for all from the start: a vector that grows leaves copies behind.
         let mut written = Zeroizing::new(Vec::with_capacity(6 * value.len()));
         for byte in value {
@@ -123,7 +126,7 @@ impl Manner {
                 (Self::Plain | Self::Json, _) => written.push(*byte),
             }
         }
-        Some(written)
+        written
     }
 }
 
@@ -153,21 +156,23 @@ fn digit(value: u8) -> u8 {
 ///
 /// # Errors
 /// A value cannot be had, or the query would be longer than any head.
-pub fn query(Template(parts): &Template, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
+pub fn query(Text(parts): &Text, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
+    // Room for all from the start: a vector that grows leaves copies behind.
     let mut query = Zeroizing::new(Vec::with_capacity(limits::HEAD_BYTES));
     for part in parts {
-        match part {
+        let value;
+        let written = match part {
+            Part::Literal(text) => text.as_bytes(),
             Part::Secret(name) => {
-                let value = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
-                let written = value.expose(|value| Manner::Form.write(value)).unwrap_or_default();
-                query.extend_from_slice(&written);
+                let found = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
+                value = found.expose(|value| Manner::Form.escape_all(value));
+                &value
             }
-            Part::Literal(text) => query.extend_from_slice(text.as_bytes()),
-            Part::Base64(_) => {}
-        }
-        if query.len() > limits::HEAD_BYTES {
+        };
+        if query.len() + written.len() > limits::HEAD_BYTES {
             return Err(InjectError::TooLong);
         }
+        query.extend_from_slice(written);
     }
     Ok(query)
 }

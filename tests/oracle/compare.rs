@@ -8,7 +8,7 @@ use exeat::flow::{
     SecretName, Seen,
 };
 use exeat::matcher::cidr;
-use exeat::policy::verdict::{Action, Basis, Denial, Part, Permit, Route, Target, Verdict};
+use exeat::policy::verdict::{Action, Basis, Denial, Part, Permit, Route, Segment, Target, Verdict};
 use exeat::policy::{Author, Flags, Grant, Policy, Protected, Source, Terms};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -197,11 +197,14 @@ fn denied(policy: &Policy, denial: &Denial) -> Said<String> {
     Said { verdict: "deny", reason, rule: rule(&denial.basis), ..Said::default() }
 }
 
-fn written(part: &Part) -> String {
-    match part {
+fn written(segment: &Segment) -> String {
+    let part = |part: &Part| match part {
         Part::Literal(text) => text.clone(),
         Part::Secret(name) => format!("${{secrets.{}}}", name.as_str()),
-        Part::Base64(parts) => format!("base64({})", parts.iter().map(written).collect::<String>()),
+    };
+    match segment {
+        Segment::Plain(plain) => part(plain),
+        Segment::Base64(parts) => format!("base64({})", parts.iter().map(part).collect::<String>()),
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn credentials(value: &str) -> Arc<[Injection]> {
-        let value = Template(vec![Part::Literal(value.to_owned())]);
+        let value = Template::plain(vec![Part::Literal(value.to_owned())]);
         let header = http::header::AUTHORIZATION;
         Arc::new([Injection { header, spelled: "authorization".into(), value, yields: false }])
     }

@@ -24,7 +24,7 @@ use crate::matcher::path::fully_decoded;
 use crate::matcher::request::{RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::protected::{self, Unopened};
-use crate::policy::verdict::{Part, RuleId};
+use crate::policy::verdict::{Part, RuleId, Segment};
 use crate::policy::wire::{Faults, Span};
 use crate::policy::{Author, Base, Dns, Entry, Rule, Then};
 
@@ -208,10 +208,10 @@ impl Compiler<'_> {
     }
 
     /// A header's value in a `transform`.
-    pub(super) fn advise_on_template(&mut self, header: &HeaderName, parts: &[Part], span: Span) {
-        for part in parts {
-            let Part::Literal(literal) = part else { continue };
-            let whole = (parts.len() == 1).then_some(header);
+    pub(super) fn advise_on_template(&mut self, header: &HeaderName, value: &[Segment], span: Span) {
+        for segment in value {
+            let Segment::Plain(Part::Literal(literal)) = segment else { continue };
+            let whole = (value.len() == 1).then_some(header);
             if self.advise_on_credential(literal, span, whole) {
                 return;
             }

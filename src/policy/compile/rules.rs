@@ -11,7 +11,7 @@ use crate::limits;
 use crate::matcher::request::{PairMatch, RegexError, RequestMatch, TextMatch};
 use crate::policy::diagnostic::{Code, Fault};
 use crate::policy::placeholder::Places;
-use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Template};
+use crate::policy::verdict::{ForwardUrl, Injection, LocalResponse, Part, Segment, Template};
 use crate::policy::wire::{
     BasicWire, Existing, Field, ForwardTo, HeaderKey, HeaderTemplate, Kind, List, MatchWire, Matched, MatcherWire,
     MethodName, OpaqueWire, PairWire, PathMatcherWire, PathPattern, PlaceholdersWire, PortWire, ResponseWire, RuleWire,
@@ -327,21 +327,20 @@ impl Compiler<'_> {
     /// The credentials of `Basic` (RFC 7617).
     fn basic(&mut self, BasicWire { user, password }: &BasicWire<'_>) -> Option<Template> {
         let (user, password) = (user.get()?, password.get()?);
-        let Template(mut parts) = self.template(&AUTHORIZATION, user)?;
-        let Template(behind) = self.template(&AUTHORIZATION, password)?;
+        let (before, behind) = (self.template(&AUTHORIZATION, user)?, self.template(&AUTHORIZATION, password)?);
+        let (Some(mut parts), Some(behind)) = (before.into_plain(), behind.into_plain()) else {
+            let fault = Fault::new(Code::BadValue, "`basic` is base64 as a whole").place(user.span).hidden();
+            self.faults.push(fault.help("write `${secrets.NAME}` alone"));
+            return None;
+        };
         if parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains(':'))) {
             let fault = Fault::new(Code::BadValue, "a user's name holds no colon").place(user.span).hidden();
             self.faults.push(fault);
             return None;
         }
-        if parts.iter().chain(&behind).any(|part| matches!(part, Part::Base64(_))) {
-            let fault = Fault::new(Code::BadValue, "`basic` is base64 as a whole").place(user.span).hidden();
-            self.faults.push(fault.help("write `${secrets.NAME}` alone"));
-            return None;
-        }
         parts.push(Part::Literal(":".to_owned()));
         parts.extend(behind);
-        Some(Template(vec![Part::Literal("Basic ".to_owned()), Part::Base64(parts)]))
+        Some(Template(vec![Segment::Plain(Part::Literal("Basic ".to_owned())), Segment::Base64(parts)]))
     }
 
     /// Adds the headers of one element. Elements merge, and the later wins; within one, no name stands twice.
@@ -408,9 +407,10 @@ impl Compiler<'_> {
     /// A header's value. No fault shows its text, which may be a credential in the wrong place.
     fn template(&mut self, header: &HeaderName, value: &Text<'_, HeaderTemplate>) -> Option<Template> {
         let refuse = |message: String| Fault::new(Code::BadValue, message).place(value.span).hidden();
-        let mut parts = Vec::new();
+        let literal = |text: &str| (!text.is_empty()).then(|| Segment::Plain(Part::Literal(text.to_owned())));
+        let mut segments = Vec::new();
         let mut rest = value.text;
-        while let Some((literal, after)) = rest.split_once("${") {
+        while let Some((before, after)) = rest.split_once("${") {
             let name = after.split_once('}').and_then(|(inside, after)| {
                 rest = after;
                 secret_reference(inside)
@@ -422,23 +422,25 @@ impl Compiler<'_> {
             };
             self.refer_to_secret(&name, value.span);
             self.sent.push((name.clone(), value.span));
-            parts.extend((!literal.is_empty()).then(|| Part::Literal(literal.to_owned())));
+            segments.extend(literal(before));
             let secret = Part::Secret(name);
-            parts.push(if is_coded { Part::Base64(vec![secret]) } else { secret });
+            segments.push(if is_coded { Segment::Base64(vec![secret]) } else { Segment::Plain(secret) });
         }
-        parts.extend((!rest.is_empty()).then(|| Part::Literal(rest.to_owned())));
-        for part in &parts {
-            if let Part::Literal(literal) = part
+        segments.extend(literal(rest));
+        for segment in &segments {
+            if let Segment::Plain(Part::Literal(literal)) = segment
                 && HeaderValue::from_str(literal).is_err()
             {
                 self.faults.push(refuse("a header's value is visible ASCII and spaces".to_owned()));
                 return None;
             }
         }
-        self.advise_on_template(header, &parts, value.span);
+        self.advise_on_template(header, &segments, value.span);
         if header == http::header::HOST {
-            match parts.as_slice() {
-                [Part::Literal(literal)] if Domain::parse(literal).is_ok_and(|name| name.as_str() == literal) => {
+            match segments.as_slice() {
+                [Segment::Plain(Part::Literal(literal))]
+                    if Domain::parse(literal).is_ok_and(|name| name.as_str() == literal) =>
+                {
                     let name = Domain::parse(literal).ok()?;
                     self.hosts.push((name, value.span));
                 }
@@ -449,7 +451,7 @@ impl Compiler<'_> {
                 }
             }
         }
-        Some(Template(parts))
+        Some(Template(segments))
     }
 
     fn response(&mut self, wire: &ResponseWire<'_>) -> Option<LocalResponse> {

@@ -168,12 +168,26 @@ fn a_query_gets_its_values_escaped_and_no_longer_than_a_head() {
     let query = format!("a={TEXT}&b={}&c", TEXT.replace('/', "%2f").replace('-', "%2D"));
     let found = parts(&query).unwrap();
     assert_eq!(found.iter().filter(|part| matches!(part, Part::Secret(name) if *name == key)).count(), 2);
-    let written = super::query(&Template(found), &secrets(b"1&x=2 +#%")).unwrap();
+    let written = super::query(&Text(found), &secrets(b"1&x=2 +#%")).unwrap();
     assert_eq!(String::from_utf8_lossy(&written), "a=1%26x%3D2%20%2B%23%25&b=1%26x%3D2%20%2B%23%25&c");
     assert_eq!(parts("a=b&c"), None);
     assert_eq!(parts(&TEXT.replace('/', "%252f")), None);
-    let missing = super::query(&Template(parts("ph-two-0123456789").unwrap()), &secrets(b"x"));
+    let missing = super::query(&Text(parts("ph-two-0123456789").unwrap()), &secrets(b"x"));
     assert_eq!(missing.unwrap_err(), InjectError::Missing(other.clone()));
-    let long = super::query(&Template(parts(&query).unwrap()), &secrets(&vec![b'x'; limits::HEAD_BYTES]));
+    let long = super::query(&Text(parts(&query).unwrap()), &secrets(&vec![b'x'; limits::HEAD_BYTES]));
     assert_eq!(long.unwrap_err(), InjectError::TooLong);
+}
+
+#[test]
+fn every_byte_of_a_value_stands_in_the_query_and_is_read_back() {
+    let value: Vec<u8> = (0..=255).collect();
+    let text = Text(vec![Part::Literal("a=".to_owned()), Part::Secret(name("KEY")), Part::Literal("&b".to_owned())]);
+    let query = super::query(&text, &secrets(&value)).unwrap();
+    let (mut rest, mut read) = (query.strip_prefix(b"a=").unwrap().strip_suffix(b"&b").unwrap(), Vec::new());
+    while !rest.is_empty() {
+        let Read::Byte(byte, length) = Manner::Form.read(rest) else { panic!("it is cut") };
+        read.push(byte);
+        rest = &rest[length..];
+    }
+    assert_eq!(read, value);
 }
