@@ -73,6 +73,38 @@ async fn a_query_gets_the_value_escaped_and_neither_the_answer_nor_the_record_ha
     assert_eq!(origin.requests()[1].version, "HTTP/2.0");
 }
 
+/// The record names the places of which something was set anew; a body has not been read by then, so of one that may
+/// be replaced it has the place.
+#[tokio::test]
+async fn the_record_names_the_places_and_no_value() {
+    let (rig, _origin) = rig_with("c4n4ry-0123456789", echo()).await;
+    let header = format!("X-Token: {HELD}\r\n");
+    let body = told(HELD, "text/plain");
+    for (path, fields, body, injected) in [
+        ("/".to_owned(), String::new(), "", &[][..]),
+        (format!("/?a={HELD}"), String::new(), "", &[":query"]),
+        ("/".to_owned(), body.clone(), HELD, &[":body"]),
+        ("/".to_owned(), told("x", "text/plain"), "x", &[":body"]),
+        (format!("/?{HELD}"), format!("{header}{body}"), HELD, &["x-token", ":query", ":body"]),
+        ("/plain".to_owned(), header.clone(), "", &["x-token"]),
+        ("/plain?a=b".to_owned(), told("x", "text/plain"), "x", &[]),
+    ] {
+        let mut tls = rig.tls("allowed.test", &["http/1.1"]).await;
+        let answer = exchange(&mut tls, &post(&path, &fields, body)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        let judged = rig.requests().pop().expect("a record");
+        assert_eq!((judged.outcome.is_ok(), judged.injected.as_slice()), (true, &*strings(injected)), "{path}");
+        let recorded = judged.request.expect("a request").path;
+        assert_eq!(recorded, path.split('?').next().expect("a path"), "it has no query");
+    }
+    let told = format!("{:?}", rig.events());
+    assert!(!told.contains("c4n4ry") && !told.contains(HELD), "{told}");
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 #[tokio::test]
 async fn a_body_that_waits_gets_the_value_as_its_type_writes_it_and_its_length() {
     let (rig, origin) = rig_with(SECRET, echo()).await;

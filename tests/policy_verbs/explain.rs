@@ -56,6 +56,70 @@ allow: terminate, by p.yaml:3
 }
 
 #[test]
+fn where_placeholders_are_replaced_is_said_of_those_that_may_go_along() {
+    let rules = "\
+allow:
+  api.test:
+    - { match: { path: { startsWith: /login } }, placeholders: { in: [body] } }
+    - { match: { path: { startsWith: /plain } } }
+    - placeholders: { in: [query, body] }
+secrets:
+  KEY: { env: KEY, to: [api.test], methods: [GET, POST] }
+  LOGIN: { env: LOGIN, to: [api.test], paths: [/login], headers: [x-login] }
+placeholders: { ONE: KEY, TWO: LOGIN }
+";
+    let desk = Desk::new(&[("p.yaml", rules)]);
+    let notes = |step: &str, method: &str, url: &str| {
+        let explained = explain(&desk, &["--format", "json", "--method", method, url]).ended(0).json();
+        assert!(explained.get("injected").is_none(), "what a sandbox sends is not known: {explained}");
+        let steps = explained["steps"].as_array().expect("a list").clone();
+        let note = |step: &str| {
+            let found = steps.iter().find(|other| other["step"] == *step).expect("that step");
+            found["note"].as_str().expect("a note").to_owned()
+        };
+        (note("6"), note(step))
+    };
+    let headers = "the placeholder of KEY is replaced in `authorization` and `x-api-key`";
+    for (step, method, url, entry, rule) in [
+        (
+            "6.3",
+            "GET",
+            "https://api.test/?t=x",
+            headers,
+            "the placeholder of KEY is replaced in the query and the body, too",
+        ),
+        ("6.2", "GET", "https://api.test/plain", headers, "it goes on unchanged"),
+        (
+            "6.1",
+            "POST",
+            "https://api.test/login",
+            "; the placeholder of LOGIN is replaced in `x-login`",
+            "the placeholder of KEY and that of LOGIN is replaced in the body, too",
+        ),
+        (
+            "6.1",
+            "PUT",
+            "https://api.test/login",
+            "each request is judged; the placeholder of LOGIN is replaced in `x-login`",
+            "the placeholder of LOGIN is replaced in the body, too",
+        ),
+        (
+            "6.3",
+            "PUT",
+            "https://api.test/",
+            "with rules: TLS ends here, and each request is judged",
+            "in the query and the body nothing is replaced: no secret that has a placeholder may go along",
+        ),
+    ] {
+        let (said, done) = notes(step, method, url);
+        assert!(said.contains(entry), "{method} {url}: {said}");
+        assert_eq!(done, rule, "{method} {url}");
+    }
+    let shown = explain(&desk, &["https://api.test/?t=canary"]).ended(0).stdout;
+    assert!(shown.contains("the placeholder of KEY is replaced in the query and the body, too"), "{shown}");
+}
+
+#[test]
 fn what_is_denied_says_what_would_allow_it_and_ends_with_3() {
     for (arguments, verdict, hint) in [
         (&["https://new.example.com/"][..], "deny: no-rule\n", "add `new.example.com: []` to `allow`"),

@@ -13,7 +13,7 @@ use crate::flow::{Domain, RequestHead, Scheme};
 use crate::matcher::cidr::{readings, unwrap};
 use crate::matcher::path::fully_decoded;
 use crate::policy::judge::{Asked, DNS_PORT, Question};
-use crate::policy::placeholder::Place;
+use crate::policy::placeholder::{Place, StandIn};
 use crate::policy::protected::{Guard, Protected, is_openable};
 use crate::policy::remedy::lpm;
 use crate::policy::verdict::{Action, Denial, DenyReason, RouteTaken, RuleId, Target, Verdict};
@@ -341,12 +341,47 @@ impl<'a> Walk<'a> {
     fn stand_ins(&self, name: &Domain) -> String {
         let Some(asked) = &self.question.asked else { return String::new() };
         let head = self.question.head(asked, Some(name));
-        let replaced = self.policy.stand_ins().filter(|stand_in| stand_in.may_join(name, &head));
-        let told = replaced.map(|stand_in| {
+        let told = self.joining(&head).map(|stand_in| {
             let headers: Vec<String> = stand_in.headers().iter().map(|header| format!("`{header}`")).collect();
             format!("; the placeholder of {} is replaced in {}", stand_in.secret().as_str(), headers.join(" and "))
         });
         told.collect()
+    }
+
+    /// The secrets whose placeholders may be replaced in a request.
+    fn joining<'h>(&self, head: &'h RequestHead<'_>) -> impl Iterator<Item = &'h StandIn>
+    where
+        'a: 'h,
+    {
+        self.policy.stand_ins().filter(|stand_in| head.authority.is_some_and(|name| stand_in.may_join(name, head)))
+    }
+
+    /// What becomes of a request that this rule claims.
+    fn what_it_does(&self, rule: &Rule, head: &RequestHead<'_>) -> String {
+        match &rule.then {
+            Then::Pass => "it goes on unchanged".to_owned(),
+            Then::Transform(injections) => {
+                let names: Vec<String> = injections.iter().map(|set| format!("`{}`", set.header)).collect();
+                format!("it sets {}", names.join(", "))
+            }
+            Then::Respond(response) => format!("it is answered here, with {}", response.status.as_u16()),
+            Then::Sign(signing) => {
+                let names: Vec<&str> = signing.secrets().map(|name| name.as_str()).collect();
+                format!("it is signed (`{}`) with {}", signing.kind(), names.join(", "))
+            }
+            Then::Replace(places) => {
+                let places: Vec<&str> = places.iter().map(Place::word).collect();
+                let (names, places) = (self.joining(head).collect::<Vec<_>>(), places.join(" and the "));
+                match names.as_slice() {
+                    [] => format!("in the {places} nothing is replaced: no secret that has a placeholder may go along"),
+                    names => {
+                        let names: Vec<&str> = names.iter().map(|stand_in| stand_in.secret().as_str()).collect();
+                        format!("the placeholder of {} is replaced in the {places}, too", names.join(" and that of "))
+                    }
+                }
+            }
+            Then::Divert(url) => format!("it is sent to `{}`", url.text),
+        }
     }
 
     /// Rows 5–9, where no name is known and none can be.
@@ -398,7 +433,7 @@ impl<'a> Walk<'a> {
                     self.put(no(Row::Rule(number), question).by(Some(&rule.id)).noting(note));
                 }
                 None => {
-                    self.put(yes(Row::Rule(number), question).by(Some(&rule.id)).noting(what_it_does(rule)));
+                    self.put(yes(Row::Rule(number), question).by(Some(&rule.id)).noting(self.what_it_does(rule, head)));
                     return self.act(rule, head);
                 }
             }
@@ -578,26 +613,6 @@ fn why_protected(address: IpAddr, Guard { reading, range }: Guard) -> String {
         None => format!("{read}it is this host's own"),
         Some(range) if is_openable(reading) => format!("{read}`{range}` is private: ranges inside it open it"),
         Some(range) => format!("{read}`{range}` is opened by the operator alone"),
-    }
-}
-
-fn what_it_does(rule: &Rule) -> String {
-    match &rule.then {
-        Then::Pass => "it goes on unchanged".to_owned(),
-        Then::Transform(injections) => {
-            let names: Vec<String> = injections.iter().map(|set| format!("`{}`", set.header)).collect();
-            format!("it sets {}", names.join(", "))
-        }
-        Then::Respond(response) => format!("it is answered here, with {}", response.status.as_u16()),
-        Then::Sign(signing) => {
-            let names: Vec<&str> = signing.secrets().map(|name| name.as_str()).collect();
-            format!("it is signed (`{}`) with {}", signing.kind(), names.join(", "))
-        }
-        Then::Replace(places) => {
-            let places: Vec<&str> = places.iter().map(Place::word).collect();
-            format!("placeholders are replaced in the {}, too", places.join(" and the "))
-        }
-        Then::Divert(url) => format!("it is sent to `{}`", url.text),
     }
 }
 
