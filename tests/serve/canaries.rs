@@ -26,7 +26,7 @@ use crate::support::eventually;
 /// Beside the services of the rig: the other sources, and a token of the control API. The command leaves what it was
 /// given.
 const MORE: &str = "  \
-  FILE: { file: {}/value, to: [api.rig] }
+  FILE: { file: {}/value, to: [api.rig, shut.rig] }
   VARIABLE: { env: CLIENT_SECRET, to: [api.rig] }
   COMMAND: { command: [/bin/bash, '-c', 'cat /proc/self/environ /proc/self/cmdline > {}/child; cat {}/value'], \
    to: [api.rig] }
@@ -99,12 +99,85 @@ fn sandbox(rig: &Rig) {
         json!({ "match": { "path": { "exact": format!("/{}", name.to_lowercase()) } },
             "transform": [{ "headers": { "authorization": format!("Bearer ${{secrets.{name}}}") } }] })
     };
-    let rules: Vec<Value> = names.iter().map(|name| rule(name)).collect();
+    let placed = json!({ "match": { "path": { "startsWith": "/placed" } },
+        "placeholders": { "in": ["query", "body"] } });
+    let rules: Vec<Value> = names.iter().map(|name| rule(name)).chain([placed.clone()]).collect();
     rig.ground.sandbox("exd-a");
     let body = json!({ "name": "exd-a", "attachment": { "netns": "/run/netns/exd-a" },
-        "networkPolicy": { "allow": { "api.rig": rules, "*.evil.rig": [] }, "placeholders": { "TOKEN": "FILE" } } });
+        "networkPolicy": { "allow": { "api.rig": rules, "shut.rig": [placed], "*.evil.rig": [] },
+            "placeholders": { "TOKEN": "FILE" } } });
     let created = rig.control("POST", "/v2/sandboxes", &body.to_string());
     assert!(created.contains("exd-a") && !created.contains("error"), "{created}");
+}
+
+/// A request with a placeholder where a rule replaces it, and the status that the sandbox sees: `?` is for a query with
+/// the placeholder, `+` for a body.
+type Placed = (&'static str, &'static str);
+
+/// They, by what the value is then.
+const PLACED: [(&str, &str, &[Placed]); 3] = [
+    ("empty", "", &[("api.rig/placed?", "503"), ("api.rig/placed+", "503"), ("api.rig/placed/streams+", "503")]),
+    (
+        "well",
+        "canary-from-file",
+        &[
+            ("api.rig/placed?", "200"),
+            ("api.rig/placed+", "200"),
+            ("api.rig/placed/streams+", "200"),
+            ("api.rig/placed/refused?+", "403"),
+            ("api.rig/placed/dies+", "502"),
+            ("api.rig/placed/breaks?+", "200"),
+            ("shut.rig/placed?", "502"),
+            ("shut.rig/placed+", "502"),
+            ("api.rig/placed/often+", "403"),
+        ],
+    ),
+    ("long", "LONG", &[("api.rig/placed/twice?", "429"), ("api.rig/placed/many+", "429")]),
+];
+
+/// Makes those requests; adds what the sandbox is told, to the last byte.
+fn placed(rig: &Rig, emitted: &mut BTreeMap<String, Vec<u8>>) {
+    let trust: Value = serde_json::from_str(&rig.control("GET", "/trust-bundle?sandbox=exd-a", "")).expect("JSON");
+    let held = trust["variables"]["TOKEN"].as_str().expect("a placeholder");
+    for (what, value, requests) in PLACED {
+        let value = value.replace("LONG", &"canary-".repeat(9_300));
+        write_private(&rig.folder.path().join("value"), &value);
+        let is_told = |told: &str, status: &str| {
+            ["1.1", "2"].iter().any(|version| told.contains(&format!("HTTP/{version} {status} ")))
+        };
+        // A source is read again some time after it has changed.
+        let (first, status) = requests[0];
+        assert!(eventually(|| is_told(&sent(rig, first, held), status)), "{what}: {}", rig.secret("FILE"));
+        for (request, status) in requests {
+            let told = sent(rig, request, held);
+            assert!(is_told(&told, status), "{what} {request}: {told}");
+            emitted.insert(format!("{what} {request}"), told.into_bytes());
+        }
+    }
+    let seen = rig.holds("seen");
+    for sent in ["/placed?t=canary-from-file ", "/placed t=canary-from-file\n", "/placed/dies t=canary-from-filexxx"] {
+        assert!(seen.contains(sent), "{sent}: {seen}");
+    }
+}
+
+/// What the sandbox is told of one of them.
+fn sent(rig: &Rig, request: &str, held: &str) -> String {
+    let url = request.trim_end_matches(['?', '+']);
+    let times = [("often", 65), ("many", 64), ("twice", 2)];
+    let times = times.iter().find(|(what, _)| url.ends_with(what)).map_or(1, |(_, times)| *times);
+    let text = vec![format!("t={held}"); times].join("&");
+    let is_long = url.ends_with("dies");
+    let body = rig.folder.path().join("body");
+    std::fs::write(&body, if is_long { text.clone() + &"x".repeat(4 << 20) } else { text.clone() }).expect("a file");
+    let query = if request.contains('?') { format!("?{text}") } else { String::new() };
+    let data = if request.contains('+') { format!("--data-binary @{}", body.display()) } else { String::new() };
+    let streams = if is_long || url.ends_with("streams") { "--http1.1 -H transfer-encoding:chunked" } else { "" };
+    // An answer that breaks off is an answer.
+    rig.ground.shell(&format!(
+        "ip netns exec exd-a curl --silent --show-error --verbose --include --max-time 20 --insecure \
+         --resolve api.rig:443:203.0.113.99 --resolve shut.rig:443:203.0.113.98 {data} {streams} \
+         'https://{url}{query}' 2>&1 || true"
+    ))
 }
 
 /// Of each part of a process's memory where a text stands, what the kernel says of that part.
@@ -187,6 +260,7 @@ fn f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit() {
         }
         emitted.extend(answers(&rig).into_iter().map(|(path, answer)| (format!("{mode} {path}"), answer)));
     }
+    placed(&rig, &mut emitted);
     assert!(eventually(|| rig.is_in("COMMAND", "ready")), "the command was asked again");
     assert!(rig.holds("seen").matches("canary-").count() >= 4, "they were used: {}", rig.holds("seen"));
 

@@ -18,12 +18,15 @@ use crate::support::origin::Ca;
 /// Where names are asked for, where the origin is, and where the services are.
 const RESOLVER: &str = "203.0.113.53";
 const ORIGIN: &str = "203.0.113.10";
+/// Where nobody listens.
+const SHUT: &str = "203.0.113.11";
 const SERVICES: &str = "203.0.113.9";
 
 /// What lets a caller in over TCP.
 pub(super) const TOKEN: &str = "canary-bearer-0123456789";
 
-/// The services and the origin. `mode` in the folder says how they are: `well`, `sealed`, or `gone`.
+/// The services and the origin, which repeats what is sent to it, or dies of that. `mode` in the folder says how the
+/// services are: `well`, `sealed`, or `gone`.
 const SERVER: &str = r#"
 import base64, http.server, json, ssl, sys, threading, urllib.parse
 folder = sys.argv[1]
@@ -43,6 +46,27 @@ class Origin(Server):
         with open(folder + '/seen', 'a') as seen:
             seen.write(self.path + ' ' + str(self.headers.get('authorization')) + '\n')
         self.answer(200, 'done')
+    def chunks(self):
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size + 2)[:-2]
+        self.rfile.readline()
+    def do_POST(self):
+        path, said = self.path.split('?')[0], b''
+        if length := self.headers.get('content-length'):
+            said = self.rfile.read(int(length))
+        else:
+            for chunk in self.chunks():
+                said += chunk
+                if path == '/placed/dies' and len(said) > 20: break
+        with open(folder + '/seen', 'a') as seen:
+            seen.write(self.path + ' ' + said.decode() + '\n')
+        self.close_connection = True
+        if path == '/placed/dies': return
+        self.send_response(403 if path == '/placed/refused' else 200)
+        self.send_header('location', self.path)
+        self.send_header('content-length', str(len(said) + 1000 * (path == '/placed/breaks')))
+        self.end_headers()
+        self.wfile.write(said)
 class Services(Server):
     def do_POST(self): self.serve()
     def do_GET(self): self.serve()
@@ -107,7 +131,7 @@ fn settings(folder: &Path) -> String {
     format!(
         "state: {folder}/state\ncontrol:\n  socket: {folder}/run/control.sock\n  \
          insecureLoopback: {{ address: '127.0.0.1:8420', tokenFile: {folder}/token }}\n\
-         allowProtected: [{ORIGIN}/32]\nresolvers: [{RESOLVER}]\naudit: {folder}/audit\nsecrets:\n  \
+         allowProtected: [{ORIGIN}/31]\nresolvers: [{RESOLVER}]\naudit: {folder}/audit\nsecrets:\n  \
          VAULT:\n    vault:\n      address: https://{SERVICES}:8200\n      path: ci/key\n      \
          appRole: {{ roleId: role, secretId: {{ file: {folder}/secret-id }} }}\n      ca: {folder}/rig-root.pem\n    \
          to: [api.rig]\n  \
@@ -139,11 +163,13 @@ impl Rig {
         let folder = tempfile::tempdir().expect("a folder");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        for address in [RESOLVER, ORIGIN, SERVICES] {
+        for address in [RESOLVER, ORIGIN, SHUT, SERVICES] {
             ground.place.ip(&format!("address add {address}/32 dev lo"));
         }
         let names = Names::serve(&ground.place, format!("{RESOLVER}:53").parse().expect("one"), runtime.handle());
-        names.set("api.rig", &[ORIGIN.parse().expect("an address")]);
+        for (name, address) in [("api.rig", ORIGIN), ("shut.rig", SHUT)] {
+            names.set(name, &[address.parse().expect("an address")]);
+        }
         let at = |name: &str| folder.path().join(name);
         let (certificate, key) = Ca::new(folder.path()).pair(&["api.rig", SERVICES]);
         for (name, text) in [
