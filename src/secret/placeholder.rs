@@ -13,9 +13,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::replace::{self, Replacer};
+use super::replace::{self, Piece, Replacer};
 use super::scrub::{Passage, Scrubber};
 use super::{Secret, Secrets};
 use crate::flow::SecretName;
@@ -104,10 +105,83 @@ impl Placeholders {
         texts.peek().is_some().then(|| Replacer::new(media_type, texts, secrets))
     }
 
-    /// Searches a text that arrives in pieces.
+    /// Searches a text that arrives in pieces, and replaces what this one does.
     #[must_use]
-    pub fn passage(&self) -> Passage {
-        self.search.passage()
+    pub fn outgoing(self: &Arc<Self>, replacer: Option<Box<Replacer>>) -> Outgoing {
+        Outgoing { passage: self.search.passage(), known: Arc::clone(self), replacer }
+    }
+}
+
+/// A text of the sandbox on its way out, in pieces. Once it is stopped, nothing more of it may be sent.
+pub struct Outgoing {
+    known: Arc<Placeholders>,
+    replacer: Option<Box<Replacer>>,
+    passage: Passage,
+}
+
+/// Why a text may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// There is a placeholder in it that may not be.
+    Misdirected,
+    /// There is one whose value cannot be had.
+    Lacking,
+}
+
+impl Outgoing {
+    /// Takes the next piece, and adds what may go.
+    ///
+    /// # Errors
+    /// It may not go on.
+    pub fn feed(&mut self, piece: Bytes, out: &mut impl Extend<Bytes>) -> Result<(), Stop> {
+        let Some(replacer) = &mut self.replacer else { return self.text(piece, out) };
+        for piece in replacer.feed(piece) {
+            match piece {
+                Piece::Text(text) => self.text(text, out)?,
+                Piece::Value(value) => {
+                    // What the sandbox wrote before and behind a value stands not together.
+                    let rest = self.passage.finish();
+                    self.judged(rest, out)?;
+                    self.passage = self.known.search.passage();
+                    out.extend([value]);
+                }
+                Piece::Missing => return Err(Stop::Lacking),
+            }
+        }
+        Ok(())
+    }
+
+    /// The text is at its end: adds what was kept back.
+    ///
+    /// # Errors
+    /// It may not go on.
+    pub fn finish(&mut self, out: &mut impl Extend<Bytes>) -> Result<(), Stop> {
+        if let Some(replacer) = &mut self.replacer {
+            let rest = replacer.finish();
+            self.text(rest, out)?;
+        }
+        let rest = self.passage.finish();
+        self.judged(rest, out)
+    }
+
+    /// How many bytes wait, where nothing is replaced; `None` where that changes the length.
+    #[must_use]
+    pub fn waiting(&self) -> Option<usize> {
+        self.replacer.is_none().then(|| self.passage.waiting())
+    }
+
+    fn text(&mut self, text: Bytes, out: &mut impl Extend<Bytes>) -> Result<(), Stop> {
+        let text = self.passage.feed(text);
+        self.judged(text, out)
+    }
+
+    /// What may go of it, unless a placeholder was found by now.
+    fn judged(&self, text: Bytes, out: &mut impl Extend<Bytes>) -> Result<(), Stop> {
+        if self.passage.found() > 0 {
+            return Err(Stop::Misdirected);
+        }
+        out.extend((!text.is_empty()).then_some(text));
+        Ok(())
     }
 }
 

@@ -27,9 +27,8 @@ use crate::limits;
 use crate::policy::placeholder::Known;
 use crate::policy::verdict::Permit;
 use crate::secret::Secrets;
-use crate::secret::placeholder::Placeholders;
-use crate::secret::replace::{Piece, Replacer};
-use crate::secret::scrub::Passage;
+use crate::secret::placeholder::{Outgoing, Placeholders, Stop};
+use crate::secret::replace::Replacer;
 
 use super::breach::Breach;
 use super::headers::tokens;
@@ -107,77 +106,42 @@ fn searched(body: Payload, found: &Found, known: Arc<Placeholders>, replacer: Op
     if body.is_end_stream() {
         return body;
     }
-    let (found, passage) = (found.clone(), known.passage());
-    read(Searched { found, known, source: Left::Open(body), passage, replacer, ready: VecDeque::new() })
+    let (found, outgoing) = (found.clone(), known.outgoing(replacer));
+    read(Searched { found, known, source: Left::Open(body), outgoing, ready: VecDeque::new() })
 }
 
 struct Searched {
     found: Found,
     known: Arc<Placeholders>,
     source: Left,
-    passage: Passage,
-    replacer: Option<Box<Replacer>>,
+    outgoing: Outgoing,
     /// What may go.
     ready: VecDeque<Bytes>,
 }
 
 impl Searched {
-    /// Takes the next piece of the body.
-    fn feed(&mut self, data: Bytes) -> Result<(), PayloadError> {
-        let Some(replacer) = &mut self.replacer else { return self.text(data) };
-        for piece in replacer.feed(data) {
-            match piece {
-                Piece::Text(text) => self.text(text)?,
-                Piece::Value(value) => {
-                    let rest = self.passage.finish();
-                    self.judged(rest)?;
-                    self.passage = self.known.passage();
-                    self.ready.push_back(value);
-                }
-                Piece::Missing => {
-                    self.found.lacking.found();
-                    return Err(PayloadError::Lacking);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The body is at its end.
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), PayloadError> {
-        if let Some(replacer) = &mut self.replacer {
-            let rest = replacer.finish();
-            self.text(rest)?;
-        }
-        let rest = self.passage.finish();
-        self.judged(rest)?;
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Stop> {
+        self.outgoing.finish(&mut self.ready)?;
         let known = &self.known;
         let mut fields = trailers.iter().flatten();
         if fields.any(|(name, value)| known.is_in(name.as_str().as_bytes()) || known.is_in(value.as_bytes())) {
-            return self.misdirected();
+            return Err(Stop::Misdirected);
         }
         self.source = Left::Over(trailers);
         Ok(())
     }
 
-    /// What the sandbox wrote.
-    fn text(&mut self, text: Bytes) -> Result<(), PayloadError> {
-        let out = self.passage.feed(text);
-        self.judged(out)
-    }
-
-    /// What may go of it, unless a placeholder was found by now.
-    fn judged(&mut self, out: Bytes) -> Result<(), PayloadError> {
-        if self.passage.found() > 0 {
-            return self.misdirected();
-        }
-        self.ready.extend((!out.is_empty()).then_some(out));
-        Ok(())
-    }
-
-    fn misdirected(&self) -> Result<(), PayloadError> {
-        self.found.misdirected.found();
-        Err(PayloadError::Misdirected)
+    /// Nothing more may go.
+    fn stop(&mut self, stop: Stop) -> PayloadError {
+        self.source = Left::Over(None);
+        self.ready.clear();
+        let (breach, error) = match stop {
+            Stop::Misdirected => (&self.found.misdirected, PayloadError::Misdirected),
+            Stop::Lacking => (&self.found.lacking, PayloadError::Lacking),
+        };
+        breach.found();
+        error
     }
 }
 
@@ -186,11 +150,12 @@ impl Body for Searched {
     type Error = PayloadError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        let this = &mut *self;
         loop {
-            if let Some(out) = self.ready.pop_front() {
+            if let Some(out) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
-            let source = match &mut self.source {
+            let source = match &mut this.source {
                 Left::Open(source) => source,
                 Left::Over(trailers) => {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
@@ -199,15 +164,13 @@ impl Body for Searched {
             let read = match ready!(Pin::new(source).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.feed(data),
-                    Err(frame) => self.end(frame.into_trailers().ok()),
+                    Ok(data) => this.outgoing.feed(data, &mut this.ready),
+                    Err(frame) => this.end(frame.into_trailers().ok()),
                 },
-                None => self.end(None),
+                None => this.end(None),
             };
-            if let Err(error) = read {
-                self.source = Left::Over(None);
-                self.ready.clear();
-                return Poll::Ready(Some(Err(error)));
+            if let Err(stop) = read {
+                return Poll::Ready(Some(Err(this.stop(stop))));
             }
         }
     }
@@ -217,13 +180,12 @@ impl Body for Searched {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            // Nothing changes its length.
-            Left::Open(body) if self.replacer.is_none() => {
-                let waiting = (self.passage.waiting() + self.ready.iter().map(Bytes::len).sum::<usize>()) as u64;
+        match (&self.source, self.outgoing.waiting()) {
+            (Left::Open(body), Some(waiting)) => {
+                let waiting = (waiting + self.ready.iter().map(Bytes::len).sum::<usize>()) as u64;
                 body.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + waiting))
             }
-            _ => SizeHint::default(),
+            (Left::Open(_) | Left::Over(_), _) => SizeHint::default(),
         }
     }
 }
