@@ -30,7 +30,7 @@ mod upgrade;
 pub(super) mod upstreams;
 mod whole;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -62,7 +62,7 @@ use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
-use search::{Doubtful, Found};
+use search::Doubtful;
 use sign::{Signature, Unsigned};
 use upgrade::{Opened, Switch};
 use upstreams::{Kind, Lease, SendError, Sent, Upstreams, Wanted};
@@ -144,11 +144,12 @@ impl Additions {
     }
 }
 
-/// What reads a request's body on its way out.
-#[derive(Default)]
-struct Read {
-    search: Option<Found>,
-    signed: Option<Arc<Breach>>,
+/// What reading a request's body on its way out comes to. Most have none, or none that is read.
+struct Read<'a> {
+    ledger: &'a Arc<Ledger>,
+    asked: &'a Arc<Asked>,
+    basis: &'a Basis,
+    breach: OnceLock<Arc<Breach>>,
 }
 
 /// What is done with a request's body on its way out.
@@ -158,31 +159,30 @@ struct Reading {
     signature: Option<Signature>,
 }
 
-impl Read {
+impl Read<'_> {
+    fn breach(&self) -> &Arc<Breach> {
+        self.breach.get_or_init(|| Breach::new(self.ledger, self.asked, self.basis))
+    }
+
     /// The request as it is sent: searched for placeholders, which are perhaps replaced, and then signed.
-    async fn request(
-        &self,
-        mut request: Request<Payload>,
-        reading: Reading,
-        asked: &Arc<Asked>,
-    ) -> Result<Request<Payload>, Lack> {
+    async fn request(&self, mut request: Request<Payload>, reading: Reading) -> Result<Request<Payload>, Lack> {
         let Reading { known, replacer, signature } = reading;
-        if let (Some(found), Some(known)) = (&self.search, known) {
-            request = match replacer {
-                Some(replacer) => search::replace(request, found, known, replacer).await?,
-                None => request.map(|body| search::search(body, found, known)),
-            };
+        if let Some(known) = known {
+            let replaces = replacer.is_some();
+            request = request.map(|body| search::search(body, || self.breach(), known, replacer));
+            if replaces {
+                request = search::measure(request).await?;
+            }
         }
-        match (signature, &self.signed) {
-            (Some(signature), Some(signed)) => Ok(signature.apply(request, asked, signed).await?),
-            _ => Ok(request),
+        match signature {
+            Some(signature) => Ok(signature.apply(request, self.asked, self.breach()).await?),
+            None => Ok(request),
         }
     }
 
     /// Why the request was broken off, if it was for what was read.
     fn denial(&self) -> Option<Denial> {
-        let search = self.search.iter().flat_map(|found| [&found.misdirected, &found.lacking]);
-        search.chain(&self.signed).find_map(|breach| breach.denial())
+        self.breach.get()?.denial()
     }
 }
 
@@ -302,7 +302,7 @@ impl Conversation {
             };
             let additions = match self.additions(&permit, url.as_ref(), &asked, (&known, !body.is_end_stream())) {
                 Ok(additions) => additions,
-                Err(lack) => return self.lacking(lack, permit.basis(), &Read::default(), &asked),
+                Err(lack) => return self.lacking(lack, permit.basis(), None, &asked),
             };
             let due = self.ledger.due(asked.permitted(&permit, &additions));
             let lease = match self.lease_unless(&mut changes, &permit, &snapshot, wanted).await {
@@ -426,17 +426,10 @@ impl Conversation {
         if switch.is_some() {
             upgrade::put(&mut request);
         }
-        let breach = |reason| Breach::new(&self.ledger, asked, permit.basis(), reason);
-        let read = Read {
-            search: reading.known.is_some().then(|| Found {
-                misdirected: breach(DenyReason::PlaceholderMisdirected),
-                lacking: breach(DenyReason::SecretUnavailable),
-            }),
-            signed: reading.signature.is_some().then(|| breach(DenyReason::SignatureRefused)),
-        };
-        let mut request = match read.request(request, reading, asked).await {
+        let read = Read { ledger: &self.ledger, asked, basis: permit.basis(), breach: OnceLock::new() };
+        let mut request = match read.request(request, reading).await {
             Ok(request) => request,
-            Err(lack) => return self.lacking(lack, permit.basis(), &read, asked),
+            Err(lack) => return self.lacking(lack, permit.basis(), read.denial(), asked),
         };
         if asked.hears_interims {
             interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
@@ -451,7 +444,7 @@ impl Conversation {
         leave.iter().for_each(Leave::answered);
         let response = match answered {
             Ok(response) => response,
-            Err(sentence) => return Ok(self.broken(sentence, permit.basis(), &read, asked)),
+            Err(sentence) => return Ok(self.broken(sentence, permit.basis(), read.denial(), asked)),
         };
         match upgrade::granted(switch, &response) {
             Ok(Some(switch)) => return Ok(self.switch(switch, response, live, scrub, lease)),
@@ -599,12 +592,13 @@ impl Conversation {
         answer.into_response()
     }
 
-    /// A request for which something cannot be had, or that is not as its rule asks.
+    /// A request for which something cannot be had, or that is not as its rule asks; `found` is what its body was
+    /// broken off for.
     fn lacking(
         &self,
         lack: Lack,
         basis: &Basis,
-        read: &Read,
+        found: Option<Denial>,
         asked: &Asked,
     ) -> Result<Response<Payload>, PayloadError> {
         let denial = |reason| Denial { reason, basis: basis.clone() };
@@ -614,7 +608,7 @@ impl Conversation {
                 let denial = denial(DenyReason::PlaceholderMisdirected);
                 Ok(self.record_denial(&denial, asked, refuse::doubtful(&denial, asked.host(), self.style())))
             }
-            Lack::Signature(unsigned) => self.unsigned(unsigned, basis, read, asked),
+            Lack::Signature(unsigned) => self.unsigned(unsigned, basis, found, asked),
         }
     }
 
@@ -623,7 +617,7 @@ impl Conversation {
         &self,
         unsigned: Unsigned,
         basis: &Basis,
-        read: &Read,
+        found: Option<Denial>,
         asked: &Asked,
     ) -> Result<Response<Payload>, PayloadError> {
         let denial = |reason| Denial { reason, basis: basis.clone() };
@@ -632,7 +626,7 @@ impl Conversation {
             Unsigned::Misdirected => return Ok(self.deny(&denial(DenyReason::PlaceholderMisdirected), asked)),
             // It was told when it was found.
             Unsigned::Body(error) => {
-                return read.denial().map(|denial| self.word(&denial, asked.host()).into_response()).ok_or(error);
+                return found.map(|denial| self.word(&denial, asked.host()).into_response()).ok_or(error);
             }
         };
         let is_ours = fault.is_of_the_key();
@@ -706,8 +700,8 @@ impl Conversation {
     }
 
     /// The exchange broke: by the sandbox's own body, where the guard or the search says so, by the upstream otherwise.
-    fn broken(&self, sentence: &str, basis: &Basis, read: &Read, asked: &Asked) -> Response<Payload> {
-        if let Some(denial) = read.denial() {
+    fn broken(&self, sentence: &str, basis: &Basis, found: Option<Denial>, asked: &Asked) -> Response<Payload> {
+        if let Some(denial) = found {
             return self.word(&denial, asked.host()).into_response();
         }
         let Some(fault) = self.watch.fault() else {

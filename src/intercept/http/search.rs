@@ -25,7 +25,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::limits;
 use crate::policy::placeholder::Known;
-use crate::policy::verdict::Permit;
+use crate::policy::verdict::{DenyReason, Permit};
 use crate::secret::Secrets;
 use crate::secret::placeholder::{Outgoing, Placeholders, Stop};
 use crate::secret::replace::Replacer;
@@ -64,29 +64,23 @@ pub(super) fn waits(headers: &HeaderMap) -> bool {
     told_length(headers).is_some_and(|length| length <= limits::REPLACED_BYTES)
 }
 
-/// Told of what is found in a body.
-#[derive(Clone)]
-pub(super) struct Found {
-    /// A placeholder that may not be there.
-    pub(super) misdirected: Arc<Breach>,
-    /// One whose value cannot be had.
-    pub(super) lacking: Arc<Breach>,
-}
-
-/// Reads a body and its trailers as they pass.
-pub(super) fn search(body: Payload, found: &Found, known: Arc<Placeholders>) -> Payload {
-    searched(body, found, known, None)
-}
-
-/// The same of a request whose placeholders are replaced, with its length as it then is.
-pub(super) async fn replace(
-    request: Request<Payload>,
-    found: &Found,
+/// Reads a body, if there is one, and its trailers as they pass; `breach` is told of what is found.
+pub(super) fn search<'b>(
+    body: Payload,
+    breach: impl FnOnce() -> &'b Arc<Breach>,
     known: Arc<Placeholders>,
-    replacer: Box<Replacer>,
-) -> Result<Request<Payload>, Unread> {
-    let (mut parts, body) = request.into_parts();
-    let mut body = searched(body, found, known, Some(replacer));
+    replacer: Option<Box<Replacer>>,
+) -> Payload {
+    if body.is_end_stream() {
+        return body;
+    }
+    let (breach, outgoing) = (Arc::clone(breach()), known.outgoing(replacer));
+    read(Searched { breach, known, source: Left::Open(body), outgoing, ready: VecDeque::new() })
+}
+
+/// A request whose body has its placeholders replaced as it is read, with its length as it then is.
+pub(super) async fn measure(request: Request<Payload>) -> Result<Request<Payload>, Unread> {
+    let (mut parts, mut body) = request.into_parts();
     if waits(&parts.headers) {
         // What is replaced may make it longer, and not without bounds.
         let whole = Whole::read(body, 2 * limits::REPLACED_BYTES).await?;
@@ -102,16 +96,8 @@ pub(super) async fn replace(
     Ok(Request::from_parts(parts, body))
 }
 
-fn searched(body: Payload, found: &Found, known: Arc<Placeholders>, replacer: Option<Box<Replacer>>) -> Payload {
-    if body.is_end_stream() {
-        return body;
-    }
-    let (found, outgoing) = (found.clone(), known.outgoing(replacer));
-    read(Searched { found, known, source: Left::Open(body), outgoing, ready: VecDeque::new() })
-}
-
 struct Searched {
-    found: Found,
+    breach: Arc<Breach>,
     known: Arc<Placeholders>,
     source: Left,
     outgoing: Outgoing,
@@ -136,11 +122,11 @@ impl Searched {
     fn stop(&mut self, stop: Stop) -> PayloadError {
         self.source = Left::Over(None);
         self.ready.clear();
-        let (breach, error) = match stop {
-            Stop::Misdirected => (&self.found.misdirected, PayloadError::Misdirected),
-            Stop::Lacking => (&self.found.lacking, PayloadError::Lacking),
+        let (reason, error) = match stop {
+            Stop::Misdirected => (DenyReason::PlaceholderMisdirected, PayloadError::Misdirected),
+            Stop::Lacking => (DenyReason::SecretUnavailable, PayloadError::Lacking),
         };
-        breach.found();
+        self.breach.found(reason);
         error
     }
 }

@@ -21,7 +21,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::limits;
 use crate::policy::placeholder::Known;
 use crate::policy::signing::{HmacSigning, SECURITY_TOKEN, Signing};
-use crate::policy::verdict::is_alike;
+use crate::policy::verdict::{DenyReason, is_alike};
 use crate::secret::Secrets;
 use crate::secret::placeholder::Placeholders;
 use crate::secret::sign::aws::{self, Claim, Spelling};
@@ -239,7 +239,7 @@ impl Body for Resigned {
                 Ok(out) => return Poll::Ready(Some(Ok(Frame::data(out)))),
                 Err(_) => {
                     self.source = Left::Over(None);
-                    self.breach.found();
+                    self.breach.found(DenyReason::SignatureRefused);
                     return Poll::Ready(Some(Err(PayloadError::NotSigned)));
                 }
             }
