@@ -9,13 +9,17 @@
 //! |---|---|
 //! | a query, `application/x-www-form-urlencoded` | every byte escaped but letters, digits, `-`, `.`, `_` and `~` |
 //! | JSON, also one a line | `"`, `\` and control characters escaped; one that is not UTF-8 cannot be written |
-//! | `multipart/…` | as it is, in what parts hold; in their heads, such as a file's name, nothing is replaced |
+//! | `multipart/…` | as it is, in what plain parts hold; in their heads, such as a file's name, nothing is replaced |
 //! | any other | as it is |
 //!
 //! Nothing is replaced where what the sandbox wrote would be read together with the value's first letters: behind the
 //! beginning of an escape (`%` before `4a…` would be read as `J…`) or of a character of several bytes, in a body that
-//! is said to be in another charset than UTF-8, or behind a NUL, which may be half a letter of UTF-16. An origin that
-//! shows what it read so would not show the value, and its answer would not be struck out.
+//! is said to be in another charset than UTF-8, or behind a byte that tells of one: a NUL, which may be half a letter
+//! of UTF-16, the two bytes of its mark, or an ESC, by which others change their letters. An origin that shows what it
+//! read so would not show the value, and its answer would not be struck out.
+//!
+//! Of a multipart body those places are left out that one reader takes for a part's text, and another for a head: two
+//! dashes and the boundary are a delimiter wherever they stand, and a part that has parts, or is coded, is no text.
 //!
 //! - `INVARIANT`: in a query or a form a value adds no parameter, in JSON it ends no string.
 //! - `INVARIANT`: what waits is what may be the beginning of a placeholder, so it is bounded by the longest spelling.
@@ -35,6 +39,8 @@ use crate::policy::verdict::{Part, Text};
 const BOUNDARY: usize = 70;
 /// Bytes of a multipart body that are looked back on: twice a delimiter and more.
 const LOOK_BACK: usize = 256;
+/// Bytes of a part's head that is read; in a part with a longer one nothing is replaced.
+const PART_HEAD: usize = 4096;
 /// Bytes of the longest escape, which may begin before a placeholder.
 const ESCAPE: usize = 16;
 
@@ -250,8 +256,8 @@ pub struct Replacer {
     kept: Bytes,
     /// What the sandbox wrote last, up to there.
     last: Vec<u8>,
-    /// Whether a NUL has passed; in parts, they know.
-    has_nul: bool,
+    /// Whether a byte has passed that tells of another charset; in parts, they know.
+    is_foreign: bool,
     left: usize,
 }
 
@@ -275,7 +281,7 @@ impl Replacer {
         for first in begins {
             firsts.iter_mut().skip(usize::from(first)).take(1).for_each(|is_first| *is_first = true);
         }
-        Self { manner, parts, wanted, firsts, kept: Bytes::new(), last: Vec::new(), has_nul: false, left }
+        Self { manner, parts, wanted, firsts, kept: Bytes::new(), last: Vec::new(), is_foreign: false, left }
     }
 
     /// Takes the next piece, and gives what may go.
@@ -340,14 +346,14 @@ impl Replacer {
     }
 
     fn may_replace(&self) -> bool {
-        let is_text = self.parts.as_ref().map_or(!self.has_nul, Parts::is_within);
+        let is_text = self.parts.as_ref().map_or(!self.is_foreign, Parts::is_within);
         self.left > 0 && is_text && may_follow(&self.last)
     }
 
     fn pass(&mut self, text: &[u8]) {
         match &mut self.parts {
             Some(parts) => parts.pass(text),
-            None => self.has_nul |= memchr::memchr(0, text).is_some(),
+            None => self.is_foreign |= is_foreign(text),
         }
         let (surplus, fresh) =
             ((self.last.len() + text.len()).saturating_sub(ESCAPE), text.len().saturating_sub(ESCAPE));
@@ -371,6 +377,12 @@ fn read_type(media_type: &str) -> (Manner, Option<Parts>) {
     }
 }
 
+/// Whether a text has bytes that tell of another charset: UTF-8 has two of them never, and texts have no other.
+fn is_foreign(text: &[u8]) -> bool {
+    const ESC: u8 = 0x1b;
+    memchr::memchr2(0, ESC, text).or_else(|| memchr::memchr2(0xfe, 0xff, text)).is_some()
+}
+
 /// Whether a text of this type is said to be in UTF-8, or in ASCII, or nothing is said.
 fn is_utf8(media_type: &str) -> bool {
     let said = media_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
@@ -384,10 +396,13 @@ fn is_utf8(media_type: &str) -> bool {
 
 /// Whether one stands in what a part of a multipart body holds (RFC 2046 §5.1).
 struct Parts {
-    /// A line break, two dashes and the boundary; `None` where it cannot be read: then there is no part.
+    /// Two dashes and the boundary, which some find at the beginning of a line alone, and do not agree what a line is;
+    /// `None` where it cannot be read: then there is no part.
     delimiter: Option<Box<[u8]>>,
     /// The last bytes that passed, as many as matter.
     last: Vec<u8>,
+    /// The head of a part, as far as it is there.
+    head: Vec<u8>,
     at: At,
 }
 
@@ -400,21 +415,27 @@ enum At {
     Head,
     /// In what a part holds.
     Within,
-    /// In what a part holds, which is no text.
-    Binary,
+    /// In what a part holds, which is no text that is read as it stands.
+    Coded,
 }
 
 impl Parts {
     fn new(parameters: &str) -> Self {
-        let boundary = |parameter: &str| {
-            let (name, value) = parameter.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"').to_owned())
+        let said = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+        let said = said.map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim()));
+        // Where several are said, also as RFC 2231 has it, not all read the same.
+        let mut said = said.filter(|(name, _)| name.starts_with("boundary"));
+        let sole = match (said.next(), said.next()) {
+            (Some((name, value)), None) if name == "boundary" => Some(value),
+            _ => None,
         };
-        let boundary = parameters.split(';').find_map(boundary);
-        let boundary = boundary.filter(|boundary| (1..=BOUNDARY).contains(&boundary.len()));
-        let delimiter = boundary.map(|boundary| format!("\r\n--{boundary}").into_bytes().into());
-        // The first delimiter may begin the body.
-        Self { delimiter, last: b"\r\n".to_vec(), at: At::Before }
+        let plain =
+            |value: &str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte));
+        let boundary =
+            sole.map(|value| value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value));
+        let boundary = boundary.filter(|value| (1..=BOUNDARY).contains(&value.len()) && plain(value));
+        let delimiter = boundary.map(|boundary| format!("--{boundary}").into_bytes().into());
+        Self { delimiter, last: Vec::new(), head: Vec::new(), at: At::Before }
     }
 
     fn is_within(&self) -> bool {
@@ -428,15 +449,35 @@ impl Parts {
                 self.last.drain(..LOOK_BACK / 2);
             }
             self.last.push(*byte);
-            if delimiter.last() == Some(byte) && self.last.ends_with(delimiter) {
-                self.at = At::Head;
-            } else if self.at == At::Head && self.last.ends_with(b"\r\n\r\n") {
-                self.at = At::Within;
-            } else if self.at == At::Within && *byte == 0 {
-                self.at = At::Binary;
+            let is_delimiter = delimiter.last() == Some(byte) && self.last.ends_with(delimiter);
+            match self.at {
+                At::Head => {
+                    self.head.extend((self.head.len() < PART_HEAD).then_some(*byte));
+                    if !is_delimiter && self.last.ends_with(b"\r\n\r\n") {
+                        let is_plain = self.head.len() < PART_HEAD && is_plain(&self.head);
+                        self.at = if is_plain { At::Within } else { At::Coded };
+                    }
+                }
+                At::Before | At::Within | At::Coded if is_delimiter => {
+                    self.head.clear();
+                    self.at = At::Head;
+                }
+                At::Within if is_foreign(std::slice::from_ref(byte)) => self.at = At::Coded,
+                At::Before | At::Within | At::Coded => {}
             }
         }
     }
+}
+
+/// Whether what a part of this head holds is read as it stands, whatever makes a line of the head.
+fn is_plain(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let has_parts = ["multipart/", "message/"].iter().any(|kind| head.contains(kind));
+    let is_coded = head.split("transfer-encoding").skip(1).any(|said| {
+        let said = said.trim_start_matches([':', ' ', '\t', '\r', '\n']);
+        !["7bit", "8bit", "binary"].iter().any(|coding| said.starts_with(coding))
+    });
+    !has_parts && !is_coded && !head.contains("content-encoding") && is_utf8(&head.replace(['\r', '\n'], ";"))
 }
 
 #[cfg(test)]

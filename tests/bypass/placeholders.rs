@@ -420,6 +420,7 @@ post('escaped in text', T.replace('_', '%5f'), content_type='text/plain')
 post('coded in the body', b64('x' + T))
 post('backwards', T[::-1])
 ask('begun', path='/query?a=%' + T)
+ask('begun as HTML', path='/query?a=b&' + T)
 ask('wide', path='/query?a=%81' + T)
 post('begun in JSON', '[\"\\\\u00' + T + '\"]', content_type=JSON)
 post('wide in JSON', '\"'.encode('utf-16-le') + T.encode() + '\"'.encode('utf-16-le'), content_type=JSON)
@@ -428,8 +429,101 @@ post('compressed', gzip.compress(T.encode()), content_encoding='gzip')
 post('called so', T, content_encoding='identity, br')"
         );
         let outcome = tried(world, under(world, REPLACING), &script);
-        assert_refusals(&outcome, 15);
+        assert_refusals(&outcome, 16);
         assert_none_whole(&world.allowed.https);
-        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 15, "{outcome:#?}");
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 16, "{outcome:#?}");
+    });
+}
+
+/// F61: in every corner of a query and a body that a rule names: it arrives as often as it was sent, and no other way.
+#[test]
+fn f61_in_every_corner_of_where_a_rule_replaces() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+coded = ''.join(f'%{{ord(c):02X}}' for c in T)
+ask('name', path='/query?' + T + '=1&a=' + coded)
+ask('alone', path='/query?' + coded)
+ask('blanks', path='/query?a=+' + T + '+&b=%20' + coded + '%20')
+ask('most', path='/query?a=' + '&a='.join([T] * 64))
+post('keys', '{{\"' + T + '\": 1, \"a\": \"' + T + '\", \"a\": \"' + T + '\"}}', content_type=JSON)
+post('form', T + '=1&a=+' + T + '+', content_type=FORM)
+post('most in a body', ' '.join([T] * 64))
+post('expects', T, content_type='text/plain', expect='100-continue')
+post('expects and streams', chunked(T.encode()), transfer_encoding='chunked', expect='100-continue')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        let requests = world.allowed.https.requests();
+        let count = |request: &Request| {
+            format!("{} {}", request.uri, String::from_utf8_lossy(&request.body)).matches(&key()).count()
+        };
+        let counts: Vec<usize> = requests.iter().map(count).collect();
+        assert_eq!(counts, [2, 1, 2, 64, 3, 2, 64, 1, 1], "{outcome:#?}");
+        assert!(!outcome.audit.contains("\"verdict\":\"deny\""), "{outcome:#?}");
+        assert_eq!(requests[2].uri, format!("/query?a=+{key}+&b=%20{key}%20", key = key()));
+    });
+}
+
+/// F61: in a part of a multipart body, where another reader than ours finds the head of one, or another text.
+#[test]
+fn f61_in_a_part_that_a_service_may_read_in_another_way() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+def parts(what, head, within, parameters='boundary=b'):
+    post(what, '--b\\r\\n' + head + '\\r\\n\\r\\n' + within + '\\r\\n--b--\\r\\n',
+        content_type='multipart/form-data; ' + parameters)
+name = 'Content-Disposition: form-data; name=\"f\"'
+file = name + '; filename=\"' + T + '\"'
+parts('lines of others', name, 'x\\n--b\\n' + file + '\\n\\nx')
+parts('parts of a part', 'Content-Type: multipart/mixed; boundary=c', '--c\\r\\n' + file + '\\r\\n\\r\\nx\\r\\n--c--')
+parts('two boundaries', name, '--c\\r\\n' + file + '\\r\\n\\r\\nx\\r\\n--c--', 'boundary=b; boundary=c')
+parts('a star', name, '--c\\r\\n' + file + '\\r\\n\\r\\nx\\r\\n--c--', 'boundary=b; boundary*=us-ascii\\'\\'c')
+parts('another charset', name + '\\r\\nContent-Type: text/plain; charset=iso-2022-jp', '\x1b$B' + T)
+parts('coded', name + '\\r\\nContent-Transfer-Encoding: quoted-printable', '=' + T)
+post('the mark of another charset', b'\\xfe\\xffaa' + T.encode(), content_type='text/plain')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_refusals(&outcome, 7);
+        assert_none_whole(&world.allowed.https);
+        assert_eq!(outcome.audit.matches("placeholder-misdirected").count(), 7, "{outcome:#?}");
+    });
+}
+
+/// F61: in a body that is shorter or longer than its head says, or of which two lengths are said.
+#[test]
+fn f61_in_a_body_of_another_length_than_is_said() {
+    World::each(|world| {
+        let script = format!(
+            "{HELD}{BODIES}
+post('two lengths', T, content_length='5')
+post('length and chunks', chunked(T.encode()), transfer_encoding='chunked', content_length='5')
+post('chunks of another coding', chunked(T.encode()), transfer_encoding='gzip, chunked')
+def breaks(what, extra, body):
+    def f():
+        context = ssl._create_unverified_context()
+        with dial(ALLOWED, 443) as plain, context.wrap_socket(plain, server_hostname='allowed.rig') as s:
+            s.sendall(request('allowed.rig', '/body', 'POST', extra) + body)
+            s.unwrap().shutdown(socket.SHUT_WR)
+            return 'refused'
+    attempt(what, f)
+breaks('too short', 'Content-Length: 100\\r\\n', T.encode())
+breaks('too short a chunk', 'Transfer-Encoding: chunked\\r\\n', b'64\\r\\n' + T.encode())
+breaks('no last chunk', 'Transfer-Encoding: chunked\\r\\n', b'28\\r\\n' + T.encode() + b'\\r\\n')"
+        );
+        let outcome = tried(world, under(world, REPLACING), &script);
+        assert_refusals(&outcome, 6);
+        assert_none_whole(&world.allowed.https);
+        // What is longer is cut where its head says: two halves of nothing.
+        let longer = format!(
+            "{HELD}{BODIES}
+tls('longer', ALLOWED, 443, 'allowed.rig',
+    request('allowed.rig', '/body', 'POST', 'Content-Length: 20\\r\\n') + T.encode() + b'\\r\\n\\r\\n')"
+        );
+        let before = world.allowed.https.requests().len();
+        let outcome = tried(world, under(world, REPLACING), &longer);
+        let requests = world.allowed.https.requests();
+        let [request] = &requests[before..] else { panic!("{outcome:#?}") };
+        assert!(request.body.len() == 20 && !key().as_bytes().starts_with(&request.body[..8]), "{request:?}");
     });
 }

@@ -136,6 +136,11 @@ fn behind_what_would_be_read_together_with_its_beginning_nothing_is_replaced() {
     for media_type in ["application/json", "text/plain"] {
         assert_eq!(replaced(media_type, &[wide.as_bytes()], b"v"), wide, "{media_type}");
     }
+    // The mark of UTF-16, and letters that change their meaning.
+    for before in [&b"\xfe\xffaa"[..], b"\xff\xfeaa", b"\x1b$Baa", b"\x1b"] {
+        let body = [before, TEXT.as_bytes()].concat();
+        assert_eq!(replaced("text/plain", &[&body], b"v"), String::from_utf8_lossy(&body), "{}", before.escape_ascii());
+    }
     let part = |text: &str| format!("\r\n--b\r\n\r\n{text}");
     let parts = [part(&wide), part(TEXT), part("\0"), part(TEXT)].concat();
     let expected = [part(&wide), part("v"), part("\0"), part("v")].concat();
@@ -157,6 +162,55 @@ fn of_a_multipart_body_only_what_parts_hold_is_replaced() {
     let long = format!("multipart/form-data; boundary={}", "b".repeat(BOUNDARY + 1));
     for media_type in ["multipart/form-data", "multipart/form-data; boundary=other", &long] {
         assert_eq!(replaced(media_type, &[body.as_bytes()], b"V"), body, "{media_type}");
+    }
+}
+
+/// Whatever another reader takes for a part's head, or for a text in another coding.
+#[test]
+fn of_a_multipart_body_nothing_is_replaced_that_may_be_read_in_another_way() {
+    let whole = |head: &str, within: &str| format!("--b\r\n{head}\r\n\r\n{within}\r\n--b--\r\n");
+    let inner = format!("x\n--b\nContent-Disposition: form-data; filename=\"{TEXT}\"\n\nx");
+    let file = format!("--c\r\nContent-Disposition: file; filename=\"{TEXT}\"\r\n\r\nx\r\n--c--");
+    let long = format!("X: {}", "x".repeat(PART_HEAD));
+    for (head, within, is_replaced) in [
+        ("Content-Type: text/plain; charset=utf-8", TEXT, true),
+        ("Content-Transfer-Encoding: 8bit", TEXT, true),
+        ("content-transfer-encoding:binary", TEXT, true),
+        ("X: 1", &*inner, false),
+        ("X: 1", &inner.replace('\n', "\r"), false),
+        ("Content-Type: multipart/mixed; boundary=c", &file, false),
+        ("Content-Type:\r\n Multipart/Mixed; boundary=c", &file, false),
+        ("Content-Type: multipart/mixed; boundary=c; x=--b", &file, false),
+        ("Content-Type: message/rfc822", TEXT, false),
+        ("Content-Type: text/plain; charset=iso-2022-jp", TEXT, false),
+        ("Content-Type: text/plain;\r\n\tCharset=\"utf-7\"", TEXT, false),
+        ("Content-Transfer-Encoding: quoted-printable", TEXT, false),
+        ("Content-Transfer-Encoding:\r\n base64", TEXT, false),
+        ("Content-Encoding: deflate", TEXT, false),
+        (&long, TEXT, false),
+    ] {
+        let body = whole(head, within);
+        let expected = if is_replaced { body.replace(TEXT, "V") } else { body.clone() };
+        let single: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+        for pieces in [&[body.as_bytes()][..], &single] {
+            assert_eq!(replaced("multipart/form-data; boundary=b", pieces, b"V"), expected, "{head}: {within}");
+        }
+    }
+    let body = whole("X: 1", TEXT);
+    for parameters in [
+        "boundary=b; boundary=c",
+        "boundary=c; boundary=b",
+        "boundary=b; boundary*=utf-8''c",
+        "boundary*0=b",
+        "boundary=\"b",
+        "boundary=\"\\b\"",
+        "boundary=\"b \"",
+        "boundary=\"\"",
+        "x=\";boundary=c\";boundary=b",
+        "boundary=b, multipart/form-data; boundary=c",
+    ] {
+        let media_type = format!("multipart/form-data; {parameters}");
+        assert_eq!(replaced(&media_type, &[body.as_bytes()], b"V"), body, "{media_type}");
     }
 }
 
