@@ -2,7 +2,8 @@
 //! answers are searched, beside copying the same bytes.
 //!
 //! `cargo bench --bench secrets`. A header as most are, `Bearer` and one secret, set on a request of a browser's size.
-//! Bodies without a secret in them, in pieces as they come from a socket; one secret of a usual length, and ten.
+//! Bodies without a secret in them, in pieces as they come from a socket; one secret of a usual length, and ten of as many
+//! services. Of the rounds the best counts: neighbours on the same core only ever slow one down.
 
 #![allow(clippy::expect_used, reason = "a measurement that fails says so")]
 
@@ -22,9 +23,10 @@ use http::{HeaderMap, HeaderValue};
 use nix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
-/// Bytes of a piece, and of all.
+/// Bytes of a piece, of all of a round, and how many rounds there are.
 const PIECE: usize = 16 * 1024;
-const ALL: usize = 256 * 1024 * 1024;
+const ALL: usize = 16 * 1024 * 1024;
+const ROUNDS: u32 = 25;
 
 /// Requests that are given a header.
 const REQUESTS: u32 = 1_000_000;
@@ -82,11 +84,14 @@ fn injection() -> f64 {
     with - without
 }
 
-/// Megabytes a second of this thread's CPU time, `act` taking one piece.
+/// Megabytes a second of this thread's CPU time, `act` taking one piece: of the best round.
 fn rate(mut act: impl FnMut()) -> f64 {
-    let before = cpu();
-    (0..ALL / PIECE).for_each(|_| act());
-    ALL as f64 / 1e6 / (cpu() - before)
+    let mut round = || {
+        let before = cpu();
+        (0..ALL / PIECE).for_each(|_| act());
+        ALL as f64 / 1e6 / (cpu() - before)
+    };
+    (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
 }
 
 fn cpu() -> f64 {
@@ -105,9 +110,12 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
 
 fn secret(number: usize) -> Secret {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    const SERVICES: [&str; 10] =
+        ["ghp_", "sk-ant-api03-", "AKIA", "xoxb-", "sk_live_", "glpat-", "npm_", "AIza", "eyJhbGciOi", "hf_"];
     let place = |n: u64| usize::try_from(n % LETTERS.len() as u64).unwrap_or_default();
     let letters = numbers(0x9e37_79b9_7f4a_7c15 + number as u64).skip(8).filter_map(|n| LETTERS.get(place(n)).copied());
-    Secret::new(Zeroizing::new(b"ghp_".iter().copied().chain(letters.take(36)).collect()))
+    let service = SERVICES.iter().cycle().nth(number).copied();
+    Secret::new(Zeroizing::new(service.unwrap_or_default().bytes().chain(letters.take(36)).collect()))
 }
 
 fn filled(parts: impl Iterator<Item = String>) -> Bytes {

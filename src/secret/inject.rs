@@ -69,6 +69,8 @@ pub enum InjectError {
     Missing(SecretName),
     /// The value that results holds a control byte.
     Unprintable(HeaderName),
+    /// The secret's value ends in the beginning of an escape, so that it is not its own what it is read as.
+    Unfinished(SecretName),
     /// The query that results is longer than any head.
     TooLong,
 }
@@ -77,6 +79,13 @@ impl fmt::Display for InjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(name) => write!(f, "the secret {} has no value", name.as_str()),
+            Self::Unfinished(name) => {
+                write!(
+                    f,
+                    "the secret {} ends like the beginning of an escape; what follows would change it",
+                    name.as_str()
+                )
+            }
             Self::TooLong => f.write_str("the query with its values is longer than any head"),
             Self::Unprintable(header) => write!(f, "the value for the header {header} holds a control byte"),
         }

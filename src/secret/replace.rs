@@ -111,7 +111,7 @@ impl Manner {
     /// A value as such a text writes it; `None` if it cannot.
     fn write(self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let can_write = self != Self::Json || std::str::from_utf8(value).is_ok();
-        can_write.then(|| self.escape_all(value))
+        (can_write && !is_unfinished(value)).then(|| self.escape_all(value))
     }
 
     /// Every byte as such a text writes it.
@@ -161,7 +161,7 @@ fn digit(value: u8) -> u8 {
 /// A query with its values in their places.
 ///
 /// # Errors
-/// A value cannot be had, or the query would be longer than any head.
+/// A value cannot be had or stand before what the sandbox wrote, or the query would be longer than any head.
 pub fn query(Text(parts): &Text, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, InjectError> {
     // Room for all from the start: a vector that grows leaves copies behind.
     let mut query = Zeroizing::new(Vec::with_capacity(limits::HEAD_BYTES));
@@ -171,6 +171,9 @@ pub fn query(Text(parts): &Text, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>
             Part::Literal(text) => text.as_bytes(),
             Part::Secret(name) => {
                 let found = secrets.value(name).ok_or_else(|| InjectError::Missing(name.clone()))?;
+                if found.expose(is_unfinished) {
+                    return Err(InjectError::Unfinished(name.clone()));
+                }
                 value = found.expose(|value| Manner::Form.escape_all(value));
                 &value
             }
@@ -225,6 +228,12 @@ fn may_follow(before: &[u8]) -> bool {
         _ => before.last().is_some_and(|byte| !byte.is_ascii()),
     };
     !is_begun && !ends_in_escape(before)
+}
+
+/// Whether a value ends where an escape may not be over yet: whoever reads it once more takes what the sandbox wrote
+/// behind it for the rest, and shows all but its end under another name.
+fn is_unfinished(value: &[u8]) -> bool {
+    ends_in_escape(value.get(value.len().saturating_sub(ESCAPE)..).unwrap_or_default())
 }
 
 /// A placeholder, and what takes its place.

@@ -98,6 +98,19 @@ fn a_value_that_cannot_be_had_or_written_is_told_and_too_many_are_left() {
 }
 
 #[test]
+fn a_value_that_what_follows_would_change_is_not_written() {
+    for value in ["secret%", "secret%4", "secret%25", "secret\\", "secret\\x4", "secret&", "secret&#6", "secret&amp"] {
+        let body = format!("{TEXT}1");
+        for media_type in ["text/plain", "application/json", "application/x-www-form-urlencoded"] {
+            assert_eq!(replaced(media_type, &[body.as_bytes()], value.as_bytes()), "!1", "{value} in {media_type}");
+        }
+        let parts = Text(vec![Part::Secret(name("KEY")), Part::Literal("1".to_owned())]);
+        let refused = query(&parts, &secrets(value.as_bytes()));
+        assert_eq!(refused.unwrap_err(), InjectError::Unfinished(name("KEY")), "{value}");
+    }
+}
+
+#[test]
 fn behind_what_would_be_read_together_with_its_beginning_nothing_is_replaced() {
     let key = name("KEY");
     for before in
@@ -222,8 +235,8 @@ fn a_query_gets_its_values_escaped_and_no_longer_than_a_head() {
     let query = format!("a={TEXT}&b={}&c", TEXT.replace('/', "%2f").replace('-', "%2D"));
     let found = parts(&query).unwrap();
     assert_eq!(found.iter().filter(|part| matches!(part, Part::Secret(name) if *name == key)).count(), 2);
-    let written = super::query(&Text(found), &secrets(b"1&x=2 +#%")).unwrap();
-    assert_eq!(String::from_utf8_lossy(&written), "a=1%26x%3D2%20%2B%23%25&b=1%26x%3D2%20%2B%23%25&c");
+    let written = super::query(&Text(found), &secrets(b"1&x=2 +#%.")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&written), "a=1%26x%3D2%20%2B%23%25.&b=1%26x%3D2%20%2B%23%25.&c");
     assert_eq!(parts("a=b&c"), None);
     assert_eq!(parts(&TEXT.replace('/', "%252f")), None);
     let missing = super::query(&Text(parts("ph-two-0123456789").unwrap()), &secrets(b"x"));
