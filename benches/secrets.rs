@@ -2,8 +2,8 @@
 //! answers are searched, beside copying the same bytes.
 //!
 //! `cargo bench --bench secrets`. A header as most are, `Bearer` and one secret, set on a request of a browser's size.
-//! Bodies without a secret in them, in pieces as they come from a socket; one secret of a usual length, and ten of as many
-//! services. Of the rounds the best counts: neighbours on the same core only ever slow one down.
+//! Bodies without a secret in them, in pieces as they come from a socket; one secret of a usual length, and ten of as
+//! many services. Of the rounds the best counts: neighbours on the same core only ever slow one down.
 
 #![allow(clippy::expect_used, reason = "a measurement that fails says so")]
 

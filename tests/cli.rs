@@ -7,7 +7,8 @@ mod support;
 
 use std::sync::LazyLock;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::eventually;
 use support::exeat::{Identity, Outcome, Run};
 use support::place::Place;
@@ -42,6 +43,20 @@ fn a_command_that_cannot_run_is_126_or_127() {
         assert!(plain.stderr.contains("./plain"), "{plain:#?}");
         run().command(["/"]).exited(126);
         run().command(["./absent"]).exited(127);
+    });
+}
+
+#[test]
+fn what_ended_a_sandbox_that_says_no_more_is_told() {
+    each(|run| {
+        let running = run().start(["bash", "-c", "echo up; sleep 1000"]);
+        running.says("up");
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.pid()));
+        let first: i32 = children.expect("its children").trim().parse().expect("the first process alone");
+        kill(Pid::from_raw(first), Signal::SIGKILL).expect("it runs");
+        let outcome = running.wait().exited(125);
+        assert!(outcome.stderr.contains("the sandbox is gone"), "{outcome:#?}");
+        assert!(outcome.stderr.contains("(its first process was killed by SIGKILL)"), "{outcome:#?}");
     });
 }
 

@@ -84,7 +84,8 @@ fuzz_target!(|input: &[u8]| {
     let Some(([kind, length, cuts @ ..], rest)) = input.split_first_chunk::<6>() else { return };
     let length = (limits::SCRUB_SHORTEST + usize::from(*length) % 64).min(rest.len());
     let (value, coded) = rest.split_at(length);
-    // What a source gives has no newline at its end; what ends like an escape is not replaced. Marks may make up a value that holds some, which tells nothing.
+    // What a source gives has no newline at its end; what ends like an escape is not replaced. Marks may make up a
+    // value that holds some, which tells nothing.
     if length < limits::SCRUB_SHORTEST || value.ends_with(b"\n") || value.contains(&b'*') || ends_in_escape(value) {
         return;
     }

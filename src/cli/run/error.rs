@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
 
 use super::channel::Fault;
 use crate::cli::policy::DocumentError;
@@ -36,8 +37,8 @@ pub(in crate::cli) enum RunError {
     NotThere(&'static str, PathBuf, io::Error),
     /// The audit file cannot be written.
     Unwritable(PathBuf, io::Error),
-    /// The sandbox ended without telling how the command did.
-    Lost,
+    /// The sandbox ended without telling how the command did; how its first process ended, if that is known.
+    Lost(Option<WaitStatus>),
     /// Something of exeat's own failed.
     Own(&'static str, Box<dyn Error + Send + Sync>),
 }
@@ -74,7 +75,16 @@ impl fmt::Display for RunError {
             Self::NotExecutable(name, errno) => write!(f, "{name}: {}", io::Error::from(*errno)),
             Self::NotThere(option, path, _) => write!(f, "{option} {}", path.display()),
             Self::Unwritable(path, _) => write!(f, "cannot write {}", path.display()),
-            Self::Lost => f.write_str("the sandbox is gone; how its command ended is not known"),
+            Self::Lost(first) => {
+                f.write_str("the sandbox is gone; how its command ended is not known")?;
+                match first {
+                    Some(WaitStatus::Exited(_, code)) => write!(f, " (its first process ended with code {code})"),
+                    Some(WaitStatus::Signaled(_, signal, _)) => {
+                        write!(f, " (its first process was killed by {signal})")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::Own(what, _) => write!(f, "cannot {what}"),
         }
     }
@@ -90,7 +100,7 @@ impl Error for RunError {
             Self::Policy(_)
             | Self::NoCertificate(_)
             | Self::Sandbox(_)
-            | Self::Lost
+            | Self::Lost(_)
             | Self::NotFound(_)
             | Self::NotExecutable(..) => None,
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio as Standard};
 
 use nix::sys::prctl;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access, getegid, geteuid};
 
 use super::channel::{Channel, Fault, Identity, Order, Part, Plan, Report};
@@ -141,18 +141,18 @@ impl Launching {
     }
 }
 
-/// Hangs up, and waits until process 1, and so everything inside, has ended.
-pub(super) fn end(channel: &Channel, first: Pid) {
+/// Hangs up, and waits until process 1, and so everything inside, has ended; how it did, if that can be known.
+pub(super) fn end(channel: &Channel, first: Pid) -> Option<WaitStatus> {
     // Other handles of the channel may live on: hang up for all. If it is hung up already, so much the better.
     let _ = channel.socket().shutdown(Shutdown::Both);
     // It is our child; if somebody else has reaped it, it has ended all the same.
-    let _ = waitpid(first, None);
+    waitpid(first, None).ok()
 }
 
 impl Launched {
     /// Ends a sandbox whose command was never started.
     pub(super) fn end(self) {
-        end(&self.channel, self.first);
+        let _ = end(&self.channel, self.first);
     }
 }
 

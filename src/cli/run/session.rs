@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::WaitStatus;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -139,12 +140,12 @@ pub(in crate::cli) fn run(
     channel.send(&Order::Start, &[]).map_err(RunError::own("talk to the sandbox"))?;
     runtime.spawn(signals.pass_on(passing, relays.resize()));
     let end = channel.receive::<Word>();
-    launch::end(&channel, first);
+    let first = launch::end(&channel, first);
     relays.finish();
     runtime.block_on(serving.end(LAST_FLOWS));
     runtime.shutdown_background();
     let name = command.first().map(OsString::as_os_str).unwrap_or_default();
-    how_it_ended(end.map_err(RunError::own("talk to the sandbox"))?.map(|(word, _)| word), name)
+    how_it_ended(end.map_err(RunError::own("talk to the sandbox"))?.map(|(word, _)| word), first, name)
 }
 
 /// A flow takes two descriptors, and a login shell allows 1024. Ours are raised as far as they may be, once the first
@@ -154,7 +155,7 @@ pub(in crate::cli) fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
-fn how_it_ended(word: Option<Word>, name: &OsStr) -> Result<Exit, RunError> {
+fn how_it_ended(word: Option<Word>, first: Option<WaitStatus>, name: &OsStr) -> Result<Exit, RunError> {
     let name = || name.to_string_lossy().into_owned();
     match word {
         Some(Word::Exited(code)) => Ok(Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
@@ -164,7 +165,7 @@ fn how_it_ended(word: Option<Word>, name: &OsStr) -> Result<Exit, RunError> {
             errno => RunError::NotExecutable(name(), errno),
         }),
         Some(Word::Failed(fault)) => Err(RunError::Sandbox(fault)),
-        Some(Word::Unshared | Word::First(_) | Word::Ready) | None => Err(RunError::Lost),
+        Some(Word::Unshared | Word::First(_) | Word::Ready) | None => Err(RunError::Lost(first)),
     }
 }
 
@@ -173,7 +174,7 @@ fn name() -> Result<SandboxId, RunError> {
     let mut random = [0_u8; 4];
     aws_lc_rs::rand::fill(&mut random).map_err(RunError::own("draw a random number"))?;
     let digits = random.map(|byte| format!("{byte:02x}")).concat();
-    SandboxId::new(&format!("run-{digits}")).ok_or(RunError::Lost)
+    SandboxId::new(&format!("run-{digits}")).ok_or(RunError::Lost(None))
 }
 
 fn launch(
