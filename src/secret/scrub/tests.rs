@@ -230,11 +230,14 @@ fn all_walks(scrubber: &Scrubber, text: &[u8]) -> Vec<(usize, usize, Walk)> {
 /// The same from where the sieve lets it through.
 fn sifted_walks(scrubber: &Scrubber, text: &[u8]) -> Vec<(usize, usize, Walk)> {
     let mut walks = Vec::new();
-    scrubber.sieve.as_ref().expect("it has forms").each(text, |start, which| {
-        for form in which.pick(&scrubber.forms) {
-            let number = scrubber.forms.iter().position(|other| std::ptr::eq(other, form)).expect("one of them");
-            walks.push((start, number, form.walk(&text[start..])));
-        }
+    // A value may be too short to have forms, without the newline at its end.
+    scrubber.sieve.iter().for_each(|sieve| {
+        sieve.each(text, |start, which| {
+            for form in which.pick(&scrubber.forms) {
+                let number = scrubber.forms.iter().position(|other| std::ptr::eq(other, form)).expect("one of them");
+                walks.push((start, number, form.walk(&text[start..])));
+            }
+        })
     });
     walks.retain(|(.., walk)| *walk != Walk::Nowhere);
     walks.sort_unstable_by_key(|(start, number, _)| (*start, *number));
