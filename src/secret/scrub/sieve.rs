@@ -108,17 +108,15 @@ impl Sieve {
                 act(place, which);
             }
         };
-        let mut start = 0;
-        while let Some(block) = text.get(start..).and_then(|rest| rest.first_chunk::<{ BLOCK + HASHED }>()) {
+        for start in (0..text.len()).step_by(BLOCK) {
+            let rest = text.get(start..).unwrap_or_default();
+            let mut padded = [0; BLOCK + HASHED];
+            let block = rest.first_chunk().unwrap_or_else(|| {
+                padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                &padded
+            });
             bits(self.plain(block)).for_each(|place| self.unescaped(text, start + place, &mut act));
             bits(escapes(block)).for_each(|place| self.escaped(text, start + place, &mut act));
-            start += BLOCK;
-        }
-        for (place, byte) in text.iter().enumerate().skip(start) {
-            self.unescaped(text, place, &mut act);
-            if is_escape(*byte) {
-                self.escaped(text, place, &mut act);
-            }
         }
         // The text may cut a beginning.
         for place in text.len().saturating_sub(BEGINNING - 1)..text.len() {
