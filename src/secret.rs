@@ -14,7 +14,7 @@
 //! | a request's header values (`http`), each marked sensitive: not printed, and in no table of HPACK ([`inject`]) | the request | no |
 //! | the request as it is written: hyper's and `h2`'s buffers, rustls's before it encrypts | until it is sent, and until the buffer is used again | no |
 //! | an answer that echoes a value: rustls's and hyper's buffers, decoders of content codings, until it is struck out | the answer | what is kept back, yes; theirs no |
-//! | three bytes of the beginning of each form ([`scrub`]) | as long as the value | no |
+//! | the first four steps of each form, in no order: the tables of what searches for them ([`scrub`]) | as long as the value | no |
 //! | private keys that sign: AWS-LC's memory | the signature | yes, by AWS-LC |
 //! | a variable of the environment that a value comes from | as long as the process, whose memory and `/proc` nobody else may read | no |
 //!

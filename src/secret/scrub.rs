@@ -11,7 +11,8 @@
 //! - `INVARIANT`: however a text is cut into pieces, no more than [`limits::SCRUB_UNHELD`] steps of a value pass: that
 //!   many are passed on at once, for a text may well end in a secret's first letter and wait for an answer.
 //! - `INVARIANT`: what is kept back is the beginning of a form, so it is bounded by the longest spelling of one.
-//! - `INVARIANT`: nothing here prints, and forms of a value are locked and zeroised as the value is.
+//! - `INVARIANT`: nothing here prints, and forms of a value are locked and zeroised as the value is, but for their
+//!   first steps, which the `sieve` knows.
 //!
 //! **Residual risk.** Whoever transforms what it echoes in a way that is not listed (encrypts, compresses within the
 //! content, spells with look-alikes, codes what is base64 already, answers a few letters at a time over several
