@@ -16,6 +16,7 @@
 //! - `INVARIANT`: what is relayed races the next change of policy, and is reset when it is refused.
 //! - `INVARIANT`: a flow's [`Changes`] outlive both its connections: who pushed a policy waits for them.
 
+mod buffer;
 pub mod dns;
 pub mod hello;
 pub mod http;
@@ -23,6 +24,7 @@ mod ledger;
 mod pace;
 pub mod peek;
 pub mod postgres;
+pub mod records;
 pub mod splice;
 pub mod tls;
 pub mod udp;

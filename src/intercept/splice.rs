@@ -10,7 +10,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -19,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::attach::Reset;
-use crate::limits;
+use crate::intercept::buffer::Buffer;
 
 /// What a relay moved, and how it ended.
 #[derive(Debug)]
@@ -186,25 +185,20 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        if let Some(mut left) = self.left.take() {
-            if self.write(cx, to, &mut left)?.is_pending() {
-                self.left = Some(left);
-                return Poll::Pending;
-            }
-            give_back(left.buffer);
+        if let Some(mut left) = self.left.take()
+            && self.write(cx, to, &mut left)?.is_pending()
+        {
+            self.left = Some(left);
+            return Poll::Pending;
         }
-        let mut left = Left { buffer: borrow(), start: 0, end: 0 };
+        let mut left = Left { buffer: Buffer::borrow(), start: 0, end: 0 };
         loop {
             let mut space = ReadBuf::new(&mut left.buffer);
             match Pin::new(&mut *from).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) => (left.start, left.end) = (0, space.filled().len()),
-                stopped => {
-                    give_back(left.buffer);
-                    return stopped.map_err(Broke::Reading);
-                }
+                stopped => return stopped.map_err(Broke::Reading),
             }
             if left.end == 0 {
-                give_back(left.buffer);
                 return Poll::Ready(Ok(()));
             }
             if self.write(cx, to, &mut left)?.is_pending() {
@@ -235,28 +229,4 @@ impl Direction {
         }
         Ok(Poll::Ready(()))
     }
-}
-
-/// [`limits::RELAY_BYTES`] to read into.
-type Buffer = Box<[u8]>;
-
-/// Buffers that a thread keeps for its next reads.
-const POOLED: usize = 8;
-
-thread_local! {
-    static POOL: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A buffer of this thread's pool. It may hold what another flow read; a [`ReadBuf`] lends only what was read anew.
-fn borrow() -> Buffer {
-    let pooled = POOL.with_borrow_mut(Vec::pop);
-    pooled.unwrap_or_else(|| vec![0; limits::RELAY_BYTES].into_boxed_slice())
-}
-
-fn give_back(buffer: Buffer) {
-    POOL.with_borrow_mut(|pool| {
-        if pool.len() < POOLED {
-            pool.push(buffer);
-        }
-    });
 }

@@ -10,36 +10,30 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::attach::Reset;
 use crate::flow::{Domain, HttpVersion};
+use crate::intercept::records::{Ahead, Tls};
 use crate::limits;
 
-/// Does the handshake for `name`, whose hello is the next that `io` reads. Boxed, so that a connection's state is not
-/// held once more by every future that it passes through.
+/// Does the handshake for `name`, whose hello is the next that `io` reads.
 ///
 /// # Errors
 /// See [`HandshakeError`].
-pub async fn terminate<Io>(
-    io: Io,
-    config: Arc<ServerConfig>,
-    name: &Domain,
-) -> Result<Box<TlsStream<Io>>, HandshakeError>
+pub async fn terminate<Io>(io: Io, config: Arc<ServerConfig>, name: &Domain) -> Result<Tls<Io>, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(config).accept(io);
+    let handshake = TlsAcceptor::from(config).accept(Ahead::new(io));
     let tls = timeout(limits::HANDSHAKE_TIME, handshake).await.map_err(|_| HandshakeError::TimedOut)??;
     // The name was judged on our reading of the hello; the library's reading has to be the same.
     let same = tls.get_ref().1.server_name().is_some_and(|text| Domain::parse(text).as_ref() == Ok(name));
-    if same { Ok(Box::new(tls)) } else { Err(HandshakeError::OtherName) }
+    if same { Ok(Tls::new(tls)) } else { Err(HandshakeError::OtherName) }
 }
 
 /// What was agreed on: HTTP/2 only if the client chose it.
 #[must_use]
-pub fn version<Io>(tls: &TlsStream<Io>) -> HttpVersion {
-    match tls.get_ref().1.alpn_protocol() {
+pub fn version<Io>(tls: &Tls<Io>) -> HttpVersion {
+    match tls.session().alpn_protocol() {
         Some(b"h2") => HttpVersion::Http2,
         _ => HttpVersion::Http1,
     }
@@ -88,11 +82,5 @@ impl std::error::Error for HandshakeError {
             Self::Io(error) => Some(error),
             Self::TimedOut | Self::OtherName => None,
         }
-    }
-}
-
-impl<Io: Reset> Reset for TlsStream<Io> {
-    fn reset_on_drop(&mut self) {
-        self.get_mut().0.reset_on_drop();
     }
 }

@@ -32,10 +32,9 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use crate::attach::Reset;
 use crate::flow::{Alpn, Domain};
+use crate::intercept::records::{Ahead, Tls};
 use crate::limits;
 use crate::policy::Protected;
 use crate::policy::verdict::{Denial, DialAddr, Permit, Target, Verdict};
@@ -150,7 +149,7 @@ impl Upstream {
         snapshot: &Snapshot,
         host: &Protected,
         alpn: &[Alpn],
-    ) -> Result<Dialled<TlsStream<TcpStream>>, DialError> {
+    ) -> Result<Dialled<Tls<TcpStream>>, DialError> {
         let (name, roots) = match permit.target() {
             Target::Name(name, _) if self.resolve.overrides(name) => (server_name(name)?, Roots::Overridden),
             Target::Name(name, _) => (server_name(name)?, Roots::System),
@@ -159,9 +158,9 @@ impl Upstream {
         let shown = self.shown(permit)?;
         let Dialled { io, peer } = self.dial(permit, snapshot, host).await?;
         let config = self.sessions.config(snapshot.generation, &permit.credentials(), shown, roots, alpn);
-        let handshake = TlsConnector::from(config).connect(name, io);
+        let handshake = TlsConnector::from(config).connect(name, Ahead::new(io));
         match timeout(limits::UPSTREAM_HANDSHAKE_TIME, handshake).await {
-            Ok(done) => done.map(|io| Dialled { io, peer }).map_err(DialError::from_handshake),
+            Ok(done) => done.map(|io| Dialled { io: Tls::new(io), peer }).map_err(DialError::from_handshake),
             Err(_) => Err(DialError::HandshakeTimedOut),
         }
     }
@@ -312,12 +311,6 @@ impl fmt::Display for DialError {
 }
 
 impl std::error::Error for DialError {}
-
-impl Reset for TlsStream<TcpStream> {
-    fn reset_on_drop(&mut self) {
-        self.get_mut().0.reset_on_drop();
-    }
-}
 
 fn server_name(name: &Domain) -> Result<ServerName<'static>, DialError> {
     ServerName::try_from(name.as_str().to_owned()).map_err(|_| DialError::NoServerName(name.clone()))

@@ -297,7 +297,7 @@ impl Origin {
     }
 }
 
-async fn handshake(upstream: &Upstream) -> Result<TlsStream<TcpStream>, DialError> {
+async fn handshake(upstream: &Upstream) -> Result<Tls<TcpStream>, DialError> {
     let snapshot = allowing();
     upstream.dial_tls(&permit(&snapshot), &snapshot, &host(), &[Alpn::Http1]).await.map(|dialled| dialled.io)
 }
@@ -307,7 +307,7 @@ async fn extra_roots_count_only_for_names_given_by_the_operator() {
     let origin = Origin::named("allowed.test").await;
     let none = RootCertStore::empty;
     let mut stream = handshake(&origin.upstream(true, none(), origin.roots())).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(stream.session().alpn_protocol(), Some(&b"http/1.1"[..]));
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "hello");
@@ -334,7 +334,7 @@ async fn sessions_are_resumed_within_one_sandbox_and_never_by_another() {
         let mut stream = handshake(upstream).await.unwrap();
         // Tickets come after the handshake.
         stream.read_to_end(&mut Vec::new()).await.unwrap();
-        stream.get_ref().1.handshake_kind()
+        stream.session().handshake_kind()
     };
     assert_eq!(kind(&one).await, Some(Full));
     assert_eq!(kind(&one).await, Some(Resumed));

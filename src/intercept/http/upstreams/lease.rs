@@ -114,8 +114,8 @@ impl Link {
             Scheme::Https => {
                 let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
                 let Dialled { io, peer } = ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?;
-                let chosen = io.get_ref().1.alpn_protocol() == Some(b"h2");
-                Self::handshake(Box::new(io), peer, multiplexed && chosen).await
+                let chosen = io.session().alpn_protocol() == Some(b"h2");
+                Self::handshake(io, peer, multiplexed && chosen).await
             }
         }
     }
