@@ -1,10 +1,11 @@
-//! Every system call that no safe wrapper offers; the only `unsafe` of the code base.
+//! Every system call that no safe wrapper offers, and what not every processor can; the only `unsafe` of the code base.
 //!
 //! Each function states in SAFETY what the kernel or the C library asks of its caller, and in JUSTIFICATION why no
 //! safe wrapper does. Nothing here decides anything.
 #![expect(unsafe_code, reason = "the one module that may: see above")]
 
 pub mod locked;
+pub mod sift;
 
 use std::ffi::CStr;
 use std::io;

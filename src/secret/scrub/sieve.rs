@@ -1,40 +1,47 @@
 //! Where in a text a form may begin: a sieve that lets through every such place and few others, for nearly all of what
 //! is searched holds no value, and every byte of it pays.
 //!
-//! The first steps of a form are looked at. Where nothing is escaped, these are bytes, and one look at a table of
-//! hashes says of two places that no form begins there. Where something is escaped, or a line is broken, the first such
+//! The first steps of a form are looked at. Where nothing is escaped, these are bytes: vector instructions say of
+//! sixty-four places at once whether a form may begin there ([`sift`]), or, where the processor has none or forms are
+//! many, one look at a table of hashes says it of two. Where something is escaped, or a line is broken, the first such
 //! place is one of few bytes: from there it is asked who may have begun up to three steps before, sixty-four forms at
 //! once. What kind of escape comes next nobody foresees, so that branches as little as it can.
 //!
 //! - `INVARIANT`: a place where a form begins, however it is spelled there, is let through for that form.
 //!
-//! It knows the first steps of forms, in no order; that copy is neither locked nor zeroised.
+//! It knows the first steps of forms, in no order; that copy is zeroised, but not locked.
+
+use zeroize::{DefaultIsZeroes, Zeroize};
 
 use super::form::Form;
 use super::spelling::{self, Mark};
+use crate::sys::sift::{self, Found, RUN, Run, Sought, sift};
 
 /// How many steps of a form are looked at.
-const BEGINNING: usize = 4;
+const BEGINNING: usize = sift::WIDTH;
 /// How many bytes are hashed, at every other place: the first or the last of a beginning.
 const HASHED: usize = BEGINNING - 1;
-/// How many places are looked at in one go.
-const BLOCK: usize = 64;
+/// Of how many forms vectors look at once, and of how many at most: of more they would name too many places, or too
+/// slowly.
+const AT_ONCE: usize = 32;
+const BY_VECTORS: usize = 4 * AT_ONCE;
 /// As few as keep false hits rare among some dozens of secrets: a small answer finds the table out of the cache.
 const HASH_BITS: u32 = 12;
 const HASHES: usize = 1 << HASH_BITS;
 
-/// The places of a block and what follows the last of them.
-type Block = [u8; BLOCK + HASHED];
-
 /// Forms, by number: those whose number has one of these remainders by 64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Which(u64);
+
+impl DefaultIsZeroes for Which {}
 
 /// Who goes on at each of the first steps.
 type Steps = [Which; BEGINNING];
 
 /// The beginnings of forms.
 pub(super) struct Sieve {
+    /// What vectors look for; nothing where there is too much.
+    sought: Option<Sought>,
     /// Whether a beginning holds three bytes of this hash: 1 or 0.
     hashes: [u8; HASHES],
     /// By byte: who takes it.
@@ -74,12 +81,13 @@ impl Which {
 impl Sieve {
     pub(super) fn new(forms: &[Form]) -> Box<Self> {
         const NOBODY: Steps = [Which::NONE; BEGINNING];
-        let mut sieve = Box::new(Self { hashes: [0; HASHES], takes: [NOBODY; 256], named: NOBODY, broken: NOBODY });
-        for (number, form) in forms.iter().enumerate() {
+        let beginnings: Vec<_> = forms.iter().map(Form::beginnings::<BEGINNING>).collect();
+        let sought = (forms.len() <= BY_VECTORS).then(|| sought(&beginnings));
+        let mut sieve =
+            Box::new(Self { sought, hashes: [0; HASHES], takes: [NOBODY; 256], named: NOBODY, broken: NOBODY });
+        for (number, (form, beginnings)) in forms.iter().zip(beginnings).enumerate() {
             let which = Which::of(number);
-            for beginning in form.beginnings::<BEGINNING>() {
-                sieve.add(beginning, which);
-            }
+            beginnings.into_iter().for_each(|beginning| sieve.add(beginning, which));
             if form.is_wrapped() {
                 sieve.broken.iter_mut().skip(1).for_each(|broken| *broken = broken.or(which));
             }
@@ -108,15 +116,18 @@ impl Sieve {
                 act(place, which);
             }
         };
-        for start in (0..text.len()).step_by(BLOCK) {
+        for start in (0..text.len()).step_by(RUN) {
             let rest = text.get(start..).unwrap_or_default();
-            let mut padded = [0; BLOCK + HASHED];
-            let block = rest.first_chunk().unwrap_or_else(|| {
+            let mut padded = [0; RUN + HASHED];
+            let run = rest.first_chunk().unwrap_or_else(|| {
                 padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
                 &padded
             });
-            bits(self.plain(block)).for_each(|place| self.unescaped(text, start + place, &mut act));
-            bits(escapes(block)).for_each(|place| self.escaped(text, start + place, &mut act));
+            let found = self.sift(run);
+            for (start, (begun, escapes)) in (start..).step_by(64).zip(found.beginnings.into_iter().zip(found.class)) {
+                bits(begun).for_each(|place| self.unescaped(text, start + place, &mut act));
+                bits(escapes).for_each(|place| self.escaped(text, start + place, &mut act));
+            }
         }
         // The text may cut a beginning.
         for place in text.len().saturating_sub(BEGINNING - 1)..text.len() {
@@ -125,12 +136,32 @@ impl Sieve {
         }
     }
 
-    /// Every other place of a block, one bit each, if a beginning holds the three bytes there.
-    fn plain(&self, block: &Block) -> u64 {
-        let mut flags = [0; BLOCK / 2];
-        for (flag, window) in flags.iter_mut().zip(block.windows(HASHED + 1).step_by(2)) {
-            let hash = window.first_chunk().map_or(0, |bytes| hash(*bytes));
-            *flag = self.hashes.get(hash).copied().unwrap_or_default();
+    /// Where a beginning may be in a run, and where an escape or the break of a line may begin.
+    fn sift(&self, run: &Run) -> Found {
+        self.sought.as_ref().and_then(|sought| sift(sought, run)).unwrap_or_else(|| self.look_up(run))
+    }
+
+    /// The same without vectors.
+    fn look_up(&self, run: &Run) -> Found {
+        let mut found = Found::default();
+        let rests = (0..RUN).step_by(64).map(|start| run.get(start..).unwrap_or_default());
+        for ((begun, escaped), rest) in found.beginnings.iter_mut().zip(&mut found.class).zip(rests) {
+            let places = self.hashed(rest);
+            let after = match rest.get(64..) {
+                Some([one, two, three, ..]) => self.flag([*one, *two, *three, 0]),
+                _ => 0,
+            };
+            *begun = places | places >> 1 | u64::from(after) << 63;
+            *escaped = rest.first_chunk().map_or(0, escapes);
+        }
+        found
+    }
+
+    /// Every other of sixty-four places, if a beginning holds the three bytes there.
+    fn hashed(&self, text: &[u8]) -> u64 {
+        let mut flags = [0; 32];
+        for (flag, window) in flags.iter_mut().zip(text.windows(HASHED + 1).step_by(2)) {
+            *flag = window.first_chunk().map_or(0, |bytes| self.flag(*bytes));
         }
         let mut places = 0;
         for (number, eight) in flags.as_chunks().0.iter().enumerate() {
@@ -140,13 +171,16 @@ impl Sieve {
         places
     }
 
-    /// A beginning from here on or from one place before, as it stands.
-    fn unescaped(&self, text: &[u8], place: usize, act: &mut impl FnMut(usize, Which)) {
-        for start in [place.saturating_sub(1), place] {
-            if let Some(beginning) = text.get(start..).and_then(|rest| rest.first_chunk()) {
-                let [[one, ..], [_, two, ..], [_, _, three, _], [.., four]] = beginning.map(|byte| self.takes(byte));
-                act(start, one.and(two).and(three).and(four));
-            }
+    /// Whether a beginning holds the first three of these bytes, or others of their hash: 1 or 0.
+    fn flag(&self, bytes: [u8; HASHED + 1]) -> u8 {
+        self.hashes.get(hash(bytes)).copied().unwrap_or_default()
+    }
+
+    /// A beginning from here on, as it stands.
+    fn unescaped(&self, text: &[u8], start: usize, act: &mut impl FnMut(usize, Which)) {
+        if let Some(beginning) = text.get(start..).and_then(|rest| rest.first_chunk()) {
+            let [[one, ..], [_, two, ..], [_, _, three, _], [.., four]] = beginning.map(|byte| self.takes(byte));
+            act(start, one.and(two).and(three).and(four));
         }
     }
 
@@ -179,6 +213,12 @@ impl Sieve {
         }
     }
 
+    /// Looks from now on as on a processor that has no vectors.
+    #[cfg(test)]
+    pub(super) fn forget_vectors(&mut self) {
+        self.sought = None;
+    }
+
     fn takes(&self, byte: u8) -> Steps {
         self.takes.get(usize::from(byte)).copied().unwrap_or([Which::ALL; BEGINNING])
     }
@@ -196,33 +236,64 @@ impl Sieve {
     }
 }
 
+impl Drop for Sieve {
+    fn drop(&mut self) {
+        let Self { sought, hashes, takes, named, broken } = self;
+        sought.iter_mut().for_each(Zeroize::zeroize);
+        hashes.zeroize();
+        takes.zeroize();
+        named.zeroize();
+        broken.zeroize();
+    }
+}
+
 fn either(these: Steps, those: Steps) -> Steps {
     let ([a, b, c, d], [e, f, g, h]) = (these, those);
     [a.or(e), b.or(f), c.or(g), d.or(h)]
 }
 
-/// Of three bytes; the fourth does not count.
+/// Of three bytes; the fourth does not count, but four are sooner loaded.
 fn hash(bytes: [u8; HASHED + 1]) -> usize {
     const MIX: u32 = 0x9E37_79B1 << 8;
     (u32::from_le_bytes(bytes).wrapping_mul(MIX) >> (u32::BITS - HASH_BITS)) as usize & (HASHES - 1)
 }
 
-/// The places of a block, one bit each, where an escape or the break of a line may begin.
-fn escapes(block: &Block) -> u64 {
+/// What an escape, or the break of a line, begins with.
+const ESCAPES: [u8; 6] = *b"%\\&+\r\n";
+
+/// What vectors look for: these forms, each given by all of its beginnings, and escapes. Forms that begin alike stand
+/// in one group, which then names fewer places for what is in none.
+fn sought(forms: &[Vec<[u8; BEGINNING]>]) -> Sought {
+    let mut sought = Sought::default();
+    ESCAPES.iter().enumerate().for_each(|(group, byte)| sought.class.add(*byte, group));
+    let mut forms: Vec<_> = forms.iter().collect();
+    forms.sort_unstable();
+    let groups = 8 * forms.len().div_ceil(AT_ONCE);
+    let groups: Vec<_> = forms.chunks(forms.len().div_ceil(groups)).collect();
+    for eight in groups.chunks(8) {
+        let mut all = sift::Beginnings::default();
+        for (group, forms) in eight.iter().enumerate() {
+            for beginning in forms.iter().copied().flatten() {
+                all.iter_mut().zip(beginning).for_each(|(halves, byte)| halves.add(*byte, group));
+            }
+        }
+        sought.beginnings.push(all);
+    }
+    sought
+}
+
+/// Of sixty-four places those, one bit each, where an escape or the break of a line may begin.
+fn escapes(block: &[u8; 64]) -> u64 {
     /// Puts the lowest bit of each of eight bytes into the highest byte.
     const GATHER: u64 = 0x0102_0408_1020_4080;
-    let mut flags = [0; BLOCK];
-    flags.iter_mut().zip(block).for_each(|(flag, byte)| *flag = u8::from(is_escape(*byte)));
+    // Not lazily, so that many bytes are looked at at once.
+    let is_escape = |byte: u8| ESCAPES.iter().fold(false, |is_one, escape| is_one | (byte == *escape));
+    let flags = block.map(|byte| u8::from(is_escape(byte)));
     flags
         .as_chunks()
         .0
         .iter()
         .fold(0, |places, eight| places >> 8 | u64::from_le_bytes(*eight).wrapping_mul(GATHER) & 0xff << 56)
-}
-
-/// Not lazily, so that many bytes are looked at at once.
-fn is_escape(byte: u8) -> bool {
-    (byte == b'%') | (byte == b'\\') | (byte == b'&') | (byte == b'+') | (byte == b'\r') | (byte == b'\n')
 }
 
 /// The numbers of the bits that are set.
