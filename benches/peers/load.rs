@@ -41,7 +41,6 @@ pub(crate) enum Work {
 
 impl Work {
     pub(crate) const ALL: [Self; 10] = [
-        // Memory first, of a proxy that has done nothing yet.
         Self::BothWays,
         Self::Idle,
         Self::BulkUnread,
@@ -96,6 +95,11 @@ impl Work {
             | Self::BothWays => Some(true),
             Self::Idle => None,
         }
+    }
+
+    /// Whether it is memory that is measured.
+    pub(crate) fn is_of_memory(self) -> bool {
+        matches!(self, Self::Idle | Self::BothWays)
     }
 
     pub(crate) fn read(text: &str) -> Result<Self, String> {
