@@ -123,7 +123,7 @@ impl Sieve {
                 padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
                 &padded
             });
-            let found = self.sift(run);
+            let found = self.sift(run, rest.len().min(RUN));
             for (start, (begun, escapes)) in (start..).step_by(64).zip(found.beginnings.into_iter().zip(found.class)) {
                 bits(begun).for_each(|place| self.unescaped(text, start + place, &mut act));
                 bits(escapes).for_each(|place| self.escaped(text, start + place, &mut act));
@@ -136,15 +136,15 @@ impl Sieve {
         }
     }
 
-    /// Where a beginning may be in a run, and where an escape or the break of a line may begin.
-    fn sift(&self, run: &Run) -> Found {
-        self.sought.as_ref().and_then(|sought| sift(sought, run)).unwrap_or_else(|| self.look_up(run))
+    /// Where a beginning may be in so many places of a run, and where an escape or the break of a line may begin.
+    fn sift(&self, run: &Run, places: usize) -> Found {
+        self.sought.as_ref().and_then(|sought| sift(sought, run, places)).unwrap_or_else(|| self.look_up(run, places))
     }
 
     /// The same without vectors.
-    fn look_up(&self, run: &Run) -> Found {
+    fn look_up(&self, run: &Run, places: usize) -> Found {
         let mut found = Found::default();
-        let rests = (0..RUN).step_by(64).map(|start| run.get(start..).unwrap_or_default());
+        let rests = (0..places).step_by(64).map(|start| run.get(start..).unwrap_or_default());
         for ((begun, escaped), rest) in found.beginnings.iter_mut().zip(&mut found.class).zip(rests) {
             let places = self.hashed(rest);
             let after = match rest.get(64..) {

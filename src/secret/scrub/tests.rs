@@ -265,11 +265,12 @@ fn named(byte: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn the_sieve_lets_every_form_through(
-        values in prop::collection::vec(odd(), 1..30),
+        // Some are more than vectors look for.
+        values in prop_oneof![4 => prop::collection::vec(odd(), 1..14), 1 => prop::collection::vec(odd(), 22..24)],
         parts in prop::collection::vec(
             (any::<prop::sample::Index>(), 0..40_usize, 0..90_usize, "[ -~\r\n]{0,70}"),
             0..6,
