@@ -30,6 +30,7 @@ pub mod tls;
 pub mod udp;
 pub mod upstream;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -226,6 +227,9 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
     let _ = tending.await;
 }
 
+/// What is left to do for a flow that has been judged. What led there is not held meanwhile.
+type Onward = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One flow on its way.
 struct Intercept {
     ctx: Arc<Context>,
@@ -254,7 +258,10 @@ impl Intercept {
     /// Carries the flow to its end; the slot is free only then.
     async fn run<Io: Connection>(self, io: Io, slot: Slot) {
         let closing = self.ledger.closing();
-        self.carry(io).await;
+        let onward = Box::pin(self.carry(io)).await;
+        if let Some(onward) = onward {
+            onward.await;
+        }
         drop(closing);
         drop(slot);
     }
@@ -266,16 +273,16 @@ impl Intercept {
         self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Limit), &self.flow.seen));
     }
 
-    /// The stages, in order.
-    async fn carry<Io: Connection>(mut self, io: Io) {
+    /// The stages, in order, up to where the flow has been judged.
+    async fn carry<Io: Connection>(mut self, io: Io) -> Option<Onward> {
         let changes = self.ctx.sandbox.changes();
         if self.is_loop() {
             reset(io);
             self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Loop), &self.flow.seen));
-            return;
+            return None;
         }
         if self.flow.dst.port() == DNS_PORT {
-            return self.answer_dns(io).await;
+            return Some(Box::pin(self.answer_dns(io)));
         }
         // A refusal by address stands before a byte is read; what is read then can only word it.
         let refusal = match self.judge_address() {
@@ -285,7 +292,10 @@ impl Intercept {
         };
         let mut shutdown = self.shutdown.clone();
         let peeked = tokio::select! {
-            () = shutdown.begun() => return self.settle(refusal),
+            () = shutdown.begun() => {
+                self.settle(refusal);
+                return None;
+            }
             peeked = peek::peek(io, self.flow.dst.port()) => peeked,
         };
         match peeked {
@@ -297,9 +307,12 @@ impl Intercept {
                 if refusal.is_none() && self.may_ask_for_tls(io.prefix()) {
                     return self.grant_tls(io, changes).await;
                 }
-                self.travel(io, changes).await;
+                self.travel(io, changes).await
             }
-            Err(error) => self.leave_early(refusal, &error),
+            Err(error) => {
+                self.leave_early(refusal, &error);
+                None
+            }
         }
     }
 
@@ -315,23 +328,26 @@ impl Intercept {
     }
 
     /// Grants TLS, for only its hello names whom the client means.
-    async fn grant_tls<Io: Connection>(mut self, io: Prefixed<Io>, changes: Changes) {
+    async fn grant_tls<Io: Connection>(mut self, io: Prefixed<Io>, changes: Changes) -> Option<Onward> {
         let mut shutdown = self.shutdown.clone();
         let answered = tokio::select! {
-            () = shutdown.begun() => return,
+            () = shutdown.begun() => return None,
             answered = Box::pin(postgres::answer(io)) => answered,
         };
         match answered {
             Ok((seen, io, granted)) => {
                 (self.flow.seen, self.postgres) = (seen, granted);
-                self.travel(io, changes).await;
+                self.travel(io, changes).await
             }
-            Err(error) => self.ledger.error(format!("the client broke off before its TLS: {error}")),
+            Err(error) => {
+                self.ledger.error(format!("the client broke off before its TLS: {error}"));
+                None
+            }
         }
     }
 
     /// Judges on all that is known, and takes the way that the verdict allows.
-    async fn travel<Io: Connection>(self, io: Prefixed<Io>, mut changes: Changes) {
+    async fn travel<Io: Connection>(self, io: Prefixed<Io>, mut changes: Changes) -> Option<Onward> {
         let mut shutdown = self.shutdown.clone();
         loop {
             // What changed until here counts in this judgement; what changes from here on is raced.
@@ -341,16 +357,19 @@ impl Intercept {
                 Verdict::Allow(Route::Splice(permit)) => (RouteTaken::Splice, permit),
                 Verdict::Allow(Route::Terminate(basis)) if self.postgres => {
                     let denial = Denial { reason: DenyReason::NotHttp, basis };
-                    return Box::pin(self.refuse(io, denial, changes)).await;
+                    return Some(Box::pin(self.refuse(io, denial, changes)));
                 }
-                Verdict::Allow(Route::Terminate(basis)) => return Box::pin(self.terminate(io, basis, changes)).await,
-                Verdict::Deny(denial) => return Box::pin(self.refuse(io, denial, changes)).await,
+                Verdict::Allow(Route::Terminate(basis)) => return Some(self.terminate(io, basis, changes)),
+                Verdict::Deny(denial) => return Some(Box::pin(self.refuse(io, denial, changes))),
             };
             let due = self.ledger.due(ledger::allowed(route, permit.basis(), permit.observed(), &self.flow.seen));
             let host = self.ctx.host.load_full();
             let dialled = tokio::select! {
                 biased;
-                () = shutdown.begun() => return reset(io),
+                () = shutdown.begun() => {
+                    reset(io);
+                    return None;
+                }
                 () = changes.changed() => {
                     due.withdraw();
                     continue;
@@ -360,28 +379,29 @@ impl Intercept {
             match dialled {
                 Err(upstream::DialError::Denied(denial)) => {
                     due.withdraw();
-                    return Box::pin(self.refuse(io, denial, changes)).await;
+                    return Some(Box::pin(self.refuse(io, denial, changes)));
                 }
                 Err(error) => {
                     self.ledger.error(chain(&error));
-                    return reset(io);
+                    reset(io);
+                    return None;
                 }
                 Ok(_) if changes.is_behind() => due.withdraw(),
                 Ok(up) => {
                     drop(due);
-                    return self.relay(io, up.io, &permit, changes).await;
+                    return Some(Box::pin(self.relay(io, up.io, permit, changes)));
                 }
             }
         }
     }
 
     /// Moves bytes unread, until the flow ends or is no longer permitted.
-    async fn relay<Io: Connection>(&self, io: Prefixed<Io>, mut up: TcpStream, permit: &Permit, mut changes: Changes) {
+    async fn relay<Io: Connection>(self, io: Prefixed<Io>, mut up: TcpStream, permit: Permit, mut changes: Changes) {
         let mut shutdown = self.shutdown.clone();
         let mut cut = Box::pin(async {
             tokio::select! {
                 () = shutdown.begun() => {}
-                basis = self.revoked(permit, &mut changes) => {
+                basis = self.revoked(&permit, &mut changes) => {
                     let denial = Denial { reason: DenyReason::Revoked, basis };
                     self.ledger.verdict(ledger::denied(&denial, &self.flow.seen));
                 }
@@ -422,13 +442,13 @@ impl Intercept {
     }
 
     /// Ends the sandbox's TLS here, or reads its cleartext HTTP; every request is judged.
-    async fn terminate<Io: Connection>(self, io: Prefixed<Io>, basis: Basis, changes: Changes) {
+    fn terminate<Io: Connection>(self, io: Prefixed<Io>, basis: Basis, changes: Changes) -> Onward {
         if self.leaf().is_some_and(|leaf| leaf.is_err()) {
             let denial = Denial { reason: DenyReason::MintBudget, basis };
-            return self.refuse(io, denial, changes).await;
+            return Box::pin(self.refuse(io, denial, changes));
         }
         self.ledger.verdict(ledger::allowed(RouteTaken::Terminate, &basis, None, &self.flow.seen));
-        Box::pin(self.converse(io, None, changes)).await;
+        Box::pin(self.converse(io, None, changes))
     }
 
     /// Tells the client why, where it can be told (POLICY §7). Nobody upstream is contacted.
