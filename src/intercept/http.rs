@@ -14,6 +14,7 @@ mod authority;
 mod breach;
 mod coding;
 mod divert;
+mod gather;
 pub mod guard;
 mod headers;
 mod interim;

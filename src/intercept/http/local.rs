@@ -1,8 +1,9 @@
 //! What the HTTP/2 library would spawn, run by the task of its connection.
 //!
 //! The library gives a future to its executor for each stream. On threads of the runtime, each would be woken, run and
-//! written by itself. Within one task, all that one read has brought runs before the connection writes, so that
-//! requests, and answers, that come together go on together; and nothing of a connection outlives it.
+//! written by itself. Within one task, all that one read has brought runs before the connection sends what it and they
+//! have written ([`Gate`]), so that requests, and answers, that come together go on together; and nothing of a
+//! connection outlives it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,9 @@ use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::rt::Executor;
+use tokio::io::AsyncWrite;
+
+use super::gather::Gate;
 
 type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -31,16 +35,17 @@ impl Spawner {
 }
 
 /// A connection and what it has spawned. It ends with the connection, and drops what then still runs.
-pub(super) struct Local<C> {
+pub(super) struct Local<C, Io> {
     connection: Pin<Box<C>>,
+    gate: Gate<Io>,
     spawner: Spawner,
     running: FuturesUnordered<Spawned>,
 }
 
-impl<C: Future> Local<C> {
-    /// A connection whose executor is `spawner`.
-    pub(super) fn new(connection: C, spawner: Spawner) -> Self {
-        Self { connection: Box::pin(connection), spawner, running: FuturesUnordered::new() }
+impl<C: Future, Io: AsyncWrite + Unpin> Local<C, Io> {
+    /// A connection that writes behind `gate`, and whose executor is `spawner`.
+    pub(super) fn new(connection: C, gate: Gate<Io>, spawner: Spawner) -> Self {
+        Self { connection: Box::pin(connection), gate, spawner, running: FuturesUnordered::new() }
     }
 
     /// The connection.
@@ -49,7 +54,7 @@ impl<C: Future> Local<C> {
     }
 }
 
-impl<C: Future> Future for Local<C> {
+impl<C: Future, Io: AsyncWrite + Unpin> Future for Local<C, Io> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
@@ -57,6 +62,8 @@ impl<C: Future> Future for Local<C> {
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
             // What came whole before the end is still passed on.
             while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
+            // And sent, as far as the peer takes it at once.
+            let _ = this.gate.poll_send(cx);
             return Poll::Ready(ended);
         }
         this.running.extend(this.spawner.take());
@@ -64,6 +71,8 @@ impl<C: Future> Future for Local<C> {
             // What runs may spawn, too.
             this.running.extend(this.spawner.take());
         }
+        // Where the peer does not take it, it wakes this.
+        let _ = this.gate.poll_send(cx);
         Poll::Pending
     }
 }

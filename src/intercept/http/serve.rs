@@ -23,6 +23,7 @@ use crate::limits;
 use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
 use crate::sandbox::Changes;
 
+use super::gather::gather;
 use super::guard::{Guard, Lent};
 use super::live::{Waiter, Way};
 use super::local::{Local, Spawner};
@@ -136,6 +137,7 @@ where
     let answering = Arc::clone(conversation);
     let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
     let spawner = Spawner::default();
+    let (io, gate) = gather(io);
     let connection = http2::Builder::new(spawner.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS)
@@ -145,7 +147,7 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(io), service);
-    let mut connection = Local::new(connection, spawner);
+    let mut connection = Local::new(connection, gate, spawner);
     let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));
     let mut seen = 0;
     loop {

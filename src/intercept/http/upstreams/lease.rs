@@ -26,6 +26,7 @@ use crate::limits;
 use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
 
+use super::super::gather::gather;
 use super::super::local::{Local, Spawner};
 use super::super::payload::{self, Payload};
 use super::{Kind, Lease};
@@ -124,17 +125,17 @@ impl Link {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let io = TokioIo::new(io);
         let broken = |error: hyper::Error| DialError::Io(io::Error::other(error));
         if http2 {
             let spawner = Spawner::default();
+            let (io, gate) = gather(io);
             let (sender, connection) = http2::Builder::new(spawner.clone())
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(limits::HEAD_BYTES as u32)
                 .initial_max_send_streams(NOT_SET)
-                .handshake(io)
+                .handshake(TokioIo::new(io))
                 .await
                 .map_err(broken)?;
             let (told, websockets) = watch::channel(None);
@@ -142,13 +143,19 @@ impl Link {
                 let have_come = connection.current_max_send_streams() != NOT_SET;
                 have_come.then(|| connection.is_extended_connect_protocol_enabled())
             };
-            let driver = Driver { task: tokio::spawn(drive(connection, spawner, settings, told)), peer };
+            let driver = Driver {
+                task: tokio::spawn(drive(Local::new(Taking(Some(connection)), gate, spawner), settings, told)),
+                peer,
+            };
             let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
             let shared = Shared { sender, driver, streams, websockets };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(io).await.map_err(broken)?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(2 * limits::HEAD_BYTES)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(broken)?;
         let connection = connection.with_upgrades();
         let driver = Arc::new(Driver { task: tokio::spawn(async { drop(connection.await) }), peer });
         Ok(Self::Exclusive(Exclusive { sender, driver }))
@@ -170,13 +177,11 @@ impl<C: Future + Unpin> Future for Taking<C> {
 }
 
 /// Moves the bytes of an HTTP/2 connection, and tells what its upstream's settings say, once they have come.
-async fn drive<C: Future + Unpin>(
-    connection: C,
-    spawner: Spawner,
+async fn drive<C: Future + Unpin, Io: AsyncWrite + Unpin>(
+    mut local: Local<Taking<C>, Io>,
     settings: impl Fn(&C) -> Option<bool>,
     told: watch::Sender<Option<bool>>,
 ) {
-    let mut local = Local::new(Taking(Some(connection)), spawner);
     let mut told = Some(told);
     poll_fn(|cx| {
         let polled = Pin::new(&mut local).poll(cx);
