@@ -24,6 +24,7 @@ use exeat::ca::Authority;
 use exeat::dns::Dns;
 use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId};
 use exeat::intercept::upstream::Upstream;
+use exeat::intercept::workers::Workers;
 use exeat::intercept::{Context, serve, shutdown};
 use exeat::limits;
 use exeat::policy::{Flags, Policy, Protected, Source, Terms};
@@ -311,6 +312,7 @@ async fn data_path(origin: SocketAddr) {
         dns: Arc::new(dns),
         tokens: None,
         record,
+        workers: Workers::default(),
         listener_port: listener.port(),
     };
     let (stop, end) = shutdown();
@@ -327,10 +329,9 @@ async fn data_path(origin: SocketAddr) {
 struct Everywhere(TcpListener);
 
 impl Listener for Everywhere {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> Arrival<TcpStream> {
+    async fn accept(&mut self) -> Arrival {
         let (io, client) = self.0.accept().await.expect("a connection");
+        let io = io.into_std().expect("a socket");
         let dst = SocketAddr::from(([203, 0, 113, 9], 443));
         Arrival { io, client: ClientAddr(client), dst: OriginalDst(dst) }
     }

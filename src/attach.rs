@@ -28,7 +28,6 @@ mod sockets;
 use std::future::Future;
 use std::path::PathBuf;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::flow::{ClientAddr, OriginalDst};
@@ -138,12 +137,9 @@ pub enum AttachmentEvent {
 
 /// Where connections of one sandbox arrive.
 pub trait Listener: Send + 'static {
-    /// A connection's bytes.
-    type Io: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static;
-
     /// Waits for the next connection. Retries by itself and never fails: a listener that cannot go on closes its
     /// sandbox instead.
-    fn accept(&mut self) -> impl Future<Output = Arrival<Self::Io>> + Send;
+    fn accept(&mut self) -> impl Future<Output = Arrival> + Send;
 }
 
 /// A connection that can end with a reset: what is unsent is discarded, and the peer sees an error and no orderly end
@@ -168,9 +164,9 @@ impl<Io: Reset + ?Sized> Reset for Box<Io> {
 
 /// One connection as it arrived.
 #[derive(Debug)]
-pub struct Arrival<Io> {
-    /// Its bytes.
-    pub io: Io,
+pub struct Arrival {
+    /// Its bytes: a socket that does not block, and that no runtime watches yet.
+    pub io: std::net::TcpStream,
     /// Where it came from, for records.
     pub client: ClientAddr,
     /// Where it was going.

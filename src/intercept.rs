@@ -29,6 +29,7 @@ pub mod splice;
 pub mod tls;
 pub mod udp;
 pub mod upstream;
+pub mod workers;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use ledger::Ledger;
 use pace::Paced;
 use peek::Prefixed;
 use upstream::Upstream;
+use workers::Workers;
 
 /// Where DNS is asked; whoever is dialled there, our resolver answers (POLICY §3 row 0).
 const DNS_PORT: u16 = 53;
@@ -76,6 +78,8 @@ pub struct Context {
     pub tokens: Option<Tokens>,
     /// Takes every event.
     pub record: Arc<dyn Record>,
+    /// Where its flows are carried.
+    pub workers: Workers,
     /// The port that the listener itself has: as an original destination it is a loop.
     pub listener_port: u16,
 }
@@ -200,9 +204,13 @@ impl Shutdown {
 
 /// Takes every connection that arrives at `listener`, until `shutdown`; returns when the last one has ended.
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
-    let upstreams = Arc::<Upstreams>::default();
-    let (kept, sandbox) = (Arc::clone(&upstreams), Arc::clone(&ctx.sandbox));
-    let tending = tokio::spawn(async move { kept.tend(&sandbox, sandbox.changes()).await });
+    // A connection that is kept on one thread is of no use on another.
+    let pools: Vec<Arc<Upstreams>> = (0..ctx.workers.count()).map(|_| Arc::default()).collect();
+    let mut tending = JoinSet::new();
+    for pool in &pools {
+        let (kept, sandbox) = (Arc::clone(pool), Arc::clone(&ctx.sandbox));
+        tending.spawn(async move { kept.tend(&sandbox, sandbox.changes()).await });
+    }
     let mut flows = JoinSet::new();
     while let Some(_turn) = shutdown.turn().await {
         loop {
@@ -212,9 +220,11 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
                 Some(_) = flows.join_next() => continue,
                 arrival = listener.accept() => arrival,
             };
-            let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(&upstreams), shutdown.clone());
+            let seat = ctx.workers.seat();
+            let Some(pool) = pools.get(seat.number()) else { continue };
+            let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(pool), shutdown.clone());
             match ctx.sandbox.quota().flows.take() {
-                Some(slot) => drop(flows.spawn(intercept.run(arrival.io, slot))),
+                Some(slot) => seat.carry(&mut flows, intercept.run(arrival.io, slot)),
                 None => intercept.turn_away(arrival.io),
             }
         }
@@ -222,9 +232,7 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
     // Who comes now is refused at once.
     drop(listener);
     while flows.join_next().await.is_some() {}
-    tending.abort();
-    // It was aborted: that is all there is to learn.
-    let _ = tending.await;
+    tending.shutdown().await;
 }
 
 /// What is left to do for a flow that has been judged. What led there is not held meanwhile.
@@ -242,7 +250,7 @@ struct Intercept {
 }
 
 impl Intercept {
-    fn new<Io>(arrival: &Arrival<Io>, ctx: Arc<Context>, upstreams: Arc<Upstreams>, shutdown: Shutdown) -> Self {
+    fn new(arrival: &Arrival, ctx: Arc<Context>, upstreams: Arc<Upstreams>, shutdown: Shutdown) -> Self {
         let flow = Flow {
             id: ctx.sandbox.next_flow(),
             sandbox: ctx.sandbox.id().clone(),
@@ -256,20 +264,26 @@ impl Intercept {
     }
 
     /// Carries the flow to its end; the slot is free only then.
-    async fn run<Io: Connection>(self, io: Io, slot: Slot) {
+    async fn run(self, io: std::net::TcpStream, slot: Slot) {
         let closing = self.ledger.closing();
-        let onward = Box::pin(self.carry(io)).await;
-        if let Some(onward) = onward {
-            onward.await;
+        match TcpStream::from_std(io) {
+            Ok(io) => {
+                let onward = Box::pin(self.carry(io)).await;
+                if let Some(onward) = onward {
+                    onward.await;
+                }
+            }
+            Err(error) => self.ledger.error(format!("the connection cannot be watched: {error}")),
         }
         drop(closing);
         drop(slot);
     }
 
     /// A flow over what the sandbox may have open: refused at once, unread.
-    fn turn_away<Io: Connection>(self, io: Io) {
+    fn turn_away(self, io: std::net::TcpStream) {
         let _closing = self.ledger.closing();
-        reset(io);
+        // What cannot be watched is closed, too.
+        let _ = TcpStream::from_std(io).map(reset);
         self.ledger.verdict(ledger::denied(&self.denial(DenyReason::Limit), &self.flow.seen));
     }
 

@@ -28,9 +28,9 @@ pub const STREAMS: u32 = 128;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(300);
 /// How long an upstream connection is kept for the sandbox's next request to the same origin.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(15);
-/// Unused upstream connections that one sandbox keeps for one origin.
+/// Unused upstream connections that one sandbox keeps for one origin, on each thread that carries flows.
 pub const UPSTREAM_KEPT_EACH: usize = 64;
-/// Unused upstream connections that one sandbox keeps for all its origins together.
+/// Unused upstream connections that one sandbox keeps for all its origins together, on each such thread.
 pub const UPSTREAM_KEPT: usize = 256;
 /// Streams on one HTTP/2 connection to an upstream, before another connection is opened. Servers are asked to allow no
 /// fewer (RFC 9113 §6.5.2).

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain as Family, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 
 use super::packets::{SandboxPackets, SandboxReplies};
 use super::{Arrival, Datagrams, Envelope, Listener};
@@ -205,9 +205,7 @@ impl SandboxListener {
 }
 
 impl Listener for SandboxListener {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> Arrival<TcpStream> {
+    async fn accept(&mut self) -> Arrival {
         loop {
             let accepted = tokio::select! {
                 accepted = self.0.ipv4.accept() => accepted,
@@ -215,7 +213,7 @@ impl Listener for SandboxListener {
             };
             let arrival = accepted.and_then(|(io, client)| {
                 let dst = io.local_addr()?;
-                Ok(Arrival { io, client: ClientAddr(client), dst: OriginalDst(dst) })
+                Ok(Arrival { io: io.into_std()?, client: ClientAddr(client), dst: OriginalDst(dst) })
             });
             match arrival {
                 Ok(arrival) => return arrival,

@@ -25,6 +25,7 @@ use crate::dns::Dns;
 use crate::intercept::upstream::Upstream;
 use crate::intercept::upstream::certificates::ClientCertificates;
 use crate::intercept::upstream::proxy::Proxy;
+use crate::intercept::workers::Workers;
 use crate::intercept::{self, Context, Rest, Stop};
 use crate::issuer::Tokens;
 use crate::policy::Protected;
@@ -49,6 +50,8 @@ pub(super) struct Settings {
     pub(super) proxy: Option<Proxy>,
     /// What origins are shown over TLS.
     pub(super) certificates: ClientCertificates,
+    /// Where flows are carried.
+    pub(super) workers: Workers,
 }
 
 /// What all sandboxes share.
@@ -59,6 +62,7 @@ pub(super) struct Outside {
     overridden: Arc<RootCertStore>,
     proxy: Option<Arc<Proxy>>,
     certificates: ClientCertificates,
+    workers: Workers,
 }
 
 impl Outside {
@@ -67,7 +71,7 @@ impl Outside {
     /// # Errors
     /// The addresses of the host cannot be listed.
     pub(super) fn open(settings: Settings) -> io::Result<Self> {
-        let Settings { allow_protected, overrides, upstream_ca, resolvers, proxy, certificates } = settings;
+        let Settings { allow_protected, overrides, upstream_ca, resolvers, proxy, certificates, workers } = settings;
         let mut system = RootCertStore::empty();
         // Certificates that cannot be read are not trusted; with none at all, every upstream is refused by name.
         system.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -85,7 +89,8 @@ impl Outside {
         let watched = Arc::clone(&guard);
         // Without news of changes, the addresses that the host had at the start stay protected.
         tokio::spawn(async move { watched.watch().await });
-        Ok(Self { resolver: Arc::new(resolver), guard, system, overridden, proxy: proxy.map(Arc::new), certificates })
+        let (resolver, proxy) = (Arc::new(resolver), proxy.map(Arc::new));
+        Ok(Self { resolver, guard, system, overridden, proxy, certificates, workers })
     }
 
     /// The addresses that no policy opens by itself, as they are now.
@@ -150,6 +155,7 @@ impl Outside {
             dns: Arc::clone(&dns),
             tokens,
             record,
+            workers: self.workers.clone(),
             listener_port: LISTENER_PORT,
         };
         let (stop, shutdown) = intercept::shutdown();

@@ -14,6 +14,7 @@ use exeat::attach::{
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 
@@ -370,12 +371,13 @@ fn answer(name: &'static str, sockets: Sockets, asked: Asked) -> [AbortHandle; 3
     let replies = SandboxReplies::new(sockets.raw);
     let connections = tokio::spawn(async move {
         loop {
-            let mut arrival = listener.accept().await;
+            let arrival = listener.accept().await;
             let line = format!("{name} {}\n", plain(arrival.dst.0));
             tokio::spawn(async move {
                 // A client that went away has its answer; one that stays keeps its connection.
-                let _ = arrival.io.write_all(line.as_bytes()).await;
-                let _ = arrival.io.read_to_end(&mut Vec::new()).await;
+                let mut io = TcpStream::from_std(arrival.io).expect("a socket to watch");
+                let _ = io.write_all(line.as_bytes()).await;
+                let _ = io.read_to_end(&mut Vec::new()).await;
             });
         }
     });

@@ -15,6 +15,7 @@ use exeat::ca::Authority;
 use exeat::dns::Dns;
 use exeat::flow::{ClientAddr, Domain, OriginalDst, SandboxId, SecretName};
 use exeat::intercept::upstream::Upstream;
+use exeat::intercept::workers::Workers;
 use exeat::intercept::{Context, Shutdown, Stop, serve, shutdown, udp};
 use exeat::issuer::{Issuer, Subject, Tokens};
 use exeat::policy::verdict::DenyReason;
@@ -78,6 +79,11 @@ impl Rig {
 
     /// A sandbox under this policy, with these secrets.
     pub(crate) async fn start(policy: &str, secrets: Secrets) -> Self {
+        Self::carried_by(Workers::default(), policy, secrets).await
+    }
+
+    /// The same, whose flows are carried by these threads.
+    pub(crate) async fn carried_by(workers: Workers, policy: &str, secrets: Secrets) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let ca = Ca::new(folder.path());
         let id = SandboxId::new("test").expect("an id");
@@ -101,6 +107,7 @@ impl Rig {
             dns: Arc::new(Dns::new(Arc::clone(&sandbox), resolve, Arc::clone(&host), Arc::clone(&record))),
             tokens: Some(tokens()),
             record,
+            workers,
             listener_port: listener.port(),
         };
         let (stop, end) = shutdown();
@@ -456,10 +463,9 @@ struct Claimed {
 }
 
 impl Listener for Claimed {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> Arrival<TcpStream> {
+    async fn accept(&mut self) -> Arrival {
         let (io, client) = self.socket.accept().await.expect("a connection");
+        let io = io.into_std().expect("a socket");
         let dst = self.claimed.try_recv().expect("every connection is claimed before it is made");
         Arrival { io, client: ClientAddr(client), dst: OriginalDst(dst) }
     }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use exeat::intercept::workers::Workers;
 use exeat::policy::verdict::DenyReason;
+use exeat::secret::Secrets;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -72,6 +74,41 @@ async fn the_flows_of_a_sandbox_share_upstream_connections() {
         answer.into_body().collect().await.unwrap();
         assert_eq!((origin.requests().len(), origin.connections()), (asked, 2));
     }
+}
+
+#[tokio::test]
+async fn flows_on_other_threads_have_upstream_connections_of_their_own_and_a_push_reaches_all() {
+    let rig = Rig::carried_by(Workers::start(2).expect("threads"), ALLOWED, Secrets::default()).await;
+    let origin = played(&rig).await;
+    // Each has a thread to itself, and then leaves its connection to the next that comes there.
+    let mut flows = vec![asking(&rig, "/1").await, asking(&rig, "/2").await];
+    let mut ups = vec![asked(&origin).await.0, asked(&origin).await.0];
+    for round in 0..3 {
+        for up in &mut ups {
+            up.write_all(OK).await.unwrap();
+        }
+        for flow in &mut flows {
+            assert!(read_answer(flow).await.ends_with("ok"));
+            flow.write_all(request(&format!("/again/{round}")).as_bytes()).await.unwrap();
+        }
+        for up in &mut ups {
+            read_head(up).await;
+        }
+    }
+    for up in &mut ups {
+        up.write_all(OK).await.unwrap();
+    }
+    for flow in &mut flows {
+        assert!(read_answer(flow).await.ends_with("ok"));
+    }
+    rig.push("mode: deny-all").await;
+    for up in &mut ups {
+        ends(up).await;
+    }
+    for mut flow in flows {
+        assert_eq!(flow.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(rig.denied(), [DenyReason::Revoked; 2]);
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ pub(in crate::cli) fn run(
         resolvers: settings.resolvers,
         proxy: settings.proxy,
         certificates,
+        ..data_path::Settings::default()
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +50,7 @@ use crate::control::action::{
 };
 use crate::flow::{SandboxId, SecretName};
 use crate::intercept::Stop;
+use crate::intercept::workers::Workers;
 use crate::issuer::{Issuer, Tokens};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -126,11 +128,13 @@ impl Daemon {
             Some(url) => Some(issuer::open(url, kept.first().map(|(_, keys)| keys.as_slice()), &vault).await?),
             None => None,
         };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let outside = Outside::open(Settings {
             allow_protected: config.allow_protected.clone(),
             resolvers: config.resolvers.clone(),
             proxy: proxy(config).await?,
             certificates: certificates(config),
+            workers: Workers::start(cores).map_err(ServeError::own("start the threads that carry flows"))?,
             ..Settings::default()
         });
         let (lines, metrics) = (Arc::new(report::Lines::default()), Arc::new(Metrics::default()));

@@ -1,5 +1,5 @@
-//! The upstream connections of one sandbox: opened under a permit, kept for a while, and used again by whichever of the
-//! sandbox's connections next has a request for the same origin.
+//! The upstream connections of one sandbox on one thread: opened under a permit, kept for a while, and used again by
+//! whichever of the sandbox's connections there next has a request for the same origin.
 //!
 //! It owns which request may use which connection, and how long one is kept; only `intercept::upstream` dials. It never
 //! judges: whether an address may still be used it asks the policy, as dialling does.
