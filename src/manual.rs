@@ -78,10 +78,12 @@ pub mod threat_model {}
 ///    verified before anybody is contacted, and the signature made when nothing changes any more
 ///    ([`crate::secret::sign`], [`crate::intercept`]`::http::sign`).
 ///
-///    What HTTP says before its answer (1xx) passes over HTTP/1.1 from end to end: the body of a request with
-///    `Expect: 100-continue` waits for its origin's word ([`crate::intercept`]`::http::interim`), and hints come before
-///    the answer. The HTTP library neither tells of an HTTP/2 upstream's nor sends one to an HTTP/2 client: there they
-///    end, and an `Expect` is as if not said. Nothing waits for them: the body and the answer pass as without.
+///    What HTTP says before its answer (1xx) passes, over either version and from one to the other: the body of a
+///    request with `Expect: 100-continue` waits for its origin's word ([`crate::intercept`]`::http::interim`), and
+///    hints come before the answer, a bounded number, searched as the answer is. A stream does not switch protocols by
+///    a 101 (RFC 9113 §8.6): such an answer is none. HTTP/1 is a library's messages, behind a guard of ours
+///    ([`crate::intercept`]`::http::guard`); HTTP/2 a library's frames, of which we make the messages
+///    ([`crate::intercept`]`::http::streams`).
 ///
 ///    An HTTP/2 client's origin is offered both versions and chooses; an HTTP/1 client's is offered HTTP/1.1, and
 ///    HTTP/2 where it refuses that as TLS begins (RFC 7301 §3.2). In clear an origin is asked as its client asks.
@@ -319,7 +321,7 @@ pub mod restart {}
 /// | §3 `sign`: an HMAC | `codes_are_those_of_the_standard`, `the_text_is_made_of_the_parts_as_they_are_sent` |
 /// | §4 TLS and HTTP are judged by name on any port; what is neither is denied on 80 and 443 | `rows_are_asked_in_order`, `what_an_opaque_rule_relays_is_what_is_opaque` |
 /// | §4 other UDP | `udp_is_relayed_to_an_allowed_address_and_no_other`, `allow_all_relays_udp_where_no_name_is_denied`, `an_idle_udp_flow_ends`, `a_sandbox_has_so_many_udp_flows_and_no_more`, `refusing_is_bounded`, `who_does_not_listen_is_told_of`, `dig_and_nc_reach_allowed_addresses_and_learn_at_once_of_others` |
-/// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `who_can_be_given_no_interim_answer_gets_the_answer`, `curl_waits_for_its_origin_and_gets_hints` |
+/// | §4 HTTP: a body waits for its origin's word, and hints pass | `a_body_comes_when_its_origin_says_so`, `a_body_that_its_origin_does_not_want_stays`, `a_body_comes_when_its_origin_is_silent`, `hints_come_before_the_answer_and_hold_no_credential`, `an_http_1_0_client_knows_no_interim_answer`, `hints_and_leave_pass_over_http2`, `hints_and_leave_pass_from_http2_to_http1`, `hints_and_leave_pass_from_http1_to_http2`, `a_body_over_http2_waits_for_its_origin`, `curl_waits_for_its_origin_and_gets_hints`, `curl_and_node_hear_each_other_before_the_answer_over_http2` |
 /// | §4 HTTP is translated where the upstream differs | `http2_is_translated_for_an_origin_without_it`, `http1_is_translated_for_an_origin_without_it`, `curl_over_http1_reaches_a_service_of_http2_alone` |
 /// | §4 HTTP/2: gRPC of every kind, cancelled and late calls; WebSocket | `grpc_of_every_kind_passes_with_its_credential_and_its_end`, `a_websocket_passes_both_ways_with_its_credential`, `node_opens_a_websocket_on_a_stream`, `a_websocket_reaches_a_service_of_http2_alone`, `a_websocket_in_clear_goes_as_its_client_asks_if_its_origin_takes_it_so` |
 /// | §4 HTTP/2: a page in a browser; HTTP/3 refused at once; a connection that its upstream ends | `chromium_shows_a_page_and_does_without_http_3`, `no_request_is_lost_with_a_connection_that_its_upstream_ends` |
@@ -395,10 +397,10 @@ pub mod clauses {}
 /// | D43 stalled hellos | `d43_a_stalled_hello` |
 /// | E46, E47 what can be framed in two ways | `e46_e47_what_can_be_framed_in_two_ways_goes_nowhere`, `e47_a_chunk_outside_the_grammar_ends_the_request` |
 /// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused`, `e48_a_head_of_too_many_fields_is_refused_over_http2_too` |
-/// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded` |
+/// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded`, `e48_a_flood_of_interim_answers_over_http2_is_bounded`, `e48_an_interim_answer_is_no_end` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
 /// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated`, `e51_what_an_origin_of_http2_alone_answers_frames_no_second_answer` |
-/// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_connection`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_stream`, `e52_an_origin_of_http2_alone_that_takes_no_websocket_is_asked_for_none`, `e52_a_stream_upstream_opens_by_200_alone`, `e52_what_comes_before_the_answer_reaches_only_who_grants` |
+/// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_connection`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_stream`, `e52_an_origin_of_http2_alone_that_takes_no_websocket_is_asked_for_none`, `e52_a_stream_upstream_opens_by_200_alone`, `e52_what_comes_before_the_answer_reaches_only_who_grants`, `e52_a_stream_upstream_does_not_switch_by_101`, `e52_a_connect_that_tells_a_length_opens_nothing` |
 /// | E52 `CONNECT` with another protocol, or to another origin, on a stream | `e52_connect_with_another_protocol_or_none_is_refused` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |

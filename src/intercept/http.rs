@@ -10,6 +10,7 @@
 //!   before it is judged, and so before injection, never after.
 //! - `INVARIANT`: an answer of an origin that rules send headers to passes only as it is searched for what they send.
 
+mod arriving;
 mod authority;
 mod breach;
 mod coding;
@@ -26,6 +27,7 @@ mod scrub;
 mod search;
 mod serve;
 mod sign;
+mod streams;
 mod timer;
 mod upgrade;
 pub(super) mod upstreams;
@@ -37,8 +39,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
 
 use crate::audit::{self, Judged, Protocol, RouteTaken};
@@ -54,19 +54,21 @@ use crate::secret::Secrets;
 use crate::secret::inject::{InjectError, Injections};
 use crate::secret::placeholder::Placeholders;
 use crate::secret::replace::{self, Replacer};
+use arriving::{Arriving, Broken, Leaving};
 use authority::{Authority, Expected};
 use breach::Breach;
 use divert::Diverted;
 use guard::{Fault, Watch};
-use interim::{Leave, Wait};
+use interim::{Client, Hearing, Leave, Wait};
 use live::{Live, Waiter, Way};
 use payload::{Held, Payload, PayloadError};
 use refuse::Answer;
 use scrub::Scrub;
 use search::Doubtful;
 use sign::{Signature, Unsigned};
+use streams::SendError;
 use upgrade::{Opened, Switch};
-use upstreams::{Kind, Lease, SendError, Sent, Upstreams, Wanted};
+use upstreams::{Kind, Lease, Sent, Upstreams, Wanted};
 use whole::Unread;
 
 pub(super) use serve::serve;
@@ -90,8 +92,8 @@ pub(super) struct Conversation {
 
 /// A connection, or a stream, that leaves HTTP: what joins its two ends (RFC 9110 §7.8).
 struct Switched {
-    down: OnUpgrade,
-    up: OnUpgrade,
+    down: Leaving,
+    up: Leaving,
     live: Arc<Live>,
     scrub: Option<Scrub>,
     lease: Lease,
@@ -132,14 +134,13 @@ struct Additions {
 
 impl Additions {
     /// Makes a request one whose answer can be read, and whose body can be where it must be read first.
-    fn prepare(&self, headers: &mut HeaderMap, scrub: Option<&Scrub>, upstream: Version) {
+    fn prepare(&self, headers: &mut HeaderMap, scrub: Option<&Scrub>) {
         if scrub.is_some() {
             Scrub::prepare(headers);
         }
         let waits = self.replacer.is_some() && search::waits(headers);
-        let is_unheard = upstream == Version::HTTP_2;
-        if is_unheard || waits || self.signature.as_ref().is_some_and(Signature::reads_body) {
-            // It is read before anybody could be asked for leave, or what is answered would not be heard.
+        if waits || self.signature.as_ref().is_some_and(Signature::reads_body) {
+            // It is read before anybody could be asked for leave.
             headers.remove(header::EXPECT);
         }
     }
@@ -249,13 +250,17 @@ impl Conversation {
     }
 
     /// Answers one request. The error ends its stream, and with HTTP/1 its connection, without an answer.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Arriving>,
+        client: Client,
+    ) -> Result<Response<Payload>, PayloadError> {
         if self.version == HttpVersion::Http2 {
             self.watch.begin();
         }
         let busy = self.watch.answering();
         let connects = request.method() == Method::CONNECT;
-        let mut response = self.respond(request).await?;
+        let mut response = self.respond(request, client).await?;
         // To whoever asked by `CONNECT`, success is a stream that is open.
         if connects && response.status().is_success() && response.extensions().get::<Opened>().is_none() {
             response = self.fail(upgrade::NOT_SWITCHED, StatusCode::BAD_GATEWAY);
@@ -265,7 +270,7 @@ impl Conversation {
 
     /// Every stage of a request, in order: whom it names, may it, with what values, over which connection — and all
     /// of it again if the policy changed meanwhile.
-    async fn respond(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, PayloadError> {
+    async fn respond(&self, mut request: Request<Arriving>, client: Client) -> Result<Response<Payload>, PayloadError> {
         if let Some(denial) = &self.refusal {
             // By the name that was refused: inside TLS a request may claim another.
             let host = self.expected().sni.map(ToString::to_string).or_else(|| claimed_host(&request));
@@ -273,6 +278,9 @@ impl Conversation {
         }
         let switch = upgrade::take(&mut request);
         let awaits = interim::is_awaited(&request);
+        if awaits {
+            request.body_mut().inviting(&client);
+        }
         let (mut parts, body) = request.into_parts();
         if !headers::are_plain(&parts.headers) {
             return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));
@@ -327,7 +335,8 @@ impl Conversation {
             };
             let known = Some(known).filter(|known| !known.is_empty());
             let permitted = Permitted { permit, generation: snapshot.generation, additions, live, known, scrub };
-            return self.forward(permitted, &asked, Request::from_parts(parts, body), lease, switch).await;
+            let request = Request::from_parts(parts, body);
+            return self.forward(permitted, &asked, (request, client), lease, switch).await;
         }
     }
 
@@ -412,13 +421,13 @@ impl Conversation {
         &self,
         permitted: Permitted,
         asked: &Arc<Asked>,
-        mut request: Request<Incoming>,
+        (mut request, client): (Request<Arriving>, Client),
         mut lease: Lease,
         switch: Option<Switch>,
     ) -> Result<Response<Payload>, PayloadError> {
         let Permitted { permit, generation, additions, live, known, scrub } = permitted;
         let wanted = self.wanted(switch.as_ref());
-        additions.prepare(request.headers_mut(), scrub.as_ref(), lease.version());
+        additions.prepare(request.headers_mut(), scrub.as_ref());
         let (leave, wait) = request.headers().contains_key(header::EXPECT).then(interim::wait).unzip();
         let Some((mut request, sent, reading)) = self.outbound(request, asked, (additions, known), &lease, &live, wait)
         else {
@@ -428,18 +437,16 @@ impl Conversation {
             upgrade::put(&mut request);
         }
         let read = Read { ledger: &self.ledger, asked, basis: permit.basis(), breach: OnceLock::new() };
-        let mut request = match read.request(request, reading).await {
+        let request = match read.request(request, reading).await {
             Ok(request) => request,
             Err(lack) => return self.lacking(lack, permit.basis(), read.denial(), asked),
         };
-        if asked.hears_interims {
-            interim::listen(&mut request, leave.as_ref(), scrub.as_ref(), &self.watch);
-        }
+        let hearing = asked.hears_interims.then(|| Hearing::new(leave.as_ref(), scrub.as_ref(), client));
         let mut cut = live.cut(Waiter::Handler);
         let answered = tokio::select! {
             biased;
             () = &mut cut => return Err(PayloadError::Revoked),
-            answered = self.send(request, &mut lease, wanted, (&permit, generation)) => answered,
+            answered = self.send(request, hearing.as_ref(), &mut lease, wanted, (&permit, generation)) => answered,
         };
         self.watch.answer_comes();
         leave.iter().for_each(Leave::answered);
@@ -470,7 +477,7 @@ impl Conversation {
     /// The request as it goes out: as it was judged, the origin set, and only then what the rule injects.
     fn outbound(
         &self,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         asked: &Asked,
         (additions, known): (Additions, Option<Arc<Placeholders>>),
         lease: &Lease,
@@ -505,14 +512,15 @@ impl Conversation {
     async fn send(
         &self,
         request: Request<Payload>,
+        hearing: Option<&Hearing>,
         lease: &mut Lease,
         wanted: Wanted,
         (permit, generation): (&Permit, u64),
-    ) -> Result<Response<Incoming>, &'static str> {
+    ) -> Result<Response<Arriving>, &'static str> {
         const GONE: &str = "the upstream closed the connection before it answered";
         let mut request = request;
         for left in (0..limits::UPSTREAM_TRIES).rev() {
-            let unsent = match lease.send(request).await {
+            let unsent = match lease.send(request, hearing).await {
                 Ok(response) => return Ok(response),
                 Err(SendError::Broken(error)) => return Err(sentence(&error)),
                 Err(SendError::Unsent(request)) => request,
@@ -536,12 +544,13 @@ impl Conversation {
     fn switch(
         &self,
         switch: Switch,
-        mut response: Response<Incoming>,
+        mut response: Response<Arriving>,
         live: Arc<Live>,
         scrub: Option<Scrub>,
         lease: Lease,
     ) -> Response<Payload> {
-        let up = hyper::upgrade::on(&mut response);
+        let stream = response.body_mut().take();
+        let up = stream.unwrap_or_else(|| Leaving::Connection(hyper::upgrade::on(&mut response)));
         headers::sanitise_response(response.headers_mut());
         response.extensions_mut().clear();
         scrub.iter().for_each(|scrub| scrub.head(response.headers_mut()));
@@ -734,7 +743,7 @@ impl Conversation {
 impl Asked {
     fn new(authority: Authority, parts: &Parts) -> Self {
         let protocol = protocol(parts.version);
-        let hears_interims = parts.version == Version::HTTP_11;
+        let hears_interims = parts.version != Version::HTTP_10;
         Self { authority, method: parts.method.clone(), headers: parts.headers.clone(), protocol, hears_interims }
     }
 
@@ -797,18 +806,23 @@ fn protocol(version: Version) -> Protocol {
 }
 
 /// What a request claims to be for, before anything was compared; for wording alone.
-fn claimed_host(request: &Request<Incoming>) -> Option<String> {
+fn claimed_host(request: &Request<Arriving>) -> Option<String> {
     let in_target = request.uri().host().map(str::to_owned);
     in_target.or_else(|| request.headers().get(header::HOST)?.to_str().ok().map(str::to_owned))
 }
 
 /// Why an exchange broke, whose fault it is first.
-fn sentence(error: &hyper::Error) -> &'static str {
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        "the upstream closed the connection before it answered"
-    } else if error.is_parse() {
-        "the upstream's answer is no HTTP that can be read without doubt"
-    } else {
-        "the connection to the upstream broke"
+fn sentence(broken: &Broken) -> &'static str {
+    let (is_gone, is_doubtful) = match broken {
+        Broken::Message(error) => {
+            (error.is_incomplete_message() || error.is_closed() || error.is_canceled(), error.is_parse())
+        }
+        Broken::Stream(error) => (false, error.is_library()),
+        Broken::Switched => return upgrade::NOT_ASKED_FOR,
+    };
+    match (is_gone, is_doubtful) {
+        (true, _) => "the upstream closed the connection before it answered",
+        (false, true) => "the upstream's answer is no HTTP that can be read without doubt",
+        (false, false) => "the connection to the upstream broke",
     }
 }

@@ -152,3 +152,36 @@ fn curl_waits_for_its_origin_and_gets_hints() {
     let early = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n";
     assert!(hints.stdout.starts_with(early) && hints.stdout.ends_with("bytes, waited\n"), "{hints:#?}");
 }
+
+/// From curl over HTTP/1.1 and over HTTP/2, and from node over HTTP/2, to a service of HTTP/2 alone.
+#[test]
+fn curl_and_node_hear_each_other_before_the_answer_over_http2() {
+    if !is_root() {
+        return skipped("interim answers over HTTP/2: the wide world takes root");
+    }
+    let world = World::best();
+    let service = Service::start(&world, "/usr/bin/node", &["interim.rig"], "interim.mjs");
+    let run = || terminated(&world, "interim.rig", "/denied").stdin(vec![7; 2_000_000]);
+    let post = |version: &str| {
+        let arguments = [version, "--dump-header", "-", "--data-binary", "@-", "--expect100-timeout", "30"];
+        run().curl(arguments.into_iter().chain(["https://interim.rig/grant"])).succeeded()
+    };
+    let (old, new) = (post("--http1.1"), post("--http2"));
+    let early = "103 Early Hints\r\nlink: </style.css>; rel=preload\r\nx-echo: ";
+    assert!(old.stdout.starts_with(&format!("HTTP/1.1 {early}")), "{old:#?}");
+    assert!(old.stdout.contains("\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{old:#?}");
+    assert!(old.stdout.ends_with("\r\n\r\n2000000 bytes, waited\n"), "{old:#?}");
+    assert!(new.stdout.starts_with("HTTP/2 103 \r\nlink: </style.css>; rel=preload\r\n"), "{new:#?}");
+    assert!(new.stdout.ends_with("\r\n\r\n2000000 bytes, at once\n"), "{new:#?}");
+    let client = include_str!("programs/interim_client.mjs");
+    let asked = run().command(["node", "--input-type=module", "--eval", client]).succeeded();
+    let heard: Vec<&str> = asked.stdout.lines().collect();
+    let ["/grant continue", "/grant 200 2000000 bytes, waited", "/refuse 417 "] = heard[1..] else {
+        panic!("{asked:#?}")
+    };
+    assert!(heard[0].starts_with("/grant 103 </style.css>; rel=preload "), "{asked:#?}");
+    assert!(eventually(|| service.log().contains("refused 0 true\n")), "no byte of the body came: {}", service.log());
+    for said in [&old.stdout, &new.stdout, &asked.stdout] {
+        assert!(!said.contains(CANARY), "{said}");
+    }
+}

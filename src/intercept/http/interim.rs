@@ -1,21 +1,22 @@
 //! Interim answers (RFC 9110 §15.2): the word that a body may come, and hints that come before the answer.
 //!
-//! Over HTTP/1 alone: the HTTP library neither tells of an HTTP/2 upstream's, nor sends one to an HTTP/2 client, so
-//! those end here, and an `Expect` for the one, or of the other, is as if not said. Whoever waits for a 100 that does
-//! not come sends after a while (RFC 9110 §10.1.1).
+//! Over either version, on either side; a client of HTTP/1.0 knows none, and is told none. A client that waits for a
+//! 100 is sent it when its body is first read: when the origin says so or is silent, or where the body is read before
+//! anybody is asked.
 //!
 //! - `INVARIANT`: no byte of a body that waits goes upstream before its origin says so or is silent for
 //!   [`limits::CONTINUE_WAIT`], and none at all once it has answered without it.
 //! - `INVARIANT`: an interim answer passes between two messages of the library's, never inside one, and before the
 //!   answer that it belongs to; at most [`limits::INTERIMS`] for one request, without what a final answer loses.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use tokio::time::{Sleep, sleep};
 
@@ -28,7 +29,7 @@ use crate::limits;
 pub(super) fn is_awaited<B: Body>(request: &Request<B>) -> bool {
     let mut expected = request.headers().get_all(EXPECT).iter();
     let named = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    request.version() == Version::HTTP_11
+    request.version() != Version::HTTP_10
         && !request.body().is_end_stream()
         && expected.next().is_some_and(named)
         && expected.next().is_none()
@@ -123,19 +124,105 @@ impl Wait {
     }
 }
 
-/// Hears what comes before the answer to a request.
-pub(super) fn listen<B>(request: &mut Request<B>, leave: Option<&Leave>, scrub: Option<&Scrub>, watch: &Arc<Watch>) {
-    let (leave, scrub, watch) = (leave.map(|leave| Arc::clone(&leave.0)), scrub.cloned(), Arc::clone(watch));
-    hyper::ext::on_informational(request, move |interim| match interim.status() {
-        StatusCode::CONTINUE => leave.iter().for_each(|shared| shared.say(Word::Continue)),
-        status => {
-            let mut headers = interim.headers().clone();
-            sanitise_response(&mut headers);
-            headers.remove(CONTENT_LENGTH);
-            scrub.iter().for_each(|scrub| scrub.head(&mut headers));
-            watch.interim(written(status, &headers));
+/// Whom an interim answer is told: the client of one request.
+#[derive(Clone)]
+pub(super) enum Client {
+    /// Over HTTP/1.
+    Connection(Arc<Watch>),
+    /// Over HTTP/2.
+    Stream(Arc<Ahead>),
+}
+
+impl Client {
+    fn tell(&self, status: StatusCode, headers: HeaderMap) {
+        match self {
+            Self::Connection(watch) => watch.interim(written(status, &headers)),
+            Self::Stream(ahead) => ahead.say(status, headers),
         }
-    });
+    }
+}
+
+/// What is to be said on a stream of HTTP/2 before its answer.
+#[derive(Default)]
+pub(super) struct Ahead(Mutex<Interims>);
+
+#[derive(Default)]
+struct Interims {
+    waiting: VecDeque<Response<()>>,
+    /// How many there were.
+    count: usize,
+    /// Who says it.
+    stream: Option<Waker>,
+}
+
+impl Ahead {
+    /// The body may come.
+    pub(super) fn go_on(&self) {
+        self.add(self.interims(), StatusCode::CONTINUE, HeaderMap::new());
+    }
+
+    fn say(&self, status: StatusCode, headers: HeaderMap) {
+        let mut interims = self.interims();
+        if interims.count < limits::INTERIMS {
+            interims.count += 1;
+            self.add(interims, status, headers);
+        }
+    }
+
+    fn add(&self, mut interims: MutexGuard<'_, Interims>, status: StatusCode, headers: HeaderMap) {
+        let mut interim = Response::new(());
+        (*interim.status_mut(), *interim.headers_mut()) = (status, headers);
+        interims.waiting.push_back(interim);
+        interims.stream.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// What is next to be said.
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Response<()>> {
+        let mut interims = self.interims();
+        let Some(interim) = interims.waiting.pop_front() else {
+            interims.stream = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        Poll::Ready(interim)
+    }
+
+    fn interims(&self) -> MutexGuard<'_, Interims> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears what comes before the answer to a request, and passes it on.
+#[derive(Clone)]
+pub(super) struct Hearing {
+    leave: Option<Arc<Shared>>,
+    scrub: Option<Scrub>,
+    client: Client,
+}
+
+impl Hearing {
+    /// For the request of this client, whose body may wait for `leave`.
+    pub(super) fn new(leave: Option<&Leave>, scrub: Option<&Scrub>, client: Client) -> Self {
+        Self { leave: leave.map(|leave| Arc::clone(&leave.0)), scrub: scrub.cloned(), client }
+    }
+
+    /// Has the HTTP library tell what it hears over HTTP/1.
+    pub(super) fn listen<B>(&self, request: &mut Request<B>) {
+        let hearing = self.clone();
+        hyper::ext::on_informational(request, move |interim| {
+            hearing.hear(interim.status(), interim.headers().clone());
+        });
+    }
+
+    /// The origin has said this.
+    pub(super) fn hear(&self, status: StatusCode, mut headers: HeaderMap) {
+        if status == StatusCode::CONTINUE {
+            return self.leave.iter().for_each(|shared| shared.say(Word::Continue));
+        }
+        sanitise_response(&mut headers);
+        headers.remove(CONTENT_LENGTH);
+        self.scrub.iter().for_each(|scrub| scrub.head(&mut headers));
+        self.client.tell(status, headers);
+    }
 }
 
 /// As HTTP/1.1 writes it.

@@ -1,16 +1,15 @@
-//! What the HTTP/2 library would spawn, run by the task of its connection.
+//! What is left to be sent on the streams of an HTTP/2 connection, run by the task of that connection.
 //!
-//! The library gives a future to its executor for each stream. On threads of the runtime, each would be woken, run and
-//! written by itself. Within one task, all that one read has brought runs before the connection sends what it and they
-//! have written ([`Gate`]), so that requests, and answers, that come together go on together; and nothing of a
-//! connection outlives it.
+//! On threads of the runtime, each would be woken, run and written by itself. Within one task, all that one read has
+//! brought runs before the connection sends what it and they have written ([`Gate`]), so that what comes together goes
+//! on together; and nothing of a connection outlives it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hyper::rt::Executor;
+use futures_util::task::AtomicWaker;
 use tokio::io::AsyncWrite;
 
 use super::gather::Gate;
@@ -19,18 +18,19 @@ type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Takes what is spawned, for the [`Local`] that it belongs to.
 #[derive(Clone, Default)]
-pub(super) struct Spawner(Arc<Mutex<Vec<Spawned>>>);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
-    fn execute(&self, future: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
-    }
-}
+pub(super) struct Spawner(Arc<(Mutex<Vec<Spawned>>, AtomicWaker)>);
 
 impl Spawner {
+    /// Has it run by the connection's task, whoever asks.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let (spawned, task) = &*self.0;
+        spawned.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
+        task.wake();
+    }
+
     /// What was spawned since it was last asked.
     fn take(&self) -> Vec<Spawned> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -43,14 +43,9 @@ pub(super) struct Local<C, Io> {
 }
 
 impl<C: Future, Io: AsyncWrite + Unpin> Local<C, Io> {
-    /// A connection that writes behind `gate`, and whose executor is `spawner`.
+    /// A connection that writes behind `gate`, and for which `spawner` takes what is spawned.
     pub(super) fn new(connection: C, gate: Gate<Io>, spawner: Spawner) -> Self {
         Self { connection: Box::pin(connection), gate, spawner, running: FuturesUnordered::new() }
-    }
-
-    /// The connection.
-    pub(super) fn connection(&mut self) -> Pin<&mut C> {
-        self.connection.as_mut()
     }
 }
 
@@ -59,6 +54,7 @@ impl<C: Future, Io: AsyncWrite + Unpin> Future for Local<C, Io> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = &mut *self;
+        this.spawner.0.1.register(cx.waker());
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
             // What came whole before the end is still passed on.
             while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}

@@ -8,14 +8,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::Reason;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 
 use crate::policy::verdict::is_alike;
 
+use super::arriving::{Arriving, Broken};
 use super::divert;
 use super::guard::{Busy, may_trail};
 use super::interim::{Leave, Wait};
@@ -31,6 +32,7 @@ pub(super) struct Payload {
     _leave: Option<Leave>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most bodies pass")]
 enum Source {
     Whole(Full<Bytes>),
     Passing(Passing),
@@ -41,7 +43,7 @@ enum Source {
 #[derive(Debug)]
 pub(super) enum PayloadError {
     /// The side that sent it broke off.
-    Broken(hyper::Error),
+    Broken(Broken),
     /// The policy changed and no longer permits the request.
     Revoked,
     /// It cannot be searched for secrets, and must be.
@@ -67,6 +69,19 @@ impl fmt::Display for PayloadError {
             Self::Lacking => "a secret that the body needs has no value",
             Self::NotSigned => "a piece of the body is not signed",
         })
+    }
+}
+
+impl PayloadError {
+    /// What whoever reads the body over HTTP/2 is told.
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Broken(error) => error.reason(),
+            Self::Unwanted => Reason::CANCEL,
+            Self::Revoked | Self::Unreadable | Self::Misdirected | Self::Lacking | Self::NotSigned => {
+                Reason::INTERNAL_ERROR
+            }
+        }
     }
 }
 
@@ -96,7 +111,7 @@ pub(super) enum Held {
 
 /// A body that passes through, ends with an error when `cut` is ready, and keeps `held` until its end. What a rule
 /// `injected` into the head does not come a second time in the trailers, which some servers join to it.
-pub(super) fn passing(body: Incoming, cut: Cut, injected: Vec<HeaderName>, held: Held) -> Payload {
+pub(super) fn passing(body: Arriving, cut: Cut, injected: Vec<HeaderName>, held: Held) -> Payload {
     let injected = injected.into();
     Payload { source: Source::Passing(Passing { body, cut, injected, over: false, held }), _busy: None, _leave: None }
 }
@@ -155,7 +170,7 @@ impl Body for Payload {
 }
 
 struct Passing {
-    body: Incoming,
+    body: Arriving,
     cut: Cut,
     injected: Box<[HeaderName]>,
     /// Whether the end was read, where no length told it before.

@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::attach::Reset;
 use crate::flow::HttpVersion;
@@ -23,18 +24,12 @@ use crate::limits;
 use crate::policy::verdict::{Action, Denial, DenyReason, Verdict};
 use crate::sandbox::Changes;
 
-use super::gather::gather;
+use super::arriving::Arriving;
 use super::guard::{Guard, Lent};
+use super::interim::Client;
 use super::live::{Waiter, Way};
-use super::local::{Local, Spawner};
 use super::timer::Timer;
-use super::{Conversation, Switched};
-
-/// What a sandbox may send on one HTTP/2 stream, and on one connection, before we read it.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of answers that wait for the sandbox on one HTTP/2 stream.
-const SEND_BUFFER: usize = 64 * 1024;
+use super::{Conversation, Switched, streams};
 
 /// Answers the requests of `io` until either side ends it, or the policy no longer permits the flow.
 pub(in crate::intercept) async fn serve<Io>(io: Io, conversation: Conversation, mut changes: Changes)
@@ -47,7 +42,7 @@ where
     let served = async {
         match conversation.version {
             HttpVersion::Http1 => Box::pin(serve_http1(io, &conversation)).await,
-            HttpVersion::Http2 => Box::pin(serve_http2(io, &conversation)).await,
+            HttpVersion::Http2 => Box::pin(streams::serve(io, &conversation)).await,
         }
     };
     tokio::select! {
@@ -74,7 +69,10 @@ where
     loop {
         lent.stirs().await;
         let answering = Arc::clone(conversation);
-        let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let client = Client::Connection(Arc::clone(&answering.watch));
+            Box::pin(Arc::clone(&answering).answer(request.map(Arriving::Message), client))
+        });
         let connection = library.serve_connection(TokioIo::new(lent.again()), service).with_upgrades();
         let mut connection = pin!(connection);
         let mut rests_until = None;
@@ -112,62 +110,16 @@ const REST: Duration = Duration::from_millis(100);
 /// revoked; whether they ended in good order.
 pub(super) async fn relay_switched(switched: Switched, ledger: &Ledger) -> bool {
     let Switched { down, up, live, scrub, lease: _held } = switched;
-    let (Ok(down), Ok(up)) = (down.await, up.await) else {
+    let (Some(down), Some(up)) = (down.raw().await, up.raw().await) else {
         ledger.error("the connection broke while it switched protocols");
         return true;
     };
-    let (down, up) = (TokioIo::new(down), TokioIo::new(up));
     let relayed = match scrub {
         None => Box::pin(splice::relay(down, up, live.cut(Waiter::Handler))).await,
         Some(scrub) => Box::pin(splice::relay(down, scrub.stream(up), live.cut(Waiter::Handler))).await,
     };
     matches!(relayed.end, splice::End::Closed)
 }
-
-/// What HTTP has left cannot be reached below the library; the end of its connection is for the ledger to say, which
-/// `Metered` asks.
-impl Reset for TokioIo<Upgraded> {
-    fn reset_on_drop(&mut self) {}
-}
-
-async fn serve_http2<Io>(io: Io, conversation: &Arc<Conversation>)
-where
-    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let answering = Arc::clone(conversation);
-    let service = service_fn(move |request| Box::pin(Arc::clone(&answering).answer(request)));
-    let spawner = Spawner::default();
-    let (io, gate) = gather(io);
-    let connection = http2::Builder::new(spawner.clone())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS)
-        .max_header_list_size(HEAD_LIST)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = Local::new(connection, gate, spawner);
-    let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));
-    let mut seen = 0;
-    loop {
-        tokio::select! {
-            // Ended by either side; an error has been told to whom it concerns by the library.
-            _ = &mut connection => return,
-            () = idle.as_mut() => {
-                let answered = conversation.watch.begun();
-                if !conversation.watch.is_busy() && answered == seen {
-                    connection.connection().graceful_shutdown();
-                }
-                seen = answered;
-                idle.as_mut().reset(Instant::now() + limits::KEEP_ALIVE);
-            }
-        }
-    }
-}
-
-/// [`limits::HEAD_BYTES`] in the library's type.
-const HEAD_LIST: u32 = limits::HEAD_BYTES as u32;
 
 /// Judges again at every change of policy: the flow by its facts, and each request in flight by its own. Ready when
 /// the flow has to end.

@@ -9,17 +9,17 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use h2::ext::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Body;
-use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
+use http_body::Body;
 
+use super::arriving::{Arriving, Leaving};
 use super::headers::tokens;
 
 /// A switch that was asked for.
 pub(super) struct Switch {
-    down: OnUpgrade,
+    down: Leaving,
     /// What accepts the key.
     accept: HeaderValue,
     /// Whether the key is ours, for a stream. Another is its client's, who sees to what accepts it.
@@ -28,7 +28,7 @@ pub(super) struct Switch {
 
 /// A switch that was asked for, if it is to a WebSocket, in one of the two ways there are. Anything else that a request
 /// may want to upgrade to is as if not asked for (RFC 9110 §7.8), and any other `CONNECT` stays one.
-pub(super) fn take<B: Body>(request: &mut Request<B>) -> Option<Switch> {
+pub(super) fn take(request: &mut Request<Arriving>) -> Option<Switch> {
     let is_of_a_stream = is_asked_of_a_stream(request);
     if is_of_a_stream {
         let mut key = [0; 16];
@@ -39,7 +39,9 @@ pub(super) fn take<B: Body>(request: &mut Request<B>) -> Option<Switch> {
         return None;
     }
     let accept = HeaderValue::try_from(accept(request.headers().get(SEC_WEBSOCKET_KEY)?.as_bytes())).ok()?;
-    Some(Switch { down: hyper::upgrade::on(request), accept, is_of_a_stream })
+    let stream = request.body_mut().take();
+    let down = stream.unwrap_or_else(|| Leaving::Connection(hyper::upgrade::on(request)));
+    Some(Switch { down, accept, is_of_a_stream })
 }
 
 /// Puts a request for a switch, as it goes out, to an upstream of HTTP/2 (RFC 8441 §5). What says something of a body
@@ -90,12 +92,15 @@ pub(super) fn granted<B>(switch: Option<Switch>, response: &Response<B>) -> Resu
         StatusCode::SWITCHING_PROTOCOLS => switch
             .filter(|switch| !is_on_a_stream && switch.is_granted_by(response.headers()))
             .map(Some)
-            .ok_or("the upstream switched to a protocol that was not asked for"),
+            .ok_or(NOT_ASKED_FOR),
         StatusCode::OK if is_on_a_stream => Ok(switch),
         status if is_on_a_stream && switch.is_some() && status.is_success() => Err(NOT_SWITCHED),
         _ => Ok(None),
     }
 }
+
+/// What is said of a switch to something else.
+pub(super) const NOT_ASKED_FOR: &str = "the upstream switched to a protocol that was not asked for";
 
 /// What is said of a success that opens nothing.
 pub(super) const NOT_SWITCHED: &str = "the upstream did not switch protocols";
@@ -129,7 +134,7 @@ impl Switch {
     }
 
     /// The sandbox's end, once the answer is on its way.
-    pub(super) fn down(self) -> OnUpgrade {
+    pub(super) fn down(self) -> Leaving {
         self.down
     }
 }

@@ -39,7 +39,7 @@ use crate::policy::verdict::{Injection, Permit, Target, Verdict};
 use crate::sandbox::{Changes, Sandbox, Snapshot};
 
 use lease::{Exclusive, Link, Shared};
-pub(super) use lease::{Returning, SendError, Sending, Sent};
+pub(super) use lease::{Returning, Sending, Sent};
 
 /// How long a connection whose exchange is over may take to notice, before another is opened.
 const TURN: Duration = Duration::from_millis(250);

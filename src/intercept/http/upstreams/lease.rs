@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, Waker};
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use http::{Request, Response, Version};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,9 +26,12 @@ use crate::limits;
 use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
 
-use super::super::gather::gather;
+use super::super::arriving::{Arriving, Broken};
+use super::super::gather::{Gathered, gather};
+use super::super::interim::Hearing;
 use super::super::local::{Local, Spawner};
-use super::super::payload::{self, Payload};
+use super::super::payload::Payload;
+use super::super::streams::{FRAME, SendError, ask};
 use super::{Kind, Lease};
 
 /// What an HTTP/2 upstream may send unasked on one stream, and on one connection.
@@ -37,6 +40,8 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// How many streams the library takes an HTTP/2 upstream to allow, until the settings come that say it: none can say
 /// this. It is [`limits::UPSTREAM_STREAMS`] that bounds them.
 const NOT_SET: usize = usize::MAX - 1;
+/// Bytes of requests' bodies that wait for the connection on one HTTP/2 stream.
+const SEND_BUFFER: usize = 256 * 1024;
 
 /// How a request reaches its upstream.
 pub(super) enum Link {
@@ -54,8 +59,9 @@ pub(super) struct Exclusive {
 
 /// An HTTP/2 connection.
 pub(super) struct Shared {
-    sender: http2::SendRequest<Payload>,
     driver: Driver,
+    /// Runs, in the driver, what is still being sent on its streams.
+    spawner: Spawner,
     streams: Mutex<Streams>,
     /// Whether the upstream takes WebSockets on its streams, once its settings have come (RFC 8441 §3).
     websockets: watch::Receiver<Option<bool>>,
@@ -63,6 +69,8 @@ pub(super) struct Shared {
 
 /// The streams of an HTTP/2 connection.
 struct Streams {
+    /// Opens them.
+    sender: SendRequest<Bytes>,
     open: usize,
     /// When the last one ended.
     since: Instant,
@@ -83,15 +91,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Why a request was not answered by its origin.
-pub(in crate::intercept::http) enum SendError {
-    /// No origin has begun with it: the connection was gone before the request was on it, or the upstream says that it
-    /// left it aside. The request comes back.
-    Unsent(Box<Request<Payload>>),
-    /// It broke.
-    Broken(hyper::Error),
 }
 
 impl Link {
@@ -125,74 +124,55 @@ impl Link {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let broken = |error: hyper::Error| DialError::Io(io::Error::other(error));
+        let broken = |error: Box<dyn Error + Send + Sync>| DialError::Io(io::Error::other(error));
         if http2 {
-            let spawner = Spawner::default();
             let (io, gate) = gather(io);
-            let (sender, connection) = http2::Builder::new(spawner.clone())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_header_list_size(limits::HEAD_BYTES as u32)
-                .initial_max_send_streams(NOT_SET)
-                .handshake(TokioIo::new(io))
-                .await
-                .map_err(broken)?;
+            let handshake = settings().handshake(io).await;
+            let (sender, connection) = handshake.map_err(|error| broken(error.into()))?;
             let (told, websockets) = watch::channel(None);
-            let settings = |connection: &http2::Connection<_, _, _>| {
-                let have_come = connection.current_max_send_streams() != NOT_SET;
-                have_come.then(|| connection.is_extended_connect_protocol_enabled())
-            };
-            let driver = Driver {
-                task: tokio::spawn(drive(Local::new(Taking(Some(connection)), gate, spawner), settings, told)),
-                peer,
-            };
-            let streams = Mutex::new(Streams { open: 1, since: Instant::now(), retired: false });
-            let shared = Shared { sender, driver, streams, websockets };
+            let spawner = Spawner::default();
+            let task = tokio::spawn(drive(Local::new(connection, gate, spawner.clone()), sender.clone(), told));
+            let streams = Mutex::new(Streams { sender, open: 1, since: Instant::now(), retired: false });
+            let shared = Shared { driver: Driver { task, peer }, spawner, streams, websockets };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(2 * limits::HEAD_BYTES)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(broken)?;
+        let handshake = http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(TokioIo::new(io)).await;
+        let (sender, connection) = handshake.map_err(|error| broken(error.into()))?;
         let connection = connection.with_upgrades();
         let driver = Arc::new(Driver { task: tokio::spawn(async { drop(connection.await) }), peer });
         Ok(Self::Exclusive(Exclusive { sender, driver }))
     }
 }
 
-/// A connection for as long as it takes requests; those that it has go on, until the last user goes.
-struct Taking<C>(Option<C>);
-
-impl<C: Future + Unpin> Future for Taking<C> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<()> {
-        if self.0.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
-            self.0 = None;
-        }
-        Poll::Pending
-    }
+/// What we tell an HTTP/2 upstream, and what we take from it.
+fn settings() -> h2::client::Builder {
+    let mut settings = h2::client::Builder::new();
+    settings
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(limits::HEAD_BYTES as u32)
+        .max_send_buffer_size(SEND_BUFFER)
+        .initial_max_send_streams(NOT_SET);
+    settings
 }
 
-/// Moves the bytes of an HTTP/2 connection, and tells what its upstream's settings say, once they have come.
-async fn drive<C: Future + Unpin, Io: AsyncWrite + Unpin>(
-    mut local: Local<Taking<C>, Io>,
-    settings: impl Fn(&C) -> Option<bool>,
+/// Moves the bytes of an HTTP/2 connection until it ends, and tells what its upstream's settings say, once they have
+/// come.
+async fn drive<Io: AsyncRead + AsyncWrite + Unpin>(
+    mut local: Local<h2::client::Connection<Gathered<Io>, Bytes>, Io>,
+    sender: SendRequest<Bytes>,
     told: watch::Sender<Option<bool>>,
 ) {
-    let mut told = Some(told);
+    let mut untold = Some((sender, told));
     poll_fn(|cx| {
         let polled = Pin::new(&mut local).poll(cx);
-        if told.is_some() {
-            let said = local.connection().0.as_ref().map(&settings);
-            // Or they come no more.
-            if said != Some(None) {
-                told.take().map(|told| told.send_replace(said.flatten()));
-            }
+        let have_come = |(sender, _): &mut (SendRequest<Bytes>, _)| sender.current_max_send_streams() != NOT_SET;
+        if let Some((sender, told)) = untold.take_if(have_come) {
+            told.send_replace(Some(sender.is_extended_connect_protocol_enabled()));
         }
-        polled
+        polled.map(drop)
     })
     .await;
 }
@@ -222,28 +202,31 @@ impl Lease {
         }
     }
 
-    /// Sends one request.
+    /// Sends one request; `hearing` gets what comes before its answer.
     ///
     /// # Errors
     /// See [`SendError`].
     pub(in crate::intercept::http) async fn send(
         &mut self,
-        request: Request<Payload>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let (sent, spare) = match &mut self.link {
-            Link::Exclusive(connection) => (connection.sender.try_send_request(request).await, None),
+        mut request: Request<Payload>,
+        hearing: Option<&Hearing>,
+    ) -> Result<Response<Arriving>, SendError> {
+        match &mut self.link {
+            Link::Exclusive(connection) => {
+                hearing.inspect(|hearing| hearing.listen(&mut request));
+                let sent = connection.sender.try_send_request(request).await;
+                sent.map(|response| response.map(Arriving::Message)).map_err(|mut error: TrySendError<_>| {
+                    match error.take_message() {
+                        Some(request) => SendError::Unsent(Box::new(request)),
+                        None => SendError::Broken(Broken::Message(error.into_error())),
+                    }
+                })
+            }
             Link::Stream(stream) => {
-                let spare = spare(&request);
-                (stream.0.sender.clone().try_send_request(request).await, spare)
+                let sender = stream.0.streams().sender.clone();
+                ask(sender, request, &stream.0.spawner, hearing).await
             }
-        };
-        sent.map_err(|mut error: TrySendError<_>| {
-            let request = error.take_message().or_else(|| spare.filter(|_| is_left_aside(error.error())));
-            match request {
-                Some(request) => SendError::Unsent(Box::new(request)),
-                None => SendError::Broken(error.into_error()),
-            }
-        })
+        }
     }
 
     /// No further request uses this connection.
@@ -267,28 +250,6 @@ impl Lease {
     pub(in crate::intercept::http) fn returning(self, sent: Sent) -> Returning {
         Returning { lease: Some(self), sent }
     }
-}
-
-/// The same request once more, if it has no body.
-fn spare(request: &Request<Payload>) -> Option<Request<Payload>> {
-    if !request.body().is_end_stream() {
-        return None;
-    }
-    let mut spare = Request::new(payload::whole(Bytes::new()));
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.version_mut() = request.version();
-    *spare.headers_mut() = request.headers().clone();
-    *spare.extensions_mut() = request.extensions().clone();
-    Some(spare)
-}
-
-/// Whether the upstream says that it did nothing with the request, as one does that ends a connection after so many:
-/// it was above the last stream that counts (RFC 9113 §6.8), or refused by itself (§8.7).
-fn is_left_aside(error: &hyper::Error) -> bool {
-    let error = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    let is_refused = |error: &h2::Error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_some_and(|error| error.is_remote() && (error.is_go_away() || is_refused(error)))
 }
 
 /// Whether a request has gone to its last byte.
@@ -359,7 +320,9 @@ impl Shared {
 
     /// Whether it takes no further stream.
     pub(super) fn is_closed(&self) -> bool {
-        self.streams().retired || self.sender.is_closed()
+        let mut streams = self.streams();
+        streams.retired
+            || matches!(streams.sender.poll_ready(&mut Task::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
     /// Since when no stream is open.
