@@ -180,7 +180,7 @@ impl Ahead {
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Response<()>> {
         let mut interims = self.interims();
         let Some(interim) = interims.waiting.pop_front() else {
-            interims.stream = Some(cx.waker().clone());
+            interims.stream.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
             return Poll::Pending;
         };
         Poll::Ready(interim)
