@@ -2,7 +2,7 @@
 //! is searched holds no value, and every byte of it pays.
 //!
 //! The first steps of a form are looked at. Where nothing is escaped, these are bytes: vector instructions say of
-//! sixty-four places at once whether a form may begin there ([`sift`]), or, where the processor has none or forms are
+//! sixty-four places at once whether a form may begin there ([`sift()`]), or, where the processor has none or forms are
 //! many, one look at a table of hashes says it of two. Where something is escaped, or a line is broken, the first such
 //! place is one of few bytes: from there it is asked who may have begun up to three steps before, sixty-four forms at
 //! once. What kind of escape comes next nobody foresees, so that branches as little as it can.
