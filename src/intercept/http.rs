@@ -114,7 +114,7 @@ struct Asked {
 struct Permitted {
     permit: Permit,
     generation: u64,
-    additions: Additions,
+    additions: Box<Additions>,
     live: Arc<Live>,
     /// What its body is searched for.
     known: Option<Arc<Placeholders>>,
@@ -365,7 +365,7 @@ impl Conversation {
         url: Option<&Arc<ForwardUrl>>,
         asked: &Asked,
         (known, has_body): (&Placeholders, bool),
-    ) -> Result<Additions, Lack> {
+    ) -> Result<Box<Additions>, Lack> {
         let injections = Injections::prepare(permit.injections(), self.ctx.sandbox.secrets());
         let injections = injections.map_err(|_| DenyReason::SecretUnavailable)?;
         let target = permit.query().map(|query| asked.with_query(query, self.ctx.sandbox.secrets())).transpose()?;
@@ -375,7 +375,7 @@ impl Conversation {
         let signature =
             permit.signing().map(|rule| Signature::read(rule, asked, known, secrets)).transpose()?.flatten();
         let replacer = if has_body { search::replacer(permit, &asked.headers, known, secrets)? } else { None };
-        Ok(Additions { injections, diverted, target, replacer, signature })
+        Ok(Box::new(Additions { injections, diverted, target, replacer, signature }))
     }
 
     fn wanted(&self, switch: Option<&Switch>) -> Wanted {
@@ -437,9 +437,12 @@ impl Conversation {
             upgrade::put(&mut request);
         }
         let read = Read { ledger: &self.ledger, asked, basis: permit.basis(), breach: OnceLock::new() };
-        let request = match read.request(request, reading).await {
-            Ok(request) => request,
-            Err(lack) => return self.lacking(lack, permit.basis(), read.denial(), asked),
+        let request = match reading {
+            None => request,
+            Some(reading) => match Box::pin(read.request(request, reading)).await {
+                Ok(request) => request,
+                Err(lack) => return self.lacking(lack, permit.basis(), read.denial(), asked),
+            },
         };
         let hearing = asked.hears_interims.then(|| Hearing::new(leave.as_ref(), scrub.as_ref(), client));
         let mut cut = live.cut(Waiter::Handler);
@@ -479,13 +482,13 @@ impl Conversation {
         &self,
         request: Request<Arriving>,
         asked: &Asked,
-        (additions, known): (Additions, Option<Arc<Placeholders>>),
+        (additions, known): (Box<Additions>, Option<Arc<Placeholders>>),
         lease: &Lease,
         live: &Arc<Live>,
         wait: Option<Wait>,
-    ) -> Option<(Request<Payload>, Sent, Reading)> {
+    ) -> Option<(Request<Payload>, Sent, Option<Reading>)> {
         let (mut parts, body) = request.into_parts();
-        let Additions { injections, diverted, target, replacer, signature } = additions;
+        let Additions { injections, diverted, target, replacer, signature } = *additions;
         let requested = target.map(|target| Authority { target, ..asked.authority.clone() });
         let requested = requested.as_ref().unwrap_or(&asked.authority);
         let authority = diverted.as_ref().map_or(requested, |diverted| &diverted.authority);
@@ -505,7 +508,9 @@ impl Conversation {
         authority::write(&mut parts, authority, self.scheme, lease.version())?;
         let (sending, sent) = lease.sending();
         let body = payload::passing(body, live.cut(Waiter::Sent), injected, Held::Sending(sending, wait.map(Box::new)));
-        Some((Request::from_parts(parts, body), sent, Reading { known, replacer, signature }))
+        let is_read = known.is_some() || signature.is_some();
+        let reading = is_read.then_some(Reading { known, replacer, signature });
+        Some((Request::from_parts(parts, body), sent, reading))
     }
 
     /// Sends; once more over another connection where no origin has begun with it.

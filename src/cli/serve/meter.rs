@@ -66,11 +66,11 @@ impl Tally {
             }
             Kind::Verdict(judged) => {
                 let before = self.open.get(&flow);
-                let named = before.and_then(|view| view.name.clone());
-                let name = named.clone().or_else(|| judged.name.as_ref().map(Domain::to_string));
-                if before.is_some() && name == named {
+                // Most judgements are of requests of a flow that is known, by its name.
+                if before.is_some_and(|view| view.name.is_some() || judged.name.is_none()) {
                     return None;
                 }
+                let name = judged.name.as_ref().map(Domain::to_string);
                 let since = before.map_or_else(|| milliseconds(event.time), |view| view.since);
                 Some(News::Open(FlowView { flow, address: dst.ip(), port: dst.port(), name, since }))
             }

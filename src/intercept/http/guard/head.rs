@@ -3,7 +3,7 @@
 //! Pure functions over bytes, stricter than the HTTP library behind them: what passes here, the library accepts and
 //! reads in the same way. What a head *means* is judged elsewhere.
 
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, Method, Uri};
 
 use crate::limits;
 
@@ -110,8 +110,7 @@ pub(super) fn field(line: &[u8]) -> Option<(HeaderName, &[u8])> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let name = HeaderName::from_bytes(line.get(..colon)?).ok()?;
     let value = line.get(colon + 1..)?.trim_ascii();
-    HeaderValue::from_bytes(value).ok()?;
-    Some((name, value))
+    value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)).then_some((name, value))
 }
 
 /// A number of ASCII digits alone (RFC 9110 §8.6): no sign, no list, no space.
