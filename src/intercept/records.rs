@@ -9,6 +9,7 @@
 //!
 //! - `INVARIANT`: what the library sees is what came, in its order; an end or an error comes after all before it.
 //! - `INVARIANT`: a connection holds a buffer only while the library has not taken all that was read.
+//! - `INVARIANT`: in one turn of its task no more is read than by the library's own steps.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 use tokio_rustls::TlsStream;
 
 use crate::attach::Reset;
@@ -55,7 +57,17 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let mut held = match this.held.take() {
-            Some(held) => held,
+            Some(held) => {
+                // What is read from memory counts as a read, so that a peer that never pauses has no endless turn.
+                match coop::poll_proceed(cx) {
+                    Poll::Ready(turn) => turn.made_progress(),
+                    Poll::Pending => {
+                        this.held = Some(held);
+                        return Poll::Pending;
+                    }
+                }
+                held
+            }
             None => {
                 let mut buffer = Buffer::borrow();
                 let mut space = ReadBuf::new(&mut buffer);

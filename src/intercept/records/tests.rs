@@ -1,5 +1,6 @@
 //! TLS in large steps: everything in its order, ends and errors last, and no buffer while it is idle.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -46,6 +47,30 @@ async fn one_read_takes_all_records_that_have_come_and_nothing_is_kept_behind() 
     assert_eq!(ours.read(&mut space).await.unwrap(), 3 * RECORD);
     assert!(space.starts_with(&bytes(3 * RECORD)));
     assert!(!ours.stream.get_ref().0.holds());
+}
+
+#[tokio::test]
+async fn a_turn_ends_also_where_a_peer_never_pauses() {
+    /// tokio gives a task so many steps.
+    const STEPS: usize = 128;
+    const COUNT: usize = 8 << 20;
+    let (mut sender, near) = duplex(COUNT);
+    sender.write_all(&vec![7; COUNT]).await.unwrap();
+    let mut ahead = Ahead::new(near);
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+        let (mut space, mut read) = ([0; 4096], 0);
+        let turn = poll_fn(|cx| {
+            let mut step = ReadBuf::new(&mut space);
+            while Pin::new(&mut ahead).poll_read(cx, &mut step).is_ready() && read < COUNT {
+                read += step.filled().len();
+                step.clear();
+            }
+            Poll::Ready(read)
+        });
+        let read = turn.await;
+        assert!((1..=STEPS * 4096).contains(&read), "{read}");
+    }
 }
 
 #[tokio::test]
