@@ -68,8 +68,8 @@ fn bodies_of_any_size_arrive_whole() {
         for (run, insecure) in [(terminated(world), "--fail"), (spliced(world), "--insecure")] {
             let run = run.stdin(body.clone());
             let upload =
-                "curl --silent --show-error --max-time 50 $1 --data-binary @- https://allowed.rig/echo > /dev/null";
-            let download = "curl --silent --show-error --max-time 50 $1 https://allowed.rig/big | sha256sum";
+                "curl --silent --show-error --max-time 120 $1 --data-binary @- https://allowed.rig/echo > /dev/null";
+            let download = "curl --silent --show-error --max-time 120 $1 https://allowed.rig/big | sha256sum";
             let outcome = run.command(["bash", "-ec", &format!("{upload}; {download}"), "bash", insecure]).succeeded();
             let local = world.command(&["sha256sum", world.folder().join("files/big").to_str().expect("UTF-8")]);
             assert_eq!(outcome.stdout.split(' ').next(), local.split(' ').next());
