@@ -243,6 +243,8 @@ pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown
     drop(flows);
     all_flows.recv().await;
     tending.shutdown().await;
+    drop(pools);
+    turns.shutdown().await;
 }
 
 /// What is left to do for a flow that has been judged. What led there is not held meanwhile.

@@ -10,7 +10,7 @@
 //! - `INVARIANT`: what the library sees is what came, in its order; an end or an error comes after all before it.
 //! - `INVARIANT`: a connection holds a buffer only while the library has not taken all that was read.
 //! - `INVARIANT`: in one turn of its task [`limits::TLS_TURN`] are taken, and at most one read more, though the peer
-//!   may never pause.
+//!   may never pause; then whoever reads a [`Tls`] has to wait.
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ use crate::limits;
 pub struct Ahead<Io> {
     io: Io,
     held: Option<Held>,
-    /// Bytes that were taken since somebody last had to wait.
+    /// Bytes that were taken in this turn, which ends where [`Tls`] says so.
     taken: usize,
 }
 
@@ -59,21 +59,12 @@ impl<Io> Ahead<Io> {
 impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.taken >= limits::TLS_TURN {
-            this.taken = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let mut held = match this.held.take() {
             Some(held) => held,
             None => {
                 let mut buffer = Buffer::borrow();
                 let mut space = ReadBuf::new(&mut buffer);
-                let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, &mut space) else {
-                    this.taken = 0;
-                    return Poll::Pending;
-                };
-                read?;
+                ready!(Pin::new(&mut this.io).poll_read(cx, &mut space))?;
                 let end = space.filled().len();
                 Held { buffer, start: 0, end }
             }
@@ -132,6 +123,13 @@ pub struct Tls<Io> {
 }
 
 impl<Io> Tls<Io> {
+    fn ahead(&mut self) -> &mut Ahead<Io> {
+        match &mut *self.stream {
+            TlsStream::Client(stream) => stream.get_mut().0,
+            TlsStream::Server(stream) => stream.get_mut().0,
+        }
+    }
+
     /// The connection that a handshake led to.
     pub fn new(stream: impl Into<TlsStream<Ahead<Io>>>) -> Self {
         Self { stream: Box::new(stream.into()), failed: None }
@@ -151,7 +149,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tls<Io> {
             return Poll::Ready(Err(error));
         }
         let mut before = buf.filled().len();
-        ready!(Pin::new(&mut *this.stream).poll_read(cx, buf))?;
+        // Here and not below the library, which would take it for the end of what has come, and go on.
+        if this.ahead().taken >= limits::TLS_TURN {
+            this.ahead().taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Poll::Ready(read) = Pin::new(&mut *this.stream).poll_read(cx, buf) else {
+            this.ahead().taken = 0;
+            return Poll::Pending;
+        };
+        read?;
         while buf.filled().len() > before && buf.remaining() > 0 && this.stream.get_ref().0.holds() {
             before = buf.filled().len();
             if let Poll::Ready(Err(error)) = Pin::new(&mut *this.stream).poll_read(cx, buf) {
@@ -190,9 +198,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tls<Io> {
 
 impl<Io: Reset> Reset for Tls<Io> {
     fn reset_on_drop(&mut self) {
-        match &mut *self.stream {
-            TlsStream::Client(stream) => stream.get_mut().0.reset_on_drop(),
-            TlsStream::Server(stream) => stream.get_mut().0.reset_on_drop(),
-        }
+        self.ahead().reset_on_drop();
     }
 }

@@ -187,6 +187,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        let turn_ends = self.moved + limits::RELAY_TURN;
         if let Some(mut left) = self.left.take()
             && self.write(cx, to, &mut left)?.is_pending()
         {
@@ -194,7 +195,6 @@ impl Direction {
             return Poll::Pending;
         }
         let mut left = Left { buffer: Buffer::borrow(), start: 0, end: 0 };
-        let turn_ends = self.moved + limits::RELAY_TURN;
         loop {
             if self.moved >= turn_ends {
                 cx.waker().wake_by_ref();

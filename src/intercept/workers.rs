@@ -8,7 +8,9 @@
 //! thread's time, whichever has more flows or moves more.
 //!
 //! - `INVARIANT`: a step of a flow moves a bounded number of bytes, and waits for nothing: no other can be done
-//!   meanwhile.
+//!   meanwhile. A relay has [`limits::RELAY_TURN`](crate::limits::RELAY_TURN), TLS
+//!   [`limits::TLS_TURN`](crate::limits::TLS_TURN), HTTP/2 [`limits::STREAM_STEPS`](crate::limits::STREAM_STEPS); HTTP
+//!   in clear has what the runtime gives a task, 128 reads.
 
 mod lane;
 

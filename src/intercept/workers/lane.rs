@@ -2,11 +2,11 @@
 //!
 //! A runtime by itself goes round its tasks: a sandbox has as many turns as it has flows, and long ones for bulk. Here
 //! all tasks of a sandbox are one lane, which does their steps one by one. Whoever has had [`ROUND`] of the thread's
-//! time lets all other lanes have theirs, and the runtime look for what has come meanwhile, before it goes on; a step
-//! that took longer is paid for with as many rounds.
+//! time lets the others have theirs, and the runtime look for what has come meanwhile, before it goes on; a step that
+//! took longer is paid for with as many rounds, up to [`MOST_DEBT`].
 //!
-//! So what a lane waits for the others is a round of each, whatever they do and however much of it, and one step: no
-//! step is broken off. Where nobody else has anything to do, a round is over at once.
+//! So what a lane waits for another is a round of it, whatever it does and however much of that, and one step: no step
+//! is broken off. Where nobody else has anything to do, a round is over at once.
 //!
 //! It owns the order in which tasks are polled, and the tasks, until they end; what they do is their own affair.
 //!
@@ -15,7 +15,8 @@
 //! - `INVARIANT`: a task that is woken while it is polled is polled again.
 //! - `INVARIANT`: a task that panics ends alone.
 //! - `INVARIANT`: nothing of a lane outlives its [`Turns`]: whatever is left is dropped with them, and what comes later
-//!   at once.
+//!   at once, unpolled.
+//! - `INVARIANT`: no lock of a lane is held while a task is polled or dropped.
 
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use tokio::time::Instant;
 /// is a two-hundredth of it.
 const ROUND: Duration = Duration::from_micros(200);
 /// What is not paid for beyond this is forgiven: the clock runs on while the machine does something else.
-const MOST_DEBT: Duration = Duration::from_micros(200 * 8);
+const MOST_DEBT: Duration = ROUND.saturating_mul(32);
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -48,11 +49,13 @@ pub(in crate::intercept) struct Lane(Arc<Shared>);
 /// A lane's turns: to be polled by the runtime of its thread. Never ready.
 pub(super) struct Turns {
     lane: Arc<Shared>,
-    /// The thread's time that was had, less the rounds that were sat out for it.
+    /// The thread's time that was had, less the rounds that were sat out for it, and less the time that was not wanted.
     debt: Duration,
+    /// Since when nothing is to be done, where there is a debt.
+    idle: Option<Instant>,
 }
 
-/// A task of a lane, which ends when this is dropped; if it is not being polled, before that returns.
+/// A task of a lane, which ends when this is dropped: if it is not being polled, on this thread, before that returns.
 #[must_use = "dropping it ends the task"]
 pub(in crate::intercept) struct Task(Option<Arc<Ticket>>);
 
@@ -87,7 +90,7 @@ struct Ticket {
 #[must_use]
 pub(super) fn lane() -> (Lane, Turns) {
     let shared = Arc::new(Shared { state: Mutex::default(), thread: AtomicWaker::new() });
-    (Lane(Arc::clone(&shared)), Turns { lane: shared, debt: Duration::ZERO })
+    (Lane(Arc::clone(&shared)), Turns { lane: shared, debt: Duration::ZERO, idle: None })
 }
 
 impl Lane {
@@ -114,6 +117,13 @@ impl Task {
     /// Lets it run until it ends by itself.
     pub(in crate::intercept) fn detach(mut self) {
         self.0 = None;
+    }
+
+    /// Ends it, on the lane's own thread.
+    pub(in crate::intercept) fn end(self) {
+        if let Some(ticket) = &self.0 {
+            Lane(Arc::clone(&ticket.lane)).spawn(async { drop(self) }).detach();
+        }
     }
 
     /// Whether it has ended.
@@ -191,8 +201,8 @@ impl Turns {
     fn step(&mut self) -> bool {
         let Some((ticket, mut work)) = self.lane.state().next() else { return false };
         let begun = Instant::now();
-        // From here on, to be woken is to have another turn.
-        ticket.waits.store(false, Ordering::Release);
+        // From here on, to be woken is to have another turn; what was told before is seen in this one.
+        ticket.waits.swap(false, Ordering::AcqRel);
         let waker = Waker::from(Arc::clone(&ticket));
         let poll = || work.as_mut().poll(&mut Context::from_waker(&waker));
         // The panic was reported as any is; its task is dropped with all that it holds.
@@ -208,7 +218,8 @@ impl Turns {
         };
         let waits = !state.waiting.is_empty();
         drop(state);
-        drop(ended);
+        // As above.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
         self.debt = MOST_DEBT.min(self.debt + begun.elapsed());
         waits
     }
@@ -218,7 +229,11 @@ impl Future for Turns {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(since) = self.idle.take() {
+            self.debt = self.debt.saturating_sub(since.elapsed());
+        }
         if self.debt < ROUND && !self.step() {
+            self.idle = (self.debt >= ROUND).then(Instant::now);
             // Only while nothing is to be done has whoever comes to wake the thread: it would cut a round short.
             self.lane.thread.register(cx.waker());
             if self.lane.state().waiting.is_empty() {

@@ -83,8 +83,15 @@ pub(super) struct Stream(Arc<Shared>);
 
 /// The task that moves a connection's bytes, and whom these reach; ends with its last user.
 struct Driver {
-    _task: Task,
+    task: Option<Task>,
     peer: SocketAddr,
+}
+
+impl Drop for Driver {
+    /// Whoever drops it may hold a lock, or be on another thread.
+    fn drop(&mut self) {
+        self.task.take().into_iter().for_each(Task::end);
+    }
 }
 
 impl Link {
@@ -128,13 +135,14 @@ impl Link {
             let spawner = Spawner::default();
             let driving = drive(Local::new(connection, gate, spawner.clone()), sender.clone(), told);
             let streams = Mutex::new(Streams { sender, open: 1, since: Instant::now(), retired: false });
-            let shared = Shared { driver: Driver { _task: lane.spawn(driving), peer }, spawner, streams, websockets };
+            let shared =
+                Shared { driver: Driver { task: Some(lane.spawn(driving)), peer }, spawner, streams, websockets };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
         let handshake = http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|error| broken(error.into()))?;
         let connection = connection.with_upgrades();
-        let driver = Arc::new(Driver { _task: lane.spawn(async { drop(connection.await) }), peer });
+        let driver = Arc::new(Driver { task: Some(lane.spawn(async { drop(connection.await) })), peer });
         Ok(Self::Exclusive(Exclusive { sender, driver }))
     }
 }

@@ -173,6 +173,60 @@ async fn a_task_that_panics_ends_alone() {
     assert_eq!((drops.load(Ordering::Relaxed), log.lock().unwrap().len()), (1, 3));
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("this panic is part of a test, too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_when_it_is_dropped_ends_alone() {
+    let (lane, mut turns) = lane();
+    let log = Log::default();
+    let bomb = Bomb;
+    lane.spawn(poll_fn(move |_| {
+        let _held = &bomb;
+        Poll::Ready(())
+    }))
+    .detach();
+    lane.spawn(busy(&log, "other")).detach();
+    (0..3).for_each(|_| turn(&mut turns));
+    assert_eq!(log.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lane_owes_is_forgiven_while_it_has_nothing_to_do() {
+    let log = Log::default();
+    let (greedy, quiet) = (lane(), lane());
+    let (wake, woken) = oneshot::channel::<()>();
+    let told = Arc::clone(&log);
+    quiet
+        .0
+        .spawn(async move {
+            let _ = pin!(advance(16 * ROUND)).poll(&mut Context::from_waker(noop_waker_ref()));
+            woken.await.unwrap();
+            told.lock().unwrap().push("quiet");
+        })
+        .detach();
+    tokio::spawn(quiet.1);
+    yield_now().await;
+    advance(16 * ROUND).await;
+    greedy.0.spawn(slow(&log, "greedy", ROUND)).detach();
+    tokio::spawn(greedy.1);
+    while log.lock().unwrap().is_empty() {
+        yield_now().await;
+    }
+    wake.send(()).unwrap();
+    while log.lock().unwrap().len() < 20 {
+        yield_now().await;
+    }
+    let log = log.lock().unwrap();
+    assert!(log.iter().position(|name| *name == "quiet").is_some_and(|at| at <= 3), "{log:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_ends_when_its_handle_is_dropped_also_by_itself() {
     let (lane, mut turns) = lane();
@@ -182,7 +236,10 @@ async fn a_task_ends_when_its_handle_is_dropped_also_by_itself() {
     assert!(!begun.is_over() && !unbegun.is_over());
     drop((begun, unbegun));
     assert_eq!(drops.load(Ordering::Relaxed), 2);
-    turn(&mut turns);
+    lasting(&lane, &drops).end();
+    assert_eq!(drops.load(Ordering::Relaxed), 2);
+    (0..3).for_each(|_| turn(&mut turns));
+    assert_eq!(drops.load(Ordering::Relaxed), 3, "in a turn of the lane");
 
     let own = Arc::new(Mutex::new(None));
     let (handle, held) = (Arc::clone(&own), Dropped(Arc::clone(&drops)));
@@ -191,9 +248,9 @@ async fn a_task_ends_when_its_handle_is_dropped_also_by_itself() {
         drop(handle.lock().unwrap().take());
         Poll::Pending
     })));
-    assert_eq!(drops.load(Ordering::Relaxed), 2);
+    assert_eq!(drops.load(Ordering::Relaxed), 3);
     turn(&mut turns);
-    assert_eq!(drops.load(Ordering::Relaxed), 3, "as soon as it is no longer polled");
+    assert_eq!(drops.load(Ordering::Relaxed), 4, "as soon as it is no longer polled");
 }
 
 #[tokio::test(start_paused = true)]
