@@ -31,10 +31,9 @@ use crate::cli::world::Host;
 use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
 use crate::intercept::upstream::certificates::ClientCertificates;
-use crate::intercept::workers::Workers;
 use crate::sandbox::Sandbox;
 
-/// Threads that carry flows: one sandbox needs no more. One more does all else.
+/// Threads that serve: one sandbox needs no more.
 const WORKERS: usize = 2;
 
 /// Signals that are passed on to the command; to its whole process group, where a terminal would send them so.
@@ -113,7 +112,7 @@ pub(in crate::cli) fn run(
         resolvers: settings.resolvers,
         proxy: settings.proxy,
         certificates,
-        workers: Workers::start(WORKERS).map_err(RunError::own("start the threads that carry flows"))?,
+        ..data_path::Settings::default()
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);
@@ -228,7 +227,7 @@ fn pair(name: OsString, value: OsString) -> Vec<u8> {
 
 fn runtime() -> Result<Runtime, RunError> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(RunError::own("start the runtime"))
