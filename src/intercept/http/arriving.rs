@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::attach::Reset;
 
+use super::guard::Watch;
 use super::interim::Client;
 use super::streams::{Streamed, Tunnel};
 
@@ -26,6 +28,8 @@ use super::streams::{Streamed, Tunnel};
 pub(super) enum Arriving {
     /// Over HTTP/1.
     Message(Incoming),
+    /// Over HTTP/1, from a client that waits to be told to send it, which is when it is first read.
+    Withheld(Incoming, Arc<Watch>),
     /// Over HTTP/2.
     Stream(Streamed),
     /// None: the stream leaves HTTP, and is here itself.
@@ -85,6 +89,11 @@ impl Body for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
             Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Message),
+            Self::Withheld(body, watch) => {
+                // The library tells the client.
+                watch.invite();
+                Pin::new(body).poll_frame(cx).map_err(Broken::Message)
+            }
             Self::Stream(body) => body.poll_frame(cx).map_err(Broken::Stream),
             Self::Leaves(_) | Self::Nothing => Poll::Ready(None),
         }
@@ -92,7 +101,7 @@ impl Body for Arriving {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Message(body) => body.is_end_stream(),
+            Self::Message(body) | Self::Withheld(body, _) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
             Self::Leaves(_) | Self::Nothing => true,
         }
@@ -100,7 +109,7 @@ impl Body for Arriving {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Message(body) => body.size_hint(),
+            Self::Message(body) | Self::Withheld(body, _) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
             Self::Leaves(_) | Self::Nothing => SizeHint::with_exact(0),
         }
@@ -115,10 +124,18 @@ impl Arriving {
         Some(stream)
     }
 
-    /// Has its client told to send it, when it is first read; over HTTP/1 the library does.
-    pub(super) fn inviting(&mut self, client: &Client) {
-        if let (Self::Stream(body), Client::Stream(ahead)) = (self, client) {
-            body.inviting(ahead);
+    /// Has its client told to send it, when it is first read.
+    pub(super) fn inviting(self, client: &Client) -> Self {
+        match (self, client) {
+            (Self::Stream(mut body), Client::Stream(ahead)) => {
+                body.inviting(ahead);
+                Self::Stream(body)
+            }
+            (Self::Message(body), Client::Connection(watch)) => {
+                watch.withhold();
+                Self::Withheld(body, Arc::clone(watch))
+            }
+            (body, _) => body,
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Watch {
     reader: Mutex<Option<Waker>>,
     /// Interim answers to the request that is being answered, to be written.
     interims: Mutex<Interims>,
+    /// Whether the body of the request that is being answered waits to be asked for.
+    withheld: AtomicBool,
     /// Whether the library has begun to write something, and not ended it.
     speaking: AtomicBool,
 }
@@ -111,6 +113,21 @@ impl Watch {
             drop(interims);
             self.wake();
         }
+    }
+
+    /// The client waits to be told to send the body of its request.
+    pub(super) fn withhold(&self) {
+        self.withheld.store(true, Ordering::Relaxed);
+    }
+
+    /// It is told so.
+    pub(super) fn invite(&self) {
+        self.withheld.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the client was never told to send a body, and may send it or not.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.withheld.swap(false, Ordering::Relaxed)
     }
 
     /// No more interim answers come, for the answer is next; what could not be written before it is not written.
