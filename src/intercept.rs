@@ -31,6 +31,7 @@ pub mod udp;
 pub mod upstream;
 pub mod workers;
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::attach::{Arrival, Listener, Reset};
@@ -204,35 +205,46 @@ impl Shutdown {
 
 /// Takes every connection that arrives at `listener`, until `shutdown`; returns when the last one has ended.
 pub async fn serve<L: Listener>(mut listener: L, ctx: Arc<Context>, mut shutdown: Shutdown) {
+    let mut turns = JoinSet::new();
     // A connection that is kept on one thread is of no use on another.
-    let pools: Vec<Arc<Upstreams>> = (0..ctx.workers.count()).map(|_| Arc::default()).collect();
+    let pools: Vec<_> = ctx.workers.lanes(&mut turns).into_iter().map(|lane| Arc::new(Upstreams::new(lane))).collect();
     let mut tending = JoinSet::new();
     for pool in &pools {
         let (kept, sandbox) = (Arc::clone(pool), Arc::clone(&ctx.sandbox));
         tending.spawn(async move { kept.tend(&sandbox, sandbox.changes()).await });
     }
-    let mut flows = JoinSet::new();
+    // Nothing is sent: it is gone when every flow is.
+    let (flows, mut all_flows) = mpsc::channel::<Infallible>(1);
     while let Some(_turn) = shutdown.turn().await {
         loop {
             let arrival = tokio::select! {
                 biased;
                 () = shutdown.turn_is_over() => break,
-                Some(_) = flows.join_next() => continue,
                 arrival = listener.accept() => arrival,
             };
             let seat = ctx.workers.seat();
             let Some(pool) = pools.get(seat.number()) else { continue };
             let intercept = Intercept::new(&arrival, Arc::clone(&ctx), Arc::clone(pool), shutdown.clone());
             match ctx.sandbox.quota().flows.take() {
-                Some(slot) => seat.carry(&mut flows, intercept.run(arrival.io, slot)),
+                Some(slot) => {
+                    let (run, counted) = (intercept.run(arrival.io, slot), (seat, flows.clone()));
+                    let flow = async move {
+                        run.await;
+                        drop(counted);
+                    };
+                    pool.lane().spawn(flow).detach();
+                }
                 None => intercept.turn_away(arrival.io),
             }
         }
     }
     // Who comes now is refused at once.
     drop(listener);
-    while flows.join_next().await.is_some() {}
+    drop(flows);
+    all_flows.recv().await;
     tending.shutdown().await;
+    drop(pools);
+    turns.shutdown().await;
 }
 
 /// What is left to do for a flow that has been judged. What led there is not held meanwhile.

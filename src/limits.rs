@@ -24,6 +24,8 @@ pub const HEAD_TIME: Duration = Duration::from_secs(30);
 pub const LINGER: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that a sandbox may have open in one connection.
 pub const STREAMS: u32 = 128;
+/// Steps of what runs on the streams of one HTTP/2 connection, before it lets others have their turn.
+pub const STREAM_STEPS: usize = 16;
 /// Idle time after which a keep-alive connection of the sandbox is closed.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(300);
 /// How long an upstream connection is kept for the sandbox's next request to the same origin.
@@ -111,6 +113,10 @@ pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
 pub const STAND_INS: u8 = 254;
 /// Bytes moved at once by a relay.
 pub const RELAY_BYTES: usize = 64 * 1024;
+/// Bytes that a relay moves each way, at most, before it lets others have their turn; it may be one read more.
+pub const RELAY_TURN: u64 = 256 * 1024;
+/// Bytes of a TLS connection that are taken, at most, before others have their turn; it may be one read more.
+pub const TLS_TURN: usize = 128 * 1024;
 /// Audit events that may wait to be written, before recording waits.
 pub const AUDIT_QUEUE: usize = 4096;
 /// Rows of each half of the summary that `run` prints.

@@ -174,6 +174,10 @@ pub mod decisions {}
 ///   back. A push closes the idle ones of older generations before it returns.
 /// - *A flow stays on one thread* (`intercept::workers`). One scheduler for all threads moved its tasks between them,
 ///   and a sixth of each request's time was what that costs. So every thread keeps upstream connections of its own.
+/// - *A greedy sandbox* has no more of a thread's time than a modest one (`intercept::workers::lane`). A runtime by
+///   itself goes round its tasks, and looks for what has come after 61 of them, so a sandbox with many flows, or with
+///   bulk, made its neighbours wait for all of it. One turn for each sandbox is no cure: those of bulk are long, and a
+///   request takes several. It is time that is shared, and long steps are paid for; and steps are short.
 /// - *A request* in a kept connection makes four system calls, two for each side, and none can go; half of its time is
 ///   the kernel's and the TLS library's. The rest is many small things. What helped: a body is one type and no boxes in
 ///   boxes; one atomic tells of revocation and no channel; the future that dials is not made where a connection is

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::proxies::Started;
+use crate::proxies::{OTHERS_CORE, PROXY_CORE, Started};
 use crate::stand::{BULK, NAME, ORIGIN, Place, UPLOAD, succeed};
 
 /// Times that the large file is fetched: 1 GiB in all.
@@ -20,9 +20,14 @@ const NAMES: usize = 100;
 const IDLE: u64 = 1000;
 /// Of the quiet sandbox: connections, and requests a second of each.
 const QUIET: [u64; 2] = [8, 50];
+/// How long it asks each time, and how often for each second that was asked for.
+const QUIET_SECONDS: u64 = 2;
+const TURNS_EACH_SECOND: u64 = 3;
 /// Of its greedy neighbour: connections and requests a second of each, and new connections a second.
 const GREEDY: [u64; 2] = [32, 60];
 const GREEDY_NEW: u64 = 50;
+/// It begins just before the quiet one, and goes on until it has ended.
+const GREEDY_SECONDS: u64 = QUIET_SECONDS + 1;
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,11 +41,12 @@ pub(crate) enum Work {
     Idle,
     NewNames,
     Neighbour,
+    BulkyNeighbour,
     BothWays,
 }
 
 impl Work {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::BothWays,
         Self::Idle,
         Self::BulkUnread,
@@ -51,6 +57,7 @@ impl Work {
         Self::Bulk,
         Self::NewNames,
         Self::Neighbour,
+        Self::BulkyNeighbour,
     ];
 
     /// What it is called.
@@ -66,6 +73,7 @@ impl Work {
             Self::NewNames => "W7",
             Self::Neighbour => "W8",
             Self::BothWays => "W9",
+            Self::BulkyNeighbour => "W10",
         }
     }
 
@@ -78,6 +86,7 @@ impl Work {
             Self::Idle => "KiB/conn",
             Self::NewNames => "CPU µs/name",
             Self::Neighbour => "p99 ratio",
+            Self::BulkyNeighbour => "p99 ms",
             Self::BothWays => "MiB",
         }
     }
@@ -92,14 +101,21 @@ impl Work {
             | Self::Bulk
             | Self::NewNames
             | Self::Neighbour
+            | Self::BulkyNeighbour
             | Self::BothWays => Some(true),
             Self::Idle => None,
         }
     }
 
-    /// Whether it is memory that is measured.
-    pub(crate) fn is_of_memory(self) -> bool {
-        matches!(self, Self::Idle | Self::BothWays)
+    /// Whether it wants a proxy that does nothing else: of one that has worked, memory tells less; and a neighbour is
+    /// measured on one core.
+    pub(crate) fn is_by_itself(self) -> bool {
+        self.is_of_a_neighbour() || matches!(self, Self::Idle | Self::BothWays)
+    }
+
+    /// Whether it is what one sandbox makes another wait.
+    pub(crate) fn is_of_a_neighbour(self) -> bool {
+        matches!(self, Self::Neighbour | Self::BulkyNeighbour)
     }
 
     pub(crate) fn read(text: &str) -> Result<Self, String> {
@@ -133,7 +149,14 @@ impl Work {
                 assert_eq!(told, "");
                 meter.sample(NAMES as f64 / 1e6)
             }
-            Self::Neighbour => Sample { figure: neighbour(seconds), ..meter.sample(1.0) },
+            Self::Neighbour => {
+                let [alone, beside] = neighbour(seconds, greedy);
+                Sample { figure: beside / alone, ..meter.sample(1.0) }
+            }
+            Self::BulkyNeighbour => {
+                let [_, beside] = neighbour(seconds, bulky);
+                Sample { figure: beside / 1000.0, ..meter.sample(1.0) }
+            }
             Self::BothWays => Sample { figure: both_ways(proxy), ..meter.sample(1.0) },
         }
     }
@@ -154,9 +177,14 @@ fn h2load(options: &[&str]) -> u64 {
 }
 
 fn h2load_command(place: Place, options: &[&str]) -> Command {
+    h2load_of(place, options, "1k")
+}
+
+/// The same, of that file.
+fn h2load_of(place: Place, options: &[&str], file: &str) -> Command {
     let mut command = place.command("timeout");
     let to = format!("--connect-to={ORIGIN}:443");
-    command.args(["90", "h2load", "-t1", &to]).args(options).arg(format!("https://{NAME}/1k"));
+    command.args(["90", "h2load", "-t1", &to]).args(options).arg(format!("https://{NAME}/{file}"));
     command
 }
 
@@ -188,53 +216,101 @@ fn idle() -> Sample {
     Sample { figure: grown as f64 / IDLE as f64, median_ms: None, others: 0.0 }
 }
 
-/// How many times longer 99 of 100 requests of the quiet sandbox take while its neighbour is greedy.
+/// How long 99 of 100 requests of the quiet sandbox take at most, in microseconds: alone, and beside a neighbour.
 ///
-/// All of them share the cores, and what is asked is what the *proxy* makes one wait for the other. So the origin and
-/// the quiet client go before everybody, and the greedy clients give way to everybody.
-fn neighbour(seconds: u64) -> f64 {
-    origin_goes(&["--fifo", "--pid", "1"]);
-    let alone = quiet(seconds);
-    let lasts = (2 * seconds).to_string();
-    let [count, new] = [2 * seconds * GREEDY_NEW, GREEDY_NEW].map(|number| number.to_string());
+/// What is asked is what the *proxy* makes one wait for the other. So it has a core to itself, and on the other the
+/// greedy clients give way to the origin and the quiet client.
+///
+/// A machine that shares its cores with others stands still now and then, which makes single requests slow, and never
+/// one fast. So both are measured by turns, many times, and of each the lower quartile counts.
+fn neighbour<const N: usize>(seconds: u64, begin: fn() -> [Child; N]) -> [f64; 2] {
+    let awake = Awake::begin();
+    for pid in Place::Wan.processes().iter().map(u32::to_string) {
+        succeed(Command::new("taskset").args(["--cpu-list", "--pid", OTHERS_CORE, &pid]));
+    }
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS_EACH_SECOND * seconds {
+        alone.push(quiet());
+        let busy = begin();
+        beside.push(quiet());
+        for mut command in busy {
+            command.wait().expect("its end");
+        }
+    }
+    drop(awake);
+    let both = [alone, beside].map(|mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        *all.get(all.len() / 4).expect("turns")
+    });
+    let [alone, beside] = both.map(|time| time / 1000.0);
+    eprintln!("99 of 100 take {alone:.2} ms alone, {beside:.2} ms beside it");
+    both
+}
+
+/// The greedy neighbour's clients; they end by themselves soon after the quiet one's.
+fn greedy() -> [Child; 2] {
+    let [lasts, count] = [GREEDY_SECONDS, GREEDY_SECONDS * GREEDY_NEW].map(|number| number.to_string());
+    let period = format!("--rate-period={}ms", 1000 / GREEDY_NEW);
     let [connections, rate] = GREEDY.map(|number| number.to_string());
     let requests = ["--h1", "-c", &connections, "--rps", &rate, "-D", &lasts];
-    let connects = ["--h1", "-c", &count, "-n", &count, "-r", &new];
-    let greedy = [h2load_command(Place::Neighbour, &requests), h2load_command(Place::Neighbour, &connects)];
-    let greedy = greedy.map(|command| {
-        let mut command = scheduled(&["--idle", "0"], &command);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("load")
-    });
-    let beside = quiet(seconds);
-    for mut command in greedy {
-        command.wait().expect("its end");
-    }
-    origin_goes(&["--other", "--pid", "0"]);
-    eprintln!("99 of 100 take {:.2} ms alone, {:.2} ms beside it", alone / 1000.0, beside / 1000.0);
-    beside / alone
+    let connects = ["--h1", "-c", &count, "-n", &count, "-r", "1", &period];
+    [requests.as_slice(), &connects].map(|options| giving_way(&h2load_command(Place::Neighbour, options)))
 }
 
-/// The same command, scheduled so.
-fn scheduled(how: &[&str], command: &Command) -> Command {
-    let mut scheduled = Command::new("chrt");
-    scheduled.args(how).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    scheduled
+/// Clients of a neighbour that fetches the large file as fast as it can, over as many connections.
+fn bulky() -> [Child; 1] {
+    let [connections, lasts] = [GREEDY[0], GREEDY_SECONDS].map(|number| number.to_string());
+    let bulk = ["--h1", "-c", &connections, "-D", &lasts];
+    [giving_way(&h2load_of(Place::Neighbour, &bulk, "bulk"))]
 }
 
-/// Has the origin scheduled so.
-fn origin_goes(how: &[&str]) {
-    for pid in Place::Wan.processes() {
-        succeed(Command::new("chrt").args(how).arg(pid.to_string()));
+/// Runs a client of the neighbour, which gives way to everybody.
+fn giving_way(command: &Command) -> Child {
+    let mut command = on_others_core(&["chrt", "--idle", "0"], command);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("load")
+}
+
+/// Keeps both cores awake while it is there. One that sleeps takes its time to wake, on a virtual machine many times
+/// what a request takes, and more often where there is less to do: the quiet sandbox would be slowest alone.
+struct Awake(Vec<Child>);
+
+impl Awake {
+    fn begin() -> Self {
+        // They give way to everybody, and end by themselves if nobody ends them.
+        let spin = |core: &str| {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", core, "chrt", "--idle", "0", "timeout", "1200", "sh", "-c"]);
+            command.arg("while :; do :; done").stdin(Stdio::null()).spawn().expect("taskset")
+        };
+        Self([OTHERS_CORE, PROXY_CORE].map(spin).into())
     }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for spinning in &mut self.0 {
+            // `timeout` passes the signal on.
+            let _ = Command::new("kill").arg(spinning.id().to_string()).status();
+            let _ = spinning.wait();
+        }
+    }
+}
+
+/// The same command on the core that the proxy is not on, started by `by`.
+fn on_others_core(by: &[&str], command: &Command) -> Command {
+    let mut pinned = Command::new("taskset");
+    pinned.args(["--cpu-list", OTHERS_CORE]).args(by);
+    pinned.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    pinned
 }
 
 /// Requests of the quiet sandbox at a fixed rate: what 99 of 100 take at most, in microseconds.
-fn quiet(seconds: u64) -> f64 {
+fn quiet() -> f64 {
     let log = tempfile::NamedTempFile::new().expect("a file");
     let [connections, rate] = QUIET.map(|number| number.to_string());
-    let (lasts, to) = (seconds.to_string(), format!("--log-file={}", log.path().display()));
+    let (lasts, to) = (QUIET_SECONDS.to_string(), format!("--log-file={}", log.path().display()));
     let client = h2load_command(Place::Sandbox, &["--h1", "-c", &connections, "--rps", &rate, "-D", &lasts, &to]);
-    succeed(&mut scheduled(&["--fifo", "1"], &client));
+    succeed(&mut on_others_core(&[], &client));
     let told = fs::read_to_string(log.path()).expect("its log");
     // When it began, its status, and how long it took: all in microseconds, and connecting counts for the first of each
     // connection, which are left out.
@@ -245,11 +321,14 @@ fn quiet(seconds: u64) -> f64 {
             Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
         })
         .collect();
-    let expected = QUIET.iter().product::<u64>() * seconds;
-    assert!(all.len() as u64 * 20 >= expected * 19, "{} of {expected} requests: {told}", all.len());
     all.sort_by_key(|(began, _)| *began);
     let first = all.first().map_or(0, |(began, _)| *began);
     let mut times: Vec<f64> = all.iter().filter(|(began, _)| began - first > 500_000).map(|(_, took)| *took).collect();
+    assert!(!times.is_empty(), "no answer at all: {told}");
+    // What had no answer in time, or was not even asked, is as if it had taken all of it.
+    let expected = QUIET.iter().product::<u64>() * QUIET_SECONDS;
+    let missing = (expected * 19 / 20).saturating_sub(all.len() as u64);
+    times.extend((0..missing).map(|_| QUIET_SECONDS as f64 * 1e6));
     times.sort_by(f64::total_cmp);
     *times.get(times.len() * 99 / 100).expect("many times")
 }

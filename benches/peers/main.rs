@@ -3,7 +3,8 @@
 //! Two sandboxes, a gateway and an origin stand in network namespaces of this machine. In the gateway runs one of:
 //! nothing (plain routing), a bare relay, HAProxy, nginx, exeat; every one of them transparent. The clients are curl
 //! and h2load, the origin is nginx; nothing here measures with a client of its own. Each round starts every proxy anew
-//! (for W6 and W9 once more, for a used heap tells less) and gives it the same work, so that all meet the same noise.
+//! (for W6 and W9 once more, for a used heap tells less, and for W8 and W10, where it has a core to itself) and gives
+//! it the same work, so that all meet the same noise.
 //!
 //! The figure to compare is the proxy's own CPU time for a unit of work: it moves little with noise. Rates are none of
 //! this: client, proxy and origin share the cores. Every count and every time is bounded.
@@ -15,8 +16,9 @@
 //! | W3 | requests of 1 KiB in kept connections, intercepted: HTTP/1.1, 32 of them; HTTP/2, 4 with 16 streams each |
 //! | W6 | 1,000 connections that have had one answer, and wait |
 //! | W7 | new connections, each to a name that was never seen, so that a certificate has to be made |
-//! | W8 | 400 requests a second of one sandbox, beside a greedy one and alone: ratio of what 99 of 100 take at most |
+//! | W8 | 400 requests a second of one sandbox beside a greedy one, and alone: ratio of what 99 of 100 take at most |
 //! | W9 | 2 GiB up and 2 GiB down at once: by how much the proxy's memory grows at most |
+//! | W10 | the same beside one that fetches the large file over 32 connections as fast as it can: what 99 of 100 take |
 //!
 //! Debian: `apt-get install --no-install-recommends nginx-light libnginx-mod-stream haproxy dnsmasq-base nftables
 //! iproute2 curl nghttp2-client openssl`. With `--soak` it is another program: see `soak.rs`.
@@ -35,7 +37,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use load::Work;
-use proxies::Proxy;
+use proxies::{Cores, Proxy};
 use report::Report;
 use stand::Stand;
 
@@ -132,12 +134,12 @@ fn measure(options: &Options) -> Report {
     for round in 1..=options.rounds {
         for proxy in &options.proxies {
             let works: Vec<Work> = options.works.iter().copied().filter(|work| proxy.does(*work)).collect();
-            // Memory is that of a proxy that has done nothing else.
-            let (of_memory, others): (Vec<Work>, Vec<Work>) = works.into_iter().partition(|work| work.is_of_memory());
-            let starts = of_memory.into_iter().map(|work| vec![work]).chain([others]);
+            let (by_themselves, others): (Vec<_>, Vec<_>) = works.into_iter().partition(|work| work.is_by_itself());
+            let starts = by_themselves.into_iter().map(|work| vec![work]).chain([others]);
             for works in starts.filter(|works| !works.is_empty()) {
                 let stand = Stand::up(folder.path(), &keys);
-                let started = proxy.start(&stand);
+                let cores = if works.iter().any(|work| work.is_of_a_neighbour()) { Cores::One } else { Cores::All };
+                let started = proxy.start(&stand, cores);
                 started.check();
                 for work in works {
                     let sample = work.run(&started, options.seconds);

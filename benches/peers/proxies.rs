@@ -1,4 +1,5 @@
-//! The proxies, each as one would set it up for this work: two workers, origin verified, idle connections kept.
+//! The proxies, each as one would set it up for this work: a worker for each core, origin verified, idle connections
+//! kept.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,40 @@ enum Kind {
     Haproxy,
     Nginx,
     Exeat(PathBuf),
+}
+
+/// Where a proxy runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// Wherever there is room, with two workers.
+    All,
+    /// With one worker, and nobody else, on [`PROXY_CORE`].
+    One,
+}
+
+/// The core that a proxy has to itself where it has one, and the one that all others share then.
+pub(crate) const PROXY_CORE: &str = "1";
+pub(crate) const OTHERS_CORE: &str = "0";
+
+impl Cores {
+    fn workers(self) -> usize {
+        match self {
+            Self::All => 2,
+            Self::One => 1,
+        }
+    }
+
+    /// A command in the gateway, there.
+    fn command(self, program: &str) -> Command {
+        match self {
+            Self::All => Place::Gateway.command(program),
+            Self::One => {
+                let mut command = Place::Gateway.command("taskset");
+                command.args(["--cpu-list", PROXY_CORE, program]);
+                command
+            }
+        }
+    }
 }
 
 /// One that has been.
@@ -70,26 +105,26 @@ impl Proxy {
     }
 
     /// Starts it in the gateway, and sends the sandbox's connections its way.
-    pub(crate) fn start(&self, stand: &Stand<'_>) -> Started {
+    pub(crate) fn start(&self, stand: &Stand<'_>, cores: Cores) -> Started {
         let mut trust = if self.intercepts { &stand.keys.proxy_root } else { &stand.keys.origin_root }.clone();
         let mut control = None;
         match &self.kind {
             Kind::Nothing => {}
             Kind::Relay => {
                 let this = std::env::current_exe().expect("this program");
-                for _ in 0..2 {
-                    stand.spawn(Place::Gateway.command(&this.to_string_lossy()).args(["relay", &PORT.to_string()]));
+                for _ in 0..cores.workers() {
+                    stand.spawn(cores.command(&this.to_string_lossy()).args(["relay", &PORT.to_string()]));
                 }
             }
             Kind::Haproxy => {
-                drop(stand.spawn(Place::Gateway.command("haproxy").args(["-db", "-f"]).arg(self.haproxy(stand))))
+                drop(stand.spawn(cores.command("haproxy").args(["-db", "-f"]).arg(self.haproxy(stand, cores))))
             }
             Kind::Nginx => {
-                let mut nginx = Place::Gateway.command("nginx");
-                stand.spawn(nginx.args(["-e", "stderr", "-c"]).arg(self.nginx(stand)));
+                let mut nginx = cores.command("nginx");
+                stand.spawn(nginx.args(["-e", "stderr", "-c"]).arg(self.nginx(stand, cores)));
             }
             Kind::Exeat(path) => {
-                let (socket, root) = self.exeat(stand, path);
+                let (socket, root) = self.exeat(stand, path, cores);
                 control = Some(socket);
                 if self.intercepts {
                     trust = root;
@@ -103,7 +138,7 @@ impl Proxy {
         Started { trust, folder: stand.folder.clone(), control, intercepts: self.intercepts }
     }
 
-    fn haproxy(&self, stand: &Stand<'_>) -> PathBuf {
+    fn haproxy(&self, stand: &Stand<'_>, cores: Cores) -> PathBuf {
         let [leaf, root, origin] =
             [&stand.keys.proxy_leaf, &stand.keys.proxy_root, &stand.keys.origin_root].map(|path| path.display());
         let rest = if self.intercepts {
@@ -134,10 +169,11 @@ backend origin
             )
         };
         let times = "timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  timeout http-keep-alive 300s";
-        self.file(stand, "cfg", &format!("global\n  nbthread 2\n  maxconn 4000\ndefaults\n  {times}\n{rest}"))
+        let all = format!("global\n  nbthread {}\n  maxconn 4000\ndefaults\n  {times}\n{rest}", cores.workers());
+        self.file(stand, "cfg", &all)
     }
 
-    fn nginx(&self, stand: &Stand<'_>) -> PathBuf {
+    fn nginx(&self, stand: &Stand<'_>, cores: Cores) -> PathBuf {
         let (leaf, origin) = (stand.keys.proxy_leaf.display(), stand.keys.origin_root.display());
         let folder = stand.folder.display();
         let rest = if self.intercepts {
@@ -173,9 +209,10 @@ backend origin
         };
         let main = format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-user root; worker_processes 2; daemon off; pid {folder}/proxy.pid; error_log stderr;
+user root; worker_processes {}; daemon off; pid {folder}/proxy.pid; error_log stderr;
 events {{ worker_connections 8192; }}
-"
+",
+            cores.workers()
         );
         self.file(stand, "conf", &(main + &rest))
     }
@@ -186,8 +223,9 @@ events {{ worker_connections 8192; }}
         path
     }
 
-    /// The daemon, with each sandbox behind its device: its control socket, and the first one's root in a file.
-    fn exeat(&self, stand: &Stand<'_>, path: &Path) -> (PathBuf, PathBuf) {
+    /// The daemon, with each sandbox behind its device: its control socket, and the first one's root in a file. It has
+    /// as many workers as cores that it may run on.
+    fn exeat(&self, stand: &Stand<'_>, path: &Path, cores: Cores) -> (PathBuf, PathBuf) {
         let state = tempfile::tempdir_in(&stand.folder).expect("a folder").keep();
         let socket = state.join("control.sock");
         let settings = format!(
@@ -200,7 +238,7 @@ events {{ worker_connections 8192; }}
         for (_, _, _, device) in BOXES {
             succeed(Place::Gateway.command("ip").args(["link", "set", device, "down"]));
         }
-        let mut daemon = Place::Gateway.command(&path.to_string_lossy());
+        let mut daemon = cores.command(&path.to_string_lossy());
         stand.spawn(daemon.args(["serve", "--config"]).arg(settings).env("SSL_CERT_FILE", &stand.keys.origin_root));
         wait_until("the daemon", || socket.exists());
         let policy = policy(&[NAME, "*.new.bench"], self.intercepts);

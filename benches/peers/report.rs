@@ -78,7 +78,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.table(f, false, &[Work::BulkUnread, Work::ConnectUnread, Work::Idle])?;
         self.table(f, true, &[Work::Http1, Work::Http2, Work::Connect, Work::Bulk, Work::Idle, Work::NewNames])?;
-        self.table(f, true, &[Work::Neighbour, Work::BothWays])?;
+        self.table(f, true, &[Work::Neighbour, Work::BulkyNeighbour, Work::BothWays])?;
         let direct = [Work::ConnectUnread, Work::Connect].into_iter().find_map(|work| self.one_by_one(work, "none"));
         if let Some(direct) = direct {
             writeln!(f, "Plain routing: {direct:.2} ms for a new connection, one at a time.")?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::load::{memory, resident};
-use crate::proxies::{Proxy, Started, ask, asked, policy};
+use crate::proxies::{Cores, Proxy, Started, ask, asked, policy};
 use crate::stand::{BOXES, NAME, ORIGIN, Place, Stand, wait_until};
 
 /// What resident memory may grow by after the first tenth, in parts of what it was then.
@@ -40,7 +40,7 @@ const LOADS: [&str; 12] = [
 
 /// Runs for some minutes; whether all went well.
 pub(crate) fn run(stand: &Stand<'_>, proxy: &Proxy, minutes: u64) -> bool {
-    let started = proxy.start(stand);
+    let started = proxy.start(stand, Cores::All);
     started.check();
     let socket = started.control.clone().expect("exeat's");
     let pid = daemon(&socket);

@@ -29,6 +29,7 @@ mod serve;
 mod sign;
 mod streams;
 mod timer;
+mod turn;
 mod upgrade;
 pub(super) mod upstreams;
 mod whole;
@@ -39,13 +40,13 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use tokio::task::JoinSet;
 
 use crate::audit::{self, Judged, Protocol, RouteTaken};
 use crate::flow::{Domain, Flow, HttpVersion, RequestHead, Scheme, Seen};
 use crate::intercept::Context;
 use crate::intercept::ledger::{self, Due, Ledger};
 use crate::intercept::upstream::DialError;
+use crate::intercept::workers::Task;
 use crate::limits;
 use crate::policy::verdict::{Action, Basis, Denial, DenyReason, ForwardUrl, LocalResponse, Permit, Text, Verdict};
 use crate::sandbox::quota::Spent;
@@ -87,7 +88,7 @@ pub(super) struct Conversation {
     live: live::Register,
     switched: Mutex<Option<Switched>>,
     /// Streams that have switched; they end with the connection.
-    relays: Mutex<JoinSet<()>>,
+    relays: Mutex<Vec<Task>>,
 }
 
 /// A connection, or a stream, that leaves HTTP: what joins its two ends (RFC 9110 §7.8).
@@ -574,11 +575,11 @@ impl Conversation {
             self.watch.begin();
             let (busy, ledger) = (self.watch.answering(), Arc::clone(&self.ledger));
             let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
-            while relays.try_join_next().is_some() {}
-            relays.spawn(async move {
+            relays.retain(|relay| !relay.is_over());
+            relays.push(self.upstreams.lane().spawn(async move {
                 serve::relay_switched(switched, &ledger).await;
                 drop(busy);
-            });
+            }));
             return;
         }
         self.watch.switch_protocol();

@@ -9,7 +9,8 @@
 //!
 //! - `INVARIANT`: what the library sees is what came, in its order; an end or an error comes after all before it.
 //! - `INVARIANT`: a connection holds a buffer only while the library has not taken all that was read.
-//! - `INVARIANT`: in one turn of its task no more is read than by the library's own steps.
+//! - `INVARIANT`: in one turn of its task [`limits::TLS_TURN`] are taken, and at most one read more, though the peer
+//!   may never pause; then whoever reads a [`Tls`] has to wait.
 
 #[cfg(test)]
 mod tests;
@@ -20,17 +21,19 @@ use std::task::{Context, Poll, ready};
 
 use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::coop;
 use tokio_rustls::TlsStream;
 
 use crate::attach::Reset;
 use crate::intercept::buffer::Buffer;
+use crate::limits;
 
 /// A connection that is read in large steps, however small those are in which its bytes are taken.
 #[derive(Debug)]
 pub struct Ahead<Io> {
     io: Io,
     held: Option<Held>,
+    /// Bytes that were taken in this turn, which ends where [`Tls`] says so.
+    taken: usize,
 }
 
 /// What was read and is not yet taken.
@@ -44,7 +47,7 @@ struct Held {
 impl<Io> Ahead<Io> {
     /// Reads `io` ahead.
     pub fn new(io: Io) -> Self {
-        Self { io, held: None }
+        Self { io, held: None, taken: 0 }
     }
 
     /// Whether something was read and is not yet taken.
@@ -57,17 +60,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let mut held = match this.held.take() {
-            Some(held) => {
-                // What is read from memory counts as a read, so that a peer that never pauses has no endless turn.
-                match coop::poll_proceed(cx) {
-                    Poll::Ready(turn) => turn.made_progress(),
-                    Poll::Pending => {
-                        this.held = Some(held);
-                        return Poll::Pending;
-                    }
-                }
-                held
-            }
+            Some(held) => held,
             None => {
                 let mut buffer = Buffer::borrow();
                 let mut space = ReadBuf::new(&mut buffer);
@@ -79,6 +72,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
         let left = held.buffer.get(held.start..held.end).unwrap_or_default();
         let (now, later) = left.split_at(left.len().min(buf.remaining()));
         buf.put_slice(now);
+        this.taken += now.len();
         if !later.is_empty() {
             held.start += now.len();
             this.held = Some(held);
@@ -129,6 +123,13 @@ pub struct Tls<Io> {
 }
 
 impl<Io> Tls<Io> {
+    fn ahead(&mut self) -> &mut Ahead<Io> {
+        match &mut *self.stream {
+            TlsStream::Client(stream) => stream.get_mut().0,
+            TlsStream::Server(stream) => stream.get_mut().0,
+        }
+    }
+
     /// The connection that a handshake led to.
     pub fn new(stream: impl Into<TlsStream<Ahead<Io>>>) -> Self {
         Self { stream: Box::new(stream.into()), failed: None }
@@ -148,7 +149,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tls<Io> {
             return Poll::Ready(Err(error));
         }
         let mut before = buf.filled().len();
-        ready!(Pin::new(&mut *this.stream).poll_read(cx, buf))?;
+        // Here and not below the library, which would take it for the end of what has come, and go on.
+        if this.ahead().taken >= limits::TLS_TURN {
+            this.ahead().taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Poll::Ready(read) = Pin::new(&mut *this.stream).poll_read(cx, buf) else {
+            this.ahead().taken = 0;
+            return Poll::Pending;
+        };
+        read?;
         while buf.filled().len() > before && buf.remaining() > 0 && this.stream.get_ref().0.holds() {
             before = buf.filled().len();
             if let Poll::Ready(Err(error)) = Pin::new(&mut *this.stream).poll_read(cx, buf) {
@@ -187,9 +198,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tls<Io> {
 
 impl<Io: Reset> Reset for Tls<Io> {
     fn reset_on_drop(&mut self) {
-        match &mut *self.stream {
-            TlsStream::Client(stream) => stream.get_mut().0.reset_on_drop(),
-            TlsStream::Server(stream) => stream.get_mut().0.reset_on_drop(),
-        }
+        self.ahead().reset_on_drop();
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - `INVARIANT`: an idle relay holds no buffer. One is borrowed from the thread's pool for each read, and kept only
 //!   while the other side does not take what was read.
+//! - `INVARIANT`: in one turn of its task it moves [`limits::RELAY_TURN`] each way, and at most one read more.
 //! - `INVARIANT`: a side that ends is ended on the other (half-close); a side that breaks, or a cut, resets both, so
 //!   that neither takes a broken stream for a whole one.
 
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::attach::Reset;
 use crate::intercept::buffer::Buffer;
+use crate::limits;
 
 /// What a relay moved, and how it ended.
 #[derive(Debug)]
@@ -179,12 +181,13 @@ impl Direction {
         }
     }
 
-    /// Moves bytes until the reader ends (ready), or one side has to be waited for.
+    /// Moves bytes until the reader ends (ready), one side has to be waited for, or its turn is over.
     fn poll_move<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Broke>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        let turn_ends = self.moved + limits::RELAY_TURN;
         if let Some(mut left) = self.left.take()
             && self.write(cx, to, &mut left)?.is_pending()
         {
@@ -193,6 +196,10 @@ impl Direction {
         }
         let mut left = Left { buffer: Buffer::borrow(), start: 0, end: 0 };
         loop {
+            if self.moved >= turn_ends {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut space = ReadBuf::new(&mut left.buffer);
             match Pin::new(&mut *from).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) => (left.start, left.end) = (0, space.filled().len()),

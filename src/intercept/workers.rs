@@ -4,8 +4,15 @@
 //! the other must fetch, and memory is freed where it was not allocated. Here each thread has a runtime of its own, and
 //! what a flow needs beside itself, its upstream connections, is opened, kept and used on the same thread.
 //!
-//! It chooses the thread and nothing else: where the fewest flows are. One that had much to do would not be helped by
-//! its neighbour, so there is nothing in a flow that takes long without waiting.
+//! It owns where a flow goes: where the fewest are. Each sandbox has a [`Lane`] on each thread, and the lanes share the
+//! thread's time, whichever has more flows or moves more.
+//!
+//! - `INVARIANT`: a step of a flow moves a bounded number of bytes, and waits for nothing: no other can be done
+//!   meanwhile. A relay has [`limits::RELAY_TURN`](crate::limits::RELAY_TURN), TLS
+//!   [`limits::TLS_TURN`](crate::limits::TLS_TURN), HTTP/2 [`limits::STREAM_STEPS`](crate::limits::STREAM_STEPS); HTTP
+//!   in clear has what the runtime gives a task, 128 reads.
+
+mod lane;
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use lane::lane;
+pub(super) use lane::{Lane, Task};
 
 /// Where flows are carried: on threads of their own, or, by default, by the runtime that takes them.
 #[derive(Debug, Clone, Default)]
@@ -54,9 +64,20 @@ impl Workers {
         Ok(Self(Some(Arc::new(Threads { threads, _lasting: lasting }))))
     }
 
-    /// Between how many threads flows are told apart.
-    pub(super) fn count(&self) -> usize {
-        self.0.as_ref().map_or(1, |threads| threads.threads.len())
+    /// The lanes of one sandbox, in the threads' order. They end with `turns`.
+    pub(super) fn lanes(&self, turns: &mut JoinSet<()>) -> Vec<Lane> {
+        let mut begin = |thread: Option<&Thread>| {
+            let (lane, its_turns) = lane();
+            match thread {
+                Some(thread) => turns.spawn_on(its_turns, &thread.handle),
+                None => turns.spawn(its_turns),
+            };
+            lane
+        };
+        match &self.0 {
+            Some(threads) => threads.threads.iter().map(|thread| begin(Some(thread))).collect(),
+            None => vec![begin(None)],
+        }
     }
 
     /// A place for one more flow.
@@ -81,28 +102,12 @@ impl Seat {
     pub(super) fn number(&self) -> usize {
         self.number
     }
-
-    /// Carries a flow there.
-    pub(super) fn carry(self, flows: &mut JoinSet<()>, flow: impl Future<Output = ()> + Send + 'static) {
-        let handle = self.thread().map(|thread| thread.handle.clone());
-        let seated = async move {
-            flow.await;
-            drop(self);
-        };
-        match handle {
-            Some(handle) => flows.spawn_on(seated, &handle),
-            None => flows.spawn(seated),
-        };
-    }
-
-    fn thread(&self) -> Option<&Thread> {
-        self.workers.0.as_ref()?.threads.get(self.number)
-    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread() {
+        let threads = self.workers.0.as_ref().map(|threads| &threads.threads);
+        if let Some(thread) = threads.and_then(|threads| threads.get(self.number)) {
             thread.flows.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -119,37 +124,39 @@ mod tests {
     #[tokio::test]
     async fn flows_are_spread_and_each_stays_where_it_is() {
         let workers = Workers::start(2).unwrap();
-        let mut flows = JoinSet::new();
-        let carry = |flows: &mut JoinSet<()>| {
+        let mut turns = JoinSet::new();
+        let lanes = workers.lanes(&mut turns);
+        let carry = || {
             let (seat, (told, name), (end, ended)) = (workers.seat(), oneshot::channel(), oneshot::channel::<()>());
             let number = seat.number();
-            seat.carry(flows, async move {
+            let (tell_end, over) = oneshot::channel();
+            let flow = lanes[number].spawn(async move {
                 let begun = thread::current().id();
                 told.send(thread::current().name().map(str::to_owned)).unwrap();
                 ended.await.unwrap();
-                assert_eq!(thread::current().id(), begun);
+                drop(seat);
+                tell_end.send(thread::current().id() == begun).unwrap();
             });
-            (number, name, end)
+            flow.detach();
+            (number, name, end, over)
         };
-        let all: Vec<_> = (0..4).map(|_| carry(&mut flows)).collect();
+        let all: Vec<_> = (0..4).map(|_| carry()).collect();
         assert_eq!(all.iter().map(|(number, ..)| *number).collect::<Vec<_>>(), [0, 1, 0, 1]);
-        for (number, name, end) in all {
+        for (number, name, end, over) in all {
             assert_eq!(name.await.unwrap(), Some(format!("flows-{number}")));
             end.send(()).unwrap();
-        }
-        while let Some(ended) = flows.join_next().await {
-            ended.unwrap();
+            assert!(over.await.unwrap(), "it has moved to another thread");
         }
         assert_eq!(workers.seat().number(), 0, "all seats are free again");
-        assert_eq!(workers.count(), 2);
     }
 
     #[tokio::test]
     async fn without_threads_whoever_takes_flows_carries_them() {
-        let (workers, mut flows) = (Workers::default(), JoinSet::new());
-        let here = thread::current().id();
-        workers.seat().carry(&mut flows, async move { assert_eq!(thread::current().id(), here) });
-        flows.join_next().await.unwrap().unwrap();
-        assert_eq!((workers.count(), workers.seat().number()), (1, 0));
+        let (workers, mut turns) = (Workers::default(), JoinSet::new());
+        let (tell, thread) = oneshot::channel();
+        let [lane] = workers.lanes(&mut turns).try_into().ok().unwrap();
+        lane.spawn(async move { tell.send(thread::current().id()).unwrap() }).detach();
+        assert_eq!(thread.await.unwrap(), thread::current().id());
+        assert_eq!(workers.seat().number(), 0);
     }
 }

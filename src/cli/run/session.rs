@@ -31,9 +31,10 @@ use crate::cli::world::Host;
 use crate::confine::{environment, masks};
 use crate::flow::SandboxId;
 use crate::intercept::upstream::certificates::ClientCertificates;
+use crate::intercept::workers::Workers;
 use crate::sandbox::Sandbox;
 
-/// Threads that serve: one sandbox needs no more.
+/// Threads that carry flows: one sandbox needs no more. One more does all else.
 const WORKERS: usize = 2;
 
 /// Signals that are passed on to the command; to its whole process group, where a terminal would send them so.
@@ -112,7 +113,7 @@ pub(in crate::cli) fn run(
         resolvers: settings.resolvers,
         proxy: settings.proxy,
         certificates,
-        ..data_path::Settings::default()
+        workers: Workers::start(WORKERS).map_err(RunError::own("start the threads that carry flows"))?,
     };
     let sandbox = Arc::new(Sandbox::new(id, settings.policy, settings.secrets));
     sandbox.hold(settings.placeholders);
@@ -227,7 +228,7 @@ fn pair(name: OsString, value: OsString) -> Vec<u8> {
 
 fn runtime() -> Result<Runtime, RunError> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(RunError::own("start the runtime"))

@@ -13,24 +13,32 @@ use futures_util::task::AtomicWaker;
 use tokio::io::AsyncWrite;
 
 use super::gather::Gate;
+use super::turn::Turn;
 
 type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Takes what is spawned, for the [`Local`] that it belongs to.
 #[derive(Clone, Default)]
-pub(super) struct Spawner(Arc<(Mutex<Vec<Spawned>>, AtomicWaker)>);
+pub(super) struct Spawner(Arc<Yard>);
+
+#[derive(Default)]
+struct Yard {
+    spawned: Mutex<Vec<Spawned>>,
+    task: AtomicWaker,
+    turn: Turn,
+}
 
 impl Spawner {
     /// Has it run by the connection's task, whoever asks.
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let (spawned, task) = &*self.0;
-        spawned.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
-        task.wake();
+        let bound = Box::pin(self.0.turn.clone().bound(future));
+        self.0.spawned.lock().unwrap_or_else(PoisonError::into_inner).push(bound);
+        self.0.task.wake();
     }
 
     /// What was spawned since it was last asked.
     fn take(&self) -> Vec<Spawned> {
-        std::mem::take(&mut *self.0.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.spawned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -54,15 +62,17 @@ impl<C: Future, Io: AsyncWrite + Unpin> Future for Local<C, Io> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = &mut *self;
-        this.spawner.0.1.register(cx.waker());
+        this.spawner.0.task.register(cx.waker());
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
             // What came whole before the end is still passed on.
+            this.spawner.0.turn.begin_last();
             while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
             // And sent, as far as the peer takes it at once.
             let _ = this.gate.poll_send(cx);
             return Poll::Ready(ended);
         }
         this.running.extend(this.spawner.take());
+        this.spawner.0.turn.begin();
         while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {
             // What runs may spawn, too.
             this.running.extend(this.spawner.take());

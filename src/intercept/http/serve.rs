@@ -50,8 +50,8 @@ where
         () = govern(&conversation, &mut changes) => {}
         () = served => {}
     }
-    let mut relays = std::mem::take(&mut *conversation.relays.lock().unwrap_or_else(PoisonError::into_inner));
-    relays.shutdown().await;
+    let relays = std::mem::take(&mut *conversation.relays.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(relays);
 }
 
 async fn serve_http1<Io>(io: Io, conversation: &Arc<Conversation>)

@@ -33,6 +33,7 @@ use crate::flow::{Scheme, SecretName};
 use crate::intercept::Context;
 use crate::intercept::upstream::DialError;
 use crate::intercept::upstream::certificates::Shown;
+use crate::intercept::workers::Lane;
 use crate::limits;
 use crate::policy::signing::Signing;
 use crate::policy::verdict::{Injection, Permit, Target, Verdict};
@@ -47,8 +48,9 @@ const TURN: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(limits::UPSTREAM_IDLE.as_secs() / 5);
 
 /// The pool.
-#[derive(Default)]
 pub(in crate::intercept) struct Upstreams {
+    /// Where its connections' tasks run, as its users' do.
+    lane: Lane,
     stock: Mutex<Stock>,
     /// Told when there is something to look after.
     stocked: Notify,
@@ -146,6 +148,16 @@ pub(super) struct Lease {
 }
 
 impl Upstreams {
+    /// An empty pool, for whoever runs in this lane.
+    pub(in crate::intercept) fn new(lane: Lane) -> Self {
+        Self { lane, stock: Mutex::default(), stocked: Notify::new() }
+    }
+
+    /// Where its users run.
+    pub(in crate::intercept) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     /// A connection to the permit's target: one that is kept, or a new one. For HTTP/1 clients and WebSockets it is
     /// over HTTP/1.1, or, where the origin refuses that, over HTTP/2, for a WebSocket if the origin takes them there.
     /// In clear nothing is refused: a WebSocket goes as its client asks, or, if that is of no use, over HTTP/1.1.
@@ -205,7 +217,7 @@ impl Upstreams {
         let link = match self.kept(&key, ctx, permit, snapshot).await {
             Some(link) => link,
             None if kind.version == Version::HTTP_2 => self.open_for_all(&key, ctx, permit, snapshot).await?,
-            None => Link::open(ctx, permit, snapshot, kind).await?,
+            None => Link::open(&self.lane, ctx, permit, snapshot, kind).await?,
         };
         Ok(Lease { link, pool: Arc::clone(self), key })
     }
@@ -259,7 +271,7 @@ impl Upstreams {
         snapshot: &Snapshot,
     ) -> Result<Link, DialError> {
         let Some(turn) = self.stock().turn(key) else {
-            return Link::open(ctx, permit, snapshot, key.kind).await;
+            return Link::open(&self.lane, ctx, permit, snapshot, key.kind).await;
         };
         // Its shelf is swept, even if nothing ever comes of it.
         self.stocked.notify_one();
@@ -267,7 +279,7 @@ impl Upstreams {
         if let Some(link) = self.kept(key, ctx, permit, snapshot).await {
             return Ok(link);
         }
-        let link = Link::open(ctx, permit, snapshot, key.kind).await?;
+        let link = Link::open(&self.lane, ctx, permit, snapshot, key.kind).await?;
         self.stock().note(key, &link);
         drop(turn);
         Ok(link)

@@ -1,7 +1,9 @@
 //! The relay: order, half-close, resets, cuts, and what it holds.
 
 use std::future::{pending, ready};
+use std::pin::pin;
 
+use futures_util::task::noop_waker_ref;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -80,6 +82,24 @@ async fn bytes_pass_in_order_and_are_counted() {
     let relayed = relay.await.unwrap();
     assert_eq!((relayed.bytes_out, relayed.bytes_in), (out.len() as u64, inward.len() as u64));
     assert!(matches!(relayed.end, End::Closed), "{:?}", relayed.end);
+}
+
+#[tokio::test]
+async fn a_turn_ends_also_where_there_is_always_more() {
+    const TURN: u64 = limits::RELAY_TURN;
+    let ((mut sandbox, down), (up, mut origin)) = (duplex(8 << 20), duplex(8 << 20));
+    let sent = vec![7; 8 << 20];
+    for side in [&mut sandbox, &mut origin] {
+        side.write_all(&sent).await.unwrap();
+    }
+    let mut relay = pin!(Relay::new(down, up, pending()));
+    let cx = &mut Context::from_waker(noop_waker_ref());
+    for turn in 1..=4 {
+        assert!(relay.as_mut().poll(cx).is_pending());
+        for moved in [relay.out.moved, relay.inward.moved] {
+            assert!((turn * TURN..=turn * (TURN + limits::RELAY_BYTES as u64)).contains(&moved), "{moved} in {turn}");
+        }
+    }
 }
 
 #[tokio::test]

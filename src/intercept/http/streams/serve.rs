@@ -21,6 +21,7 @@ use crate::intercept::http::arriving::{Arriving, Leaving};
 use crate::intercept::http::gather::gather;
 use crate::intercept::http::interim::{Ahead, Client};
 use crate::intercept::http::payload::{Payload, PayloadError};
+use crate::intercept::http::turn::Turn;
 use crate::limits;
 
 use super::pipe::Pipe;
@@ -45,7 +46,7 @@ where
         connection
     });
     let Ok(Ok(mut connection)) = timeout(limits::KEEP_ALIVE, handshake).await else { return };
-    let mut streams = FuturesUnordered::new();
+    let (mut streams, turn) = (FuturesUnordered::new(), Turn::default());
     let mut idle = pin!(sleep_until(Instant::now() + limits::KEEP_ALIVE));
     let mut seen = 0;
     poll_fn(|cx| {
@@ -60,7 +61,8 @@ where
         let ended = loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, answer)))) => {
-                    streams.push(exchange(Arc::clone(conversation), request, answer));
+                    let exchange = exchange(Arc::clone(conversation), request, answer);
+                    streams.push(turn.clone().bound(exchange));
                 }
                 // The library has told whom it concerns of an error.
                 Poll::Ready(Some(Err(_)) | None) => break true,
@@ -68,6 +70,11 @@ where
             }
         };
         // What came whole before the end is still passed on.
+        if ended {
+            turn.begin_last()
+        } else {
+            turn.begin()
+        }
         while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
         // Where the sandbox does not take it, it wakes this.
         let _ = gate.poll_send(cx);

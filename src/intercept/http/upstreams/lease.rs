@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as Task, Poll, Waker};
+use std::task::{Context as Asking, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -16,12 +16,12 @@ use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::flow::{Alpn, Scheme};
 use crate::intercept::Context;
 use crate::intercept::upstream::{DialError, Dialled};
+use crate::intercept::workers::{Lane, Task};
 use crate::limits;
 use crate::policy::verdict::Permit;
 use crate::sandbox::Snapshot;
@@ -83,13 +83,14 @@ pub(super) struct Stream(Arc<Shared>);
 
 /// The task that moves a connection's bytes, and whom these reach; ends with its last user.
 struct Driver {
-    task: JoinHandle<()>,
+    task: Option<Task>,
     peer: SocketAddr,
 }
 
 impl Drop for Driver {
+    /// Whoever drops it may hold a lock, or be on another thread.
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.take().into_iter().for_each(Task::end);
     }
 }
 
@@ -99,6 +100,7 @@ impl Link {
     /// # Errors
     /// As dialling.
     pub(super) async fn open(
+        lane: &Lane,
         ctx: &Context,
         permit: &Permit,
         snapshot: &Snapshot,
@@ -109,18 +111,18 @@ impl Link {
         match kind.scheme {
             Scheme::Http => {
                 let Dialled { io, peer } = ctx.upstream.dial(permit, snapshot, &host).await?;
-                Self::handshake(io, peer, multiplexed).await
+                Self::handshake(lane, io, peer, multiplexed).await
             }
             Scheme::Https => {
                 let offer: &[Alpn] = if multiplexed { &[Alpn::Http2, Alpn::Http1] } else { &[Alpn::Http1] };
                 let Dialled { io, peer } = ctx.upstream.dial_tls(permit, snapshot, &host, offer).await?;
                 let chosen = io.session().alpn_protocol() == Some(b"h2");
-                Self::handshake(io, peer, multiplexed && chosen).await
+                Self::handshake(lane, io, peer, multiplexed && chosen).await
             }
         }
     }
 
-    pub(super) async fn handshake<Io>(io: Io, peer: SocketAddr, http2: bool) -> Result<Self, DialError>
+    pub(super) async fn handshake<Io>(lane: &Lane, io: Io, peer: SocketAddr, http2: bool) -> Result<Self, DialError>
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -131,15 +133,16 @@ impl Link {
             let (sender, connection) = handshake.map_err(|error| broken(error.into()))?;
             let (told, websockets) = watch::channel(None);
             let spawner = Spawner::default();
-            let task = tokio::spawn(drive(Local::new(connection, gate, spawner.clone()), sender.clone(), told));
+            let driving = drive(Local::new(connection, gate, spawner.clone()), sender.clone(), told);
             let streams = Mutex::new(Streams { sender, open: 1, since: Instant::now(), retired: false });
-            let shared = Shared { driver: Driver { task, peer }, spawner, streams, websockets };
+            let shared =
+                Shared { driver: Driver { task: Some(lane.spawn(driving)), peer }, spawner, streams, websockets };
             return Ok(Self::Stream(Arc::new(Stream(Arc::new(shared)))));
         }
         let handshake = http1::Builder::new().max_buf_size(2 * limits::HEAD_BYTES).handshake(TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|error| broken(error.into()))?;
         let connection = connection.with_upgrades();
-        let driver = Arc::new(Driver { task: tokio::spawn(async { drop(connection.await) }), peer });
+        let driver = Arc::new(Driver { task: Some(lane.spawn(async { drop(connection.await) })), peer });
         Ok(Self::Exclusive(Exclusive { sender, driver }))
     }
 }
@@ -322,7 +325,7 @@ impl Shared {
     pub(super) fn is_closed(&self) -> bool {
         let mut streams = self.streams();
         streams.retired
-            || matches!(streams.sender.poll_ready(&mut Task::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+            || matches!(streams.sender.poll_ready(&mut Asking::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
     /// Since when no stream is open.

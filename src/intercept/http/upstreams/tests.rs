@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::intercept::workers::Workers;
 
 fn key(generation: u64, n: u16) -> Key {
     let target = Target::Address(SocketAddr::from(([203, 0, 113, 9], n)));
@@ -12,11 +14,18 @@ fn key(generation: u64, n: u16) -> Key {
     Key { generation, kind, target, credentials: Arc::new([]), lent: Vec::new(), signing: None, shown: None }
 }
 
+fn lane() -> Lane {
+    let mut turns = JoinSet::new();
+    let [lane] = Workers::default().lanes(&mut turns).try_into().ok().unwrap();
+    turns.detach_all();
+    lane
+}
+
 /// A connection that has done nothing, and its other end.
 async fn opened(http2: bool) -> (Link, DuplexStream) {
     let (near, far) = duplex(64 * 1024);
     let peer = SocketAddr::from(([203, 0, 113, 9], 80));
-    (Link::handshake(near, peer, http2).await.unwrap(), far)
+    (Link::handshake(&lane(), near, peer, http2).await.unwrap(), far)
 }
 
 async fn exclusive() -> (Exclusive, DuplexStream) {
@@ -114,7 +123,7 @@ async fn an_http2_connection_takes_so_many_streams() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_says_nothing_of_websockets_is_asked_for_none() {
     let (link, far) = opened(true).await;
-    let lease = Lease { link, pool: Arc::default(), key: key(1, 1) };
+    let lease = Lease { link, pool: Arc::new(Upstreams::new(lane())), key: key(1, 1) };
     let said = lease.takes_websockets().await;
     assert!(said.is_err_and(|error| error.is_timeout()));
     drop(far);
