@@ -28,8 +28,9 @@ use super::streams::{Streamed, Tunnel};
 pub(super) enum Arriving {
     /// Over HTTP/1.
     Message(Incoming),
-    /// Over HTTP/1, from a client that waits to be told to send it, which is when it is first read.
-    Withheld(Incoming, Arc<Watch>),
+    /// Over HTTP/1, from a client that waits to be told to send it, which is when it is first read; then the watch is
+    /// told, too.
+    Withheld(Incoming, Option<Arc<Watch>>),
     /// Over HTTP/2.
     Stream(Streamed),
     /// None: the stream leaves HTTP, and is here itself.
@@ -91,7 +92,7 @@ impl Body for Arriving {
             Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Message),
             Self::Withheld(body, watch) => {
                 // The library tells the client.
-                watch.invite();
+                watch.take().iter().for_each(|watch| watch.invite());
                 Pin::new(body).poll_frame(cx).map_err(Broken::Message)
             }
             Self::Stream(body) => body.poll_frame(cx).map_err(Broken::Stream),
@@ -133,7 +134,7 @@ impl Arriving {
             }
             (Self::Message(body), Client::Connection(watch)) => {
                 watch.withhold();
-                Self::Withheld(body, Arc::clone(watch))
+                Self::Withheld(body, Some(Arc::clone(watch)))
             }
             (body, _) => body,
         }
