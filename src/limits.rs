@@ -117,6 +117,11 @@ pub const RELAY_BYTES: usize = 64 * 1024;
 pub const RELAY_TURN: u64 = 256 * 1024;
 /// Bytes of a TLS connection that are taken, at most, before others have their turn; it may be one read more.
 pub const TLS_TURN: usize = 128 * 1024;
+/// Bytes of an HTTP/2 connection that are read, and as many that are written, at most, before others have their turn.
+pub const STREAMS_TURN: usize = 256 * 1024;
+/// Bytes of an answer that are unpacked to be searched, at most, before others have their turn; it may be one step
+/// more.
+pub const UNPACK_TURN: usize = 256 * 1024;
 /// Audit events that may wait to be written, before recording waits.
 pub const AUDIT_QUEUE: usize = 4096;
 /// Rows of each half of the summary that `run` prints.

@@ -46,6 +46,7 @@ fn through(pieces: &[&[u8]], reader: usize) -> (Vec<u8>, Option<Fault>) {
         let mut buf = ReadBuf::new(&mut space);
         match Pin::new(&mut guard).poll_read(&mut cx, &mut buf) {
             Poll::Ready(Ok(())) if !buf.filled().is_empty() => passed.extend(buf.filled()),
+            Poll::Pending if watch.withholds() => watch.invite(),
             // No answer is ever given here, so a fault waits for the answers to earlier requests.
             Poll::Ready(_) | Poll::Pending => return (passed, watch.fault()),
         }

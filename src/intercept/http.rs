@@ -253,7 +253,7 @@ impl Conversation {
     /// Answers one request. The error ends its stream, and with HTTP/1 its connection, without an answer.
     async fn answer(
         self: Arc<Self>,
-        mut request: Request<Arriving>,
+        request: Request<Arriving>,
         client: Client,
     ) -> Result<Response<Payload>, PayloadError> {
         if self.version == HttpVersion::Http2 {
@@ -261,17 +261,10 @@ impl Conversation {
         }
         let busy = self.watch.answering();
         let connects = request.method() == Method::CONNECT;
-        if interim::is_awaited(&request) {
-            request = request.map(|body| body.inviting(&client));
-        }
         let mut response = self.respond(request, client).await?;
         // To whoever asked by `CONNECT`, success is a stream that is open.
         if connects && response.status().is_success() && response.extensions().get::<Opened>().is_none() {
             response = self.fail(upgrade::NOT_SWITCHED, StatusCode::BAD_GATEWAY);
-        }
-        if self.watch.is_in_doubt() {
-            // What follows may be that body or a request, as the client likes (RFC 9110 §10.1.1): nothing is read.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| body.keeping(busy)))
     }
@@ -286,6 +279,7 @@ impl Conversation {
         }
         let switch = upgrade::take(&mut request);
         let awaits = interim::is_awaited(&request);
+        request.body_mut().inviting(awaits, &client);
         let (mut parts, body) = request.into_parts();
         if !headers::are_plain(&parts.headers) {
             return Ok(self.misdirected(DenyReason::MalformedRequest, &parts));

@@ -10,7 +10,8 @@
 //! - `INVARIANT`: what the library sees is what came, in its order; an end or an error comes after all before it.
 //! - `INVARIANT`: a connection holds a buffer only while the library has not taken all that was read.
 //! - `INVARIANT`: in one turn of its task [`limits::TLS_TURN`] are taken, and at most one read more, though the peer
-//!   may never pause; then whoever reads a [`Tls`] has to wait.
+//!   may never pause; then whoever reads a [`Tls`] has to wait. Of records that hold nothing to be given out, such as
+//!   tickets, twice as much.
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use crate::limits;
 pub struct Ahead<Io> {
     io: Io,
     held: Option<Held>,
-    /// Bytes that were taken in this turn, which ends where [`Tls`] says so.
+    /// Bytes that were taken in this turn, which ends where [`Tls`] says so, or the library never comes back to it.
     taken: usize,
 }
 
@@ -59,6 +60,11 @@ impl<Io> Ahead<Io> {
 impl<Io: AsyncRead + Unpin> AsyncRead for Ahead<Io> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.taken >= 2 * limits::TLS_TURN {
+            this.taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut held = match this.held.take() {
             Some(held) => held,
             None => {

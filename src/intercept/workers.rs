@@ -9,8 +9,9 @@
 //!
 //! - `INVARIANT`: a step of a flow moves a bounded number of bytes, and waits for nothing: no other can be done
 //!   meanwhile. A relay has [`limits::RELAY_TURN`](crate::limits::RELAY_TURN), TLS
-//!   [`limits::TLS_TURN`](crate::limits::TLS_TURN), HTTP/2 [`limits::STREAM_STEPS`](crate::limits::STREAM_STEPS); HTTP
-//!   in clear has what the runtime gives a task, 128 reads.
+//!   [`limits::TLS_TURN`](crate::limits::TLS_TURN), HTTP/2 [`limits::STREAMS_TURN`](crate::limits::STREAMS_TURN) and
+//!   [`limits::STREAM_STEPS`](crate::limits::STREAM_STEPS), an answer that is unpacked
+//!   [`limits::UNPACK_TURN`](crate::limits::UNPACK_TURN); HTTP in clear has what the runtime gives a task, 128 reads.
 
 mod lane;
 

@@ -46,7 +46,6 @@ async fn a_body_that_its_origin_does_not_want_stays() {
     up.write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await.expect("it reads");
     let answer = read_answer(&mut io).await;
     assert!(status(&answer) == 417 && answer.ends_with("\r\n\r\nno"), "{answer}");
-    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     // It sends it all the same, and a request behind it: none of this is taken for a request, and none goes on.
     let _ = io.write_all(b"bodyGET /smuggled HTTP/1.1\r\nhost: allowed.test\r\n\r\n").await;
     let mut rest = Vec::new();
@@ -83,7 +82,6 @@ async fn e48_no_expectation_makes_two_requests_of_one() {
         let answer = read_head(&mut io).await;
         assert_eq!(status(&answer), 403, "{request}: {answer}");
         if request == smuggled {
-            assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
             let mut rest = Vec::new();
             let _ = io.read_to_end(&mut rest).await;
         }

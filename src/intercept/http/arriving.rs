@@ -28,8 +28,7 @@ use super::streams::{Streamed, Tunnel};
 pub(super) enum Arriving {
     /// Over HTTP/1.
     Message(Incoming),
-    /// Over HTTP/1, from a client that waits to be told to send it, which is when it is first read; then the watch is
-    /// told, too.
+    /// Over HTTP/1, and let through by nobody until it is first read.
     Withheld(Incoming, Option<Arc<Watch>>),
     /// Over HTTP/2.
     Stream(Streamed),
@@ -91,7 +90,7 @@ impl Body for Arriving {
         match &mut *self {
             Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Message),
             Self::Withheld(body, watch) => {
-                // The library tells the client.
+                // If its client waits, the library tells it now.
                 watch.take().iter().for_each(|watch| watch.invite());
                 Pin::new(body).poll_frame(cx).map_err(Broken::Message)
             }
@@ -125,18 +124,16 @@ impl Arriving {
         Some(stream)
     }
 
-    /// Has its client told to send it, when it is first read.
-    pub(super) fn inviting(self, client: &Client) -> Self {
-        match (self, client) {
-            (Self::Stream(mut body), Client::Stream(ahead)) => {
-                body.inviting(ahead);
-                Self::Stream(body)
+    /// Has its client told to send it, when it is first read, if it `awaits` that.
+    pub(super) fn inviting(&mut self, awaits: bool, client: &Client) {
+        match (&mut *self, client) {
+            (Self::Stream(body), Client::Stream(ahead)) if awaits => body.inviting(ahead),
+            (Self::Message(_), Client::Connection(watch)) if watch.withholds() => {
+                if let Self::Message(body) = std::mem::replace(self, Self::Nothing) {
+                    *self = Self::Withheld(body, Some(Arc::clone(watch)));
+                }
             }
-            (Self::Message(body), Client::Connection(watch)) => {
-                watch.withhold();
-                Self::Withheld(body, Some(Arc::clone(watch)))
-            }
-            (body, _) => body,
+            _ => {}
         }
     }
 }

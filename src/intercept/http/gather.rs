@@ -4,6 +4,8 @@
 //! call for each. Here such writes wait in a buffer until whoever runs the connection says that the step is over
 //! ([`Gate::poll_send`]), or the buffer is full. What is large anyway passes without being copied.
 //!
+//! - `INVARIANT`: in one step at most [`limits::STREAMS_TURN`] are read, and as many written, and one read or write
+//!   more: however much has come, and whatever the streams hold, the connection's task has an end.
 //! - `INVARIANT`: bytes go out in the order in which they were written, and all of them before the connection is shut
 //!   down.
 //! - `INVARIANT`: it holds no buffer while nothing waits, and one otherwise: a writer that is faster has to wait.
@@ -16,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::intercept::buffer::Buffer;
+use crate::limits;
 
 /// From so many bytes on a write goes out by itself, if nothing waits.
 const LARGE: usize = 8 * 1024;
@@ -31,6 +34,9 @@ struct Shared<Io> {
     waiting: Option<Waiting>,
     /// Whether the connection may itself hold what was written to it.
     unflushed: bool,
+    /// Bytes that were read in this step, and written.
+    read: usize,
+    written: usize,
     /// Why what was gathered could not be sent.
     failed: Option<io::Error>,
 }
@@ -44,15 +50,17 @@ struct Waiting {
 
 /// Gathers what is written to a connection.
 pub(super) fn gather<Io>(io: Io) -> (Gathered<Io>, Gate<Io>) {
-    let shared = Arc::new(Mutex::new(Shared { io, waiting: None, unflushed: false, failed: None }));
+    let shared = Shared { io, waiting: None, unflushed: false, read: 0, written: 0, failed: None };
+    let shared = Arc::new(Mutex::new(shared));
     (Gathered(Arc::clone(&shared)), Gate(shared))
 }
 
 impl<Io: AsyncWrite + Unpin> Gate<Io> {
-    /// Sends what has been gathered. Pending while the connection does not take it, or what it broke with is kept for
-    /// the library's next write.
+    /// Ends a step, and sends what has been gathered. Pending while the connection does not take it, or what it broke
+    /// with is kept for the library's next write.
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut shared = lock(&self.0);
+        (shared.read, shared.written) = (0, 0);
         if let Err(error) = ready!(shared.poll_send(cx)) {
             shared.failed = Some(error);
         }
@@ -106,7 +114,12 @@ impl<Io: AsyncWrite + Unpin> Shared<Io> {
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Gathered<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut lock(&self.0).io).poll_read(cx, buf)
+        let mut shared = lock(&self.0);
+        ready!(pause(cx, shared.read));
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut shared.io).poll_read(cx, buf);
+        shared.read += buf.filled().len() - before;
+        polled
     }
 }
 
@@ -128,11 +141,16 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gathered<Io> {
         if count == 0 {
             return Poll::Ready(Ok(0));
         }
+        ready!(pause(cx, shared.written));
         if count >= LARGE && shared.waiting.is_none() {
             shared.unflushed = true;
-            return Pin::new(&mut shared.io).poll_write_vectored(cx, slices);
+            let written = ready!(Pin::new(&mut shared.io).poll_write_vectored(cx, slices))?;
+            shared.written += written;
+            return Poll::Ready(Ok(written));
         }
-        shared.poll_take(cx, slices)
+        let taken = ready!(shared.poll_take(cx, slices))?;
+        shared.written += taken;
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -151,6 +169,15 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gathered<Io> {
     }
 }
 
+/// Waits for another step, where in this one so many bytes were moved.
+fn pause(cx: &mut Context<'_>, moved: usize) -> Poll<()> {
+    if moved < limits::STREAMS_TURN {
+        return Poll::Ready(());
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
 fn lock<Io>(shared: &Mutex<Shared<Io>>) -> MutexGuard<'_, Shared<Io>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -158,8 +185,9 @@ fn lock<Io>(shared: &Mutex<Shared<Io>>) -> MutexGuard<'_, Shared<Io>> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::task::Waker;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, join, repeat, sink};
 
     use super::*;
 
@@ -190,17 +218,47 @@ mod tests {
         let sent: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
         let all = sent.clone();
         let writing = async move {
-            for part in all.chunks(777) {
-                gathered.write_all(part).await.unwrap();
-                gathered.flush().await.unwrap();
+            for step in all.chunks(100_000) {
+                for part in step.chunks(777) {
+                    gathered.write_all(part).await.unwrap();
+                    gathered.flush().await.unwrap();
+                }
+                poll_fn(|cx| gate.poll_send(cx)).await;
             }
             gathered.shutdown().await.unwrap();
-            drop(gathered);
         };
         let mut came = Vec::new();
         tokio::join!(writing, peer.read_to_end(&mut came)).1.unwrap();
         assert!(came == sent);
-        drop(gate);
+    }
+
+    /// How much is read, or written, in a step of which nobody says that it is over.
+    fn one_step(mut act: impl FnMut(&mut Context<'_>) -> Poll<io::Result<usize>>) -> usize {
+        let mut moved = 0;
+        while let Poll::Ready(count) = act(&mut Context::from_waker(Waker::noop())) {
+            moved += count.unwrap();
+        }
+        moved
+    }
+
+    #[test]
+    fn a_step_has_an_end_however_much_could_be_read_or_written() {
+        const TURN: usize = limits::STREAMS_TURN;
+        for size in [1000, 20_000] {
+            let (mut gathered, gate) = gather(join(repeat(b'x'), sink()));
+            let space = &mut vec![0; size];
+            for _ in 0..2 {
+                let read = one_step(|cx| {
+                    let mut buf = ReadBuf::new(space);
+                    Pin::new(&mut gathered).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+                });
+                assert!((TURN..TURN + size).contains(&read), "{read}");
+                let bytes = vec![b'y'; size];
+                let written = one_step(|cx| Pin::new(&mut gathered).poll_write(cx, &bytes));
+                assert!((TURN..TURN + size).contains(&written), "{written}");
+                assert!(gate.poll_send(&mut Context::from_waker(Waker::noop())).is_ready());
+            }
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,9 @@
 //!
 //! - `INVARIANT`: every head that passes satisfies `head::check`, keep-alive and pipelined ones included.
 //! - `INVARIANT`: after a fault no further byte passes.
+//! - `INVARIANT`: of a body that its client may hold back (`Expect`) no byte passes before somebody reads it; if nobody
+//!   ever does, the connection ends with the answer: what follows may be that body or another request (RFC 9110
+//!   §10.1.1), and the library would read on, or not, as it happens to have come.
 //! - `INVARIANT`: what is written beside the library's bytes stands between two flushes of them.
 //! - `INVARIANT`: a fault between requests is answered here, after every earlier answer; a fault inside a body is
 //!   answered by whoever reads the body. Never both.
@@ -58,7 +61,7 @@ pub struct Watch {
     reader: Mutex<Option<Waker>>,
     /// Interim answers to the request that is being answered, to be written.
     interims: Mutex<Interims>,
-    /// Whether the body of the request that is being answered waits to be asked for.
+    /// Whether the body of the request that is being answered does not pass yet.
     withheld: AtomicBool,
     /// Whether the library has begun to write something, and not ended it.
     speaking: AtomicBool,
@@ -115,19 +118,15 @@ impl Watch {
         }
     }
 
-    /// The client waits to be told to send the body of its request.
-    pub(super) fn withhold(&self) {
-        self.withheld.store(true, Ordering::Relaxed);
+    /// Whether the body of the request that is being answered does not pass until [`Watch::invite`].
+    pub fn withholds(&self) -> bool {
+        self.withheld.load(Ordering::Acquire)
     }
 
-    /// It is told so.
-    pub(super) fn invite(&self) {
-        self.withheld.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the client was never told to send a body, and may send it or not.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.withheld.swap(false, Ordering::Relaxed)
+    /// The body of the request that is being answered is read from now on.
+    pub fn invite(&self) {
+        self.withheld.store(false, Ordering::Release);
+        self.wake();
     }
 
     /// No more interim answers come, for the answer is next; what could not be written before it is not written.
@@ -268,6 +267,7 @@ impl<Io> Guard<Io> {
             Ok(None) => Ok(()),
             Ok(Some((length, head))) => {
                 self.cleared = length;
+                self.watch.withheld.store(head.expects && head.body != head::Body::None, Ordering::Release);
                 self.watch.begin();
                 self.scan = head::Scan::default();
                 self.first = false;
@@ -363,6 +363,16 @@ impl<Io: AsyncRead + Unpin> Guard<Io> {
         }
     }
 
+    /// Holds a body back. Ready at the end of the stream, as far as that is seen.
+    fn poll_withheld(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        while self.held.is_empty() {
+            if ready!(self.poll_fill(cx))? == 0 {
+                return Poll::Ready(Ok(Progress::End));
+            }
+        }
+        Poll::Pending
+    }
+
     /// Reads a body straight into the reader's buffer; what comes after its end is held.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Progress>> {
         if !self.held.is_empty() {
@@ -450,6 +460,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Guard<Io> {
             }
             let progress = match this.expect {
                 Expect::Head => ready!(this.poll_head(cx))?,
+                Expect::Body(_) | Expect::Chunks(_) if this.watch.withholds() => ready!(this.poll_withheld(cx))?,
                 Expect::Body(_) | Expect::Chunks(_) => ready!(this.poll_body(cx, buf))?,
             };
             match progress {

@@ -6,8 +6,6 @@
 //!
 //! - `INVARIANT`: no byte of a body that waits goes upstream before its origin says so or is silent for
 //!   [`limits::CONTINUE_WAIT`], and none at all once it has answered without it.
-//! - `INVARIANT`: over HTTP/1 a client that was not told to send its body by the answer's time is told that its
-//!   connection ends, and nothing more of that is read: what follows may be the body or another request.
 //! - `INVARIANT`: an interim answer passes between two messages of the library's, never inside one, and before the
 //!   answer that it belongs to; at most [`limits::INTERIMS`] for one request, without what a final answer loses.
 

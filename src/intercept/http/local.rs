@@ -5,7 +5,7 @@
 //! on together; and nothing of a connection outlives it.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -18,27 +18,51 @@ use super::turn::Turn;
 type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Takes what is spawned, for the [`Local`] that it belongs to.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Spawner(Arc<Yard>);
 
-#[derive(Default)]
 struct Yard {
-    spawned: Mutex<Vec<Spawned>>,
+    /// What its connection has not taken over; `None` once that is gone, for what waits here may hold this.
+    spawned: Mutex<Option<Vec<Spawned>>>,
     task: AtomicWaker,
     turn: Turn,
 }
 
+impl Default for Spawner {
+    fn default() -> Self {
+        let (spawned, task, turn) = (Mutex::new(Some(Vec::new())), AtomicWaker::new(), Turn::default());
+        Self(Arc::new(Yard { spawned, task, turn }))
+    }
+}
+
 impl Spawner {
-    /// Has it run by the connection's task, whoever asks.
+    /// Has it run by the connection's task, whoever asks; drops it where there is none any more.
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         let bound = Box::pin(self.0.turn.clone().bound(future));
-        self.0.spawned.lock().unwrap_or_else(PoisonError::into_inner).push(bound);
+        // Not dropped under the lock: what it holds may spawn in turn.
+        let refused = match &mut *self.spawned() {
+            Some(spawned) => {
+                spawned.push(bound);
+                None
+            }
+            None => Some(bound),
+        };
+        drop(refused);
         self.0.task.wake();
     }
 
     /// What was spawned since it was last asked.
     fn take(&self) -> Vec<Spawned> {
-        std::mem::take(&mut *self.0.spawned.lock().unwrap_or_else(PoisonError::into_inner))
+        self.spawned().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The same, the last time.
+    fn close(&self) -> Option<Vec<Spawned>> {
+        self.spawned().take()
+    }
+
+    fn spawned(&self) -> MutexGuard<'_, Option<Vec<Spawned>>> {
+        self.0.spawned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,6 +89,7 @@ impl<C: Future, Io: AsyncWrite + Unpin> Future for Local<C, Io> {
         this.spawner.0.task.register(cx.waker());
         if let Poll::Ready(ended) = this.connection.as_mut().poll(cx) {
             // What came whole before the end is still passed on.
+            this.running.extend(this.spawner.take());
             this.spawner.0.turn.begin_last();
             while let Poll::Ready(Some(())) = this.running.poll_next_unpin(cx) {}
             // And sent, as far as the peer takes it at once.
@@ -80,5 +105,57 @@ impl<C: Future, Io: AsyncWrite + Unpin> Future for Local<C, Io> {
         // Where the peer does not take it, it wakes this.
         let _ = this.gate.poll_send(cx);
         Poll::Pending
+    }
+}
+
+impl<C, Io> Drop for Local<C, Io> {
+    fn drop(&mut self) {
+        drop(self.spawner.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::task::noop_waker_ref;
+    use tokio::io::{Empty, empty};
+
+    use super::super::gather::gather;
+    use super::*;
+
+    /// A connection that ends when it is first polled, or never.
+    fn local(spawner: &Spawner, ends: bool) -> Local<Pin<Box<dyn Future<Output = ()>>>, Empty> {
+        let connection: Pin<Box<dyn Future<Output = ()>>> =
+            if ends { Box::pin(ready(())) } else { Box::pin(pending()) };
+        Local::new(connection, gather(empty()).1, spawner.clone())
+    }
+
+    #[test]
+    fn what_is_spawned_before_a_connection_ends_still_runs() {
+        let (spawner, ran) = (Spawner::default(), Arc::new(Mutex::new(false)));
+        let runs = Arc::clone(&ran);
+        spawner.spawn(async move { *runs.lock().unwrap() = true });
+        let mut local = local(&spawner, true);
+        assert!(Pin::new(&mut local).poll(&mut Context::from_waker(noop_waker_ref())).is_ready());
+        assert!(*ran.lock().unwrap());
+    }
+
+    #[test]
+    fn what_is_spawned_holds_nothing_once_its_connection_is_gone() {
+        let (spawner, held) = (Spawner::default(), Arc::new(()));
+        let spawn = || {
+            // As what sends on a stream does, which holds its connection.
+            let holds = (spawner.clone(), Arc::clone(&held));
+            spawner.spawn(async move {
+                pending::<()>().await;
+                drop(holds);
+            });
+        };
+        let local = local(&spawner, false);
+        spawn();
+        drop(local);
+        spawn();
+        assert_eq!((Arc::strong_count(&held), Arc::strong_count(&spawner.0)), (1, 1));
     }
 }

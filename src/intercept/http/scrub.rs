@@ -68,7 +68,7 @@ impl Scrub {
         }
         let passage = self.scrubber.passage();
         let (source, left) = (Left::Open(body), Bytes::new());
-        Ok(read(Scrubbed { scrub: self, source, decoder, left, is_full: false, passage }))
+        Ok(read(Scrubbed { scrub: self, source, decoder, left, is_full: false, unpacked: 0, passage }))
     }
 
     /// Strikes values out of fields; how many fields had one.
@@ -155,6 +155,8 @@ struct Scrubbed {
     left: Bytes,
     /// Whether the decoder may give more without more input.
     is_full: bool,
+    /// Bytes that were decoded in this turn.
+    unpacked: usize,
     passage: Passage,
 }
 
@@ -168,6 +170,7 @@ impl Scrubbed {
         let step = decoder.step(&self.left)?;
         self.left.advance(step.taken);
         self.is_full = step.is_full;
+        self.unpacked += step.decoded.len();
         Ok(Some(step.decoded))
     }
 
@@ -215,6 +218,11 @@ impl Body for Scrubbed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
         loop {
+            if self.unpacked >= limits::UNPACK_TURN {
+                self.unpacked = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.piece() {
                 Ok(None) => {}
                 Ok(Some(piece)) => {
@@ -232,7 +240,11 @@ impl Body for Scrubbed {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
                 }
             };
-            let trailers = match ready!(Pin::new(source).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(source).poll_frame(cx) else {
+                self.unpacked = 0;
+                return Poll::Pending;
+            };
+            let trailers = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {

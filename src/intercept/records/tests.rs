@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::SystemTime;
 
 use proptest::prelude::*;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, repeat};
 use tokio_rustls::client::TlsStream as Peer;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -76,6 +77,22 @@ async fn a_turn_ends_also_where_a_peer_never_pauses() {
             (turns, came) = (turns + 1, came + read);
         }
         assert!(turns > 3, "{turns} turns");
+    }
+}
+
+/// Of tickets there may be any number, and the library does not come back before they are over.
+#[test]
+fn a_turn_ends_also_where_records_hold_nothing_to_be_given_out() {
+    let mut ahead = Ahead::new(repeat(0));
+    let cx = &mut Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        let (mut space, mut taken) = ([0; 4096], 0);
+        let mut step = ReadBuf::new(&mut space);
+        while Pin::new(&mut ahead).poll_read(cx, &mut step).is_ready() {
+            taken += step.filled().len();
+            step.clear();
+        }
+        assert_eq!(taken, 2 * limits::TLS_TURN);
     }
 }
 

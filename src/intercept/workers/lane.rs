@@ -1,12 +1,15 @@
 //! What one sandbox has to do on one thread, and its share of the thread's time.
 //!
 //! A runtime by itself goes round its tasks: a sandbox has as many turns as it has flows, and long ones for bulk. Here
-//! all tasks of a sandbox are one lane, which does their steps one by one. Whoever has had [`ROUND`] of the thread's
-//! time lets the others have theirs, and the runtime look for what has come meanwhile, before it goes on; a step that
-//! took longer is paid for with as many rounds, up to [`MOST_DEBT`].
+//! the flows of a sandbox and its upstream connections are one lane (dials, which mostly wait, run beside it), which
+//! does their steps one by one. Whoever has had [`ROUND`] of the thread's time lets the others have theirs, and the
+//! runtime look for what has come meanwhile, before it goes on; a step that took longer is paid for with as many
+//! rounds, up to [`MOST_DEBT`].
 //!
 //! So what a lane waits for another is a round of it, whatever it does and however much of that, and one step: no step
-//! is broken off. Where nobody else has anything to do, a round is over at once.
+//! is broken off. Where nobody else has anything to do, a round is over at once. It is over after sixty-one polls in
+//! any case, for then the runtime looks: where more lanes than that have something to do all the time, one of long
+//! steps has more than its share, and the others wait no longer for it.
 //!
 //! It owns the order in which tasks are polled, and the tasks, until they end; what they do is their own affair.
 //!

@@ -12,6 +12,8 @@ use crate::limits;
 pub(super) struct Head {
     /// How its body is framed.
     pub(super) body: Body,
+    /// Whether its client expects something before it sends that (RFC 9110 §10.1.1).
+    pub(super) expects: bool,
 }
 
 /// The framing of a request body (RFC 9112 §6.3).
@@ -102,7 +104,7 @@ pub(super) fn check(head: &[u8]) -> Result<Head, HeadFault> {
         framing.note(&name, value).ok_or(HeadFault::Malformed)?;
     }
     let body = framing.body(&request).ok_or(HeadFault::Malformed)?;
-    Ok(Head { body })
+    Ok(Head { body, expects: framing.expects })
 }
 
 /// One field line: a token, a colon at once, a value without control bytes (RFC 9112 §5). `None` where it is not.
@@ -161,6 +163,7 @@ struct Framing {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
+    expects: bool,
 }
 
 impl Framing {
@@ -177,6 +180,7 @@ impl Framing {
             let first = !std::mem::replace(&mut self.chunked, true);
             return (first && value.eq_ignore_ascii_case(b"chunked")).then_some(());
         }
+        self.expects |= *name == http::header::EXPECT;
         Some(())
     }
 

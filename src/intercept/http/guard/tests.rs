@@ -56,6 +56,7 @@ fn pass(input: &[u8], step: usize) -> (Vec<u8>, Option<Fault>, String) {
                 read = guard.read(&mut space) => read.unwrap(),
                 // A fault waits for what came before it: all of that counts as answered now.
                 () = tokio::task::yield_now() => {
+                    watch.invite();
                     while watch.is_busy() {
                         drop(watch.answering());
                     }
@@ -313,6 +314,43 @@ async fn a_fault_waits_for_the_answers_before_it() {
     drop(busy);
     assert_eq!(reading.finish().await.unwrap(), 0);
     assert_eq!(watch.fault(), Some(Fault::NotHttp));
+}
+
+const EXPECTS: &str = "POST / HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_that_its_client_may_hold_back_passes_when_it_is_read() {
+    let Slow { mut client, mut guard, watch } = slow();
+    client.write_all(format!("{EXPECTS}bodyGET ").as_bytes()).await.unwrap();
+    let mut head = vec![0; EXPECTS.len()];
+    guard.read_exact(&mut head).await.unwrap();
+    assert_eq!(head, EXPECTS.as_bytes());
+    let mut body = [0; 16];
+    let mut reading = tokio_test_task(guard.read(&mut body));
+    for _ in 0..3 {
+        assert!(reading.poll_once().is_pending());
+    }
+    watch.invite();
+    assert_eq!(reading.finish().await.unwrap(), 4);
+    assert!(body.starts_with(b"body"));
+}
+
+#[tokio::test]
+async fn a_client_that_holds_its_body_back_and_leaves_is_seen_to() {
+    let Slow { mut client, mut guard, .. } = slow();
+    client.write_all(EXPECTS.as_bytes()).await.unwrap();
+    guard.read_exact(&mut vec![0; EXPECTS.len()]).await.unwrap();
+    drop(client);
+    assert_eq!(guard.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_has_none_that_is_held_back() {
+    let Slow { mut client, mut guard, watch } = slow();
+    let request = EXPECTS.replace("content-length: 4", "content-length: 0");
+    client.write_all(request.repeat(2).as_bytes()).await.unwrap();
+    guard.read_exact(&mut vec![0; 2 * request.len()]).await.unwrap();
+    assert!(!watch.withholds());
 }
 
 #[tokio::test]

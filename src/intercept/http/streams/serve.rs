@@ -58,15 +58,20 @@ where
             seen = answered;
             idle.as_mut().reset(Instant::now() + limits::KEEP_ALIVE);
         }
-        let ended = loop {
+        let (ended, is_full) = loop {
+            // What the sandbox has reset is over for the library before it is here. Further requests wait with the
+            // library, which bounds how many of those may be reset.
+            if streams.len() >= limits::STREAMS as usize {
+                break (connection.poll_closed(cx).is_ready(), true);
+            }
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, answer)))) => {
                     let exchange = exchange(Arc::clone(conversation), request, answer);
                     streams.push(turn.clone().bound(exchange));
                 }
                 // The library has told whom it concerns of an error.
-                Poll::Ready(Some(Err(_)) | None) => break true,
-                Poll::Pending => break false,
+                Poll::Ready(Some(Err(_)) | None) => break (true, false),
+                Poll::Pending => break (false, false),
             }
         };
         // What came whole before the end is still passed on.
@@ -76,6 +81,9 @@ where
             turn.begin()
         }
         while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+        if is_full && streams.len() < limits::STREAMS as usize {
+            cx.waker().wake_by_ref();
+        }
         // Where the sandbox does not take it, it wakes this.
         let _ = gate.poll_send(cx);
         if ended { Poll::Ready(()) } else { Poll::Pending }
