@@ -362,8 +362,8 @@ pub mod clauses {}
 ///
 /// Numbers are those of the collection that the project began with (attacks on systems like this one, most of them
 /// found in the field). `tests/tidy.rs` checks that each test named here exists, and that no attack that has a
-/// test is missing here. They stand in `tests/bypass`, `tests/confinement.rs` and `tests/escape.rs`, which use the
-/// binary, and in `tests/data_path.rs`, which uses the library.
+/// test of its own is missing here. Those stand in `tests/bypass`, `tests/confinement.rs` and `tests/escape.rs`, which
+/// use the binary, and in `tests/data_path.rs`, which uses the library; some are pinned by tests of what is attacked.
 ///
 /// | attack | test |
 /// |---|---|
@@ -410,10 +410,14 @@ pub mod clauses {}
 /// | E46, E47 what can be framed in two ways | `e46_e47_what_can_be_framed_in_two_ways_goes_nowhere`, `e47_a_chunk_outside_the_grammar_ends_the_request` |
 /// | E48 a second request in the same bytes, a head without end | `e48_pipelined_requests_are_judged_one_by_one`, `e48_a_head_over_the_limit_is_refused`, `e48_a_head_of_too_many_fields_is_refused_over_http2_too` |
 /// | E48 `Expect` that makes two requests of one, interim answers without end | `e48_no_expectation_makes_two_requests_of_one`, `e48_a_flood_of_interim_answers_is_bounded`, `e48_a_flood_of_interim_answers_over_http2_is_bounded`, `e48_an_interim_answer_is_no_end` |
+/// | E49 what follows a refused `CONNECT`, or a switch that its origin does not make | `e49_what_follows_a_refused_switch_is_a_request_like_any_other` |
 /// | E50 h2c | `e50_an_upgrade_to_h2c_is_as_if_not_asked_for` |
 /// | E51 HTTP/2 that HTTP/1 misreads | `e51_http2_in_clear_is_judged_like_any_other`, `e51_what_http2_allows_and_http1_misreads_is_not_translated`, `e51_what_an_origin_of_http2_alone_answers_frames_no_second_answer` |
 /// | E52 WebSocket, a switch that nobody asked for | `e52_a_websocket_passes_with_its_credential`, `e52_a_switch_that_was_not_asked_for_is_no_way_out`, `e52_a_websocket_on_a_stream_is_judged_and_passes_like_any_other`, `e52_a_stream_opens_only_when_its_origin_switches`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_connection`, `e52_a_websocket_reaches_an_origin_of_http2_alone_from_a_stream`, `e52_an_origin_of_http2_alone_that_takes_no_websocket_is_asked_for_none`, `e52_a_stream_upstream_opens_by_200_alone`, `e52_what_comes_before_the_answer_reaches_only_who_grants`, `e52_a_stream_upstream_does_not_switch_by_101`, `e52_a_connect_that_tells_a_length_opens_nothing` |
 /// | E52 `CONNECT` with another protocol, or to another origin, on a stream | `e52_connect_with_another_protocol_or_none_is_refused` |
+/// | E53 paths of two readings | `e53_a_path_of_two_readings_is_refused_and_one_of_one_passes_as_it_is`, `a_path_is_decoded_to_the_most_it_may_mean`, `a_path_whose_readings_meet_different_rules_is_refused` |
+/// | E54 a method in disguise (what a service itself reads as another method, such as a `GET` with `X-HTTP-Method-Override`, is for a rule on that header) | `e54_a_method_is_the_one_that_is_said` |
+/// | E55 whatever servers read in another way | `e_servers_see_the_requests_that_were_judged_and_no_others` |
 /// | F56 hop-by-hop headers that take the injected one away | `f56_connection_cannot_take_away_what_is_injected`, `f56_connection_cannot_take_away_what_a_rule_looked_at` |
 /// | F57 the injected header sent by the sandbox | `f57_the_client_sends_the_injected_header_too`, `f57_exactly_one_injected_header_goes_out`, `f57_no_trailer_repeats_what_is_injected` |
 /// | F56 hop-by-hop headers that take away what is signed | `f56_connection_cannot_take_away_what_is_signed` |
@@ -421,6 +425,7 @@ pub mod clauses {}
 /// | F57 what we say of a forwarded request, said by the sandbox | `f57_the_sandbox_cannot_forge_what_we_say_of_a_forwarded_request` |
 /// | F58 an origin echoes what it was sent: in fields, bodies, trailers and WebSockets, encoded, compressed, in pieces | `f58_an_echo_is_struck_out_of_fields_and_bodies_in_every_coding`, `f58_it_is_struck_out_across_chunks_and_in_trailers_and_nothing_else_waits`, `f58_it_is_struck_out_over_http2_and_where_this_request_injected_nothing`, `f58_it_is_struck_out_of_what_a_websocket_brings`, `f58_a_credential_in_the_document_is_struck_out_and_plain_words_are_not` |
 /// | F58 asking for a part, or for a coding that cannot be read | `f58_no_part_and_no_coding_is_asked_for_that_could_not_be_read`, `f58_what_cannot_be_read_does_not_pass` |
+/// | F60 a redirect to another origin | `f60_a_redirect_is_the_clients_to_follow_and_gets_no_credential_elsewhere`, `f61_to_another_origin` |
 /// | F61 a placeholder sent to another origin, as by who follows a redirect | `f61_to_another_origin` |
 /// | F61 a placeholder in a header that is stored and shown again, in several, split over two | `f61_in_another_header`, `f61_split_over_two_headers` |
 /// | F61 a placeholder in the path, the query, pseudo-headers, the body, trailers | `f61_in_the_path_and_in_pseudo_headers`, `f61_in_a_body_and_in_trailers` |
@@ -437,11 +442,19 @@ pub mod clauses {}
 /// | F65 secrets inside | `no_secret_is_anywhere_inside`, `well_known_credentials_are_masked_unless_exposed` |
 /// | F65 secrets in what we emit, and in what our children are given | `no_secret_is_in_what_exeat_shows_of_itself`, `f65_no_secret_is_in_anything_that_the_daemon_or_its_children_emit` |
 /// | F65 secrets in swap, in a core dump, in the memory of children | `f65_a_value_that_is_kept_is_in_locked_memory_alone` |
+/// | F67 a credential that changes what else may go out | `credentials_that_are_sent_and_no_longer_sent`, `each_fault_of_a_document_is_found` |
+/// | F68 a name that comes by a credential unasked | `a14_an_alias_gets_no_credential`, `the_most_specific_entry_alone_applies`, `a_secret_goes_to_the_names_of_its_grant_alone`, `a_control_plane_sends_the_operators_secret_where_the_operator_says` |
 /// | F69 another sandbox's placeholder | `f69_another_sandboxes_placeholder` |
 /// | G70 a policy that changes under live traffic | `g70_revocation_cuts_a_splice`, `g70_revocation_ends_a_request_in_flight`, `g70_revocation_ends_an_idle_terminated_flow_and_a_websocket`, `g70_revocation_ends_one_http2_stream_and_leaves_the_others`, `g70_a_push_closes_what_is_kept`, `g70_revocation_ends_a_udp_flow`, `g70_revocation_ends_a_websocket_on_a_stream`, `g70_revocation_ends_a_websocket_to_an_origin_of_http2_alone` |
 /// | G71 upstream connections and TLS sessions shared between sandboxes, policies or credentials | `g71_no_upstream_connection_is_shared_between_sandboxes`, `g71_no_upstream_connection_is_shared_between_credentials`, `g71_a_tls_session_is_resumed_under_the_same_policy_and_credentials_alone` |
 /// | G71 poisoning the answers of a kept connection | `g71_an_answer_that_nobody_asked_for_reaches_nobody`, `g71_what_is_not_a_whole_exchange_leaves_no_connection_behind` |
+/// | G72 before the first policy, or without us | `nothing_said_is_deny_all`, `a_sandbox_reaches_what_its_policy_allows_and_nothing_of_the_host`, `what_was_acknowledged_survives_a_crash_and_nothing_is_reachable_meanwhile`, `with_the_daemon_stopped_or_killed_nothing_passes`, `a_secret_that_cannot_be_had_is_an_error_before_the_start` |
 /// | G73 a change in the middle of a dial | `g73_a_change_while_dialling_is_judged_before_the_first_byte` |
+/// | G73 pushes that overtake one another | `g73_of_two_pushes_at_once_that_replace_one_revision_one_is_in_force`, `a_push_may_name_the_revisions_that_it_replaces_and_be_repeated` |
+/// | G75 a policy that cannot be | `what_cannot_be_is_refused_and_changes_nothing`, `a_fault_changes_nothing`, `what_the_daemon_refuses_is_told_in_its_words`, `a_store_that_cannot_be_used_is_left_as_it_is` |
+/// | G76 empty lists, and none | `nothing_said_is_deny_all`, `each_fault_of_a_document_is_found`, `what_is_wrong_in_form_fits_neither_the_schema_nor_the_reader` |
+/// | G77 a key that is not known | `every_key_of_the_language_is_in_the_schema_with_words_for_it`, `a_field_that_is_misspelled_doubled_or_of_another_type_is_told_by_name`, `a_fault_is_told_with_its_line_and_without_the_file` |
+/// | G78 what comes first | `rows_are_asked_in_order`, `of_two_rows_the_earlier_answers`, `of_two_patterns_the_more_specific_applies`, `of_two_rules_the_first_claims_whatever_they_do`, `the_engine_agrees_with_the_oracle_on_100_000_pairs` |
 /// | H80 ignoring conventions | `h80_ignoring_conventions` |
 /// | H81 UDP to where it may not go | `udp_goes_to_allowed_addresses_alone` |
 /// | H81 other transports | `h81_other_transports`, `an_allowed_cidr_is_relayed_whatever_is_spoken` |
@@ -449,7 +462,14 @@ pub mod clauses {}
 /// | H82 flushing the rules, nesting namespaces | `the_rules_cannot_be_flushed_from_inside`, `a_nested_user_namespace_gains_no_power_over_the_network` |
 /// | H82 the same with one socket's options, or by listening | `h82_socket_options_past_the_rules`, `h82_listening_in_our_place` |
 /// | H83 a peer on loopback | `h83_loopback_is_the_sandboxs_own` |
+/// | H85 another's folder on an allowed host | `e53_a_path_of_two_readings_is_refused_and_one_of_one_passes_as_it_is`, `every_preset_passes_its_cases_and_has_some`, `a_secret_goes_along_with_the_requests_of_its_grant_alone`, `a_name_is_told_that_is_relayed_unread_to_a_host_of_many` |
+/// | H86 what is inspected and cannot be read (no query of a database is) | `f58_what_cannot_be_read_does_not_pass`, `f61_a_piece_that_is_not_signed_ends_the_request`, `postgres_says_nothing_in_clear` |
+/// | I87 heads and bodies that never end, or hardly go on | `i87_a_head_that_stops_in_its_middle_holds_nobody_up`, `a_head_may_not_take_for_ever`, `a_head_has_limits`, `an_idle_connection_ends_but_not_while_a_request_is_answered`, `a_trickle_does_not_prolong_the_time`, `chunks_outside_the_grammar_end_the_body` |
+/// | I88 names without end, each with a leaf | `i88_names_without_end_cost_one_sandbox_its_leaves_and_no_other`, `attack_i88_minting_is_budgeted_and_kept_leaves_cost_nothing`, `attack_i88_leaves_are_bounded`, `a_clock_that_is_set_back_does_not_stop_minting` |
 /// | I89 one sandbox that takes all flows, requests or bytes there are | `i89_flows_over_the_bound_of_a_sandbox_are_refused`, `i89_udp_over_the_bounds_of_a_sandbox_is_refused_or_lost`, `i89_requests_over_the_rate_are_told_when_to_come_again`, `i89_bytes_over_the_rate_wait_and_nothing_is_cut` |
+/// | I90 HTTP/2 streams that are reset as they open, heads without end or far larger than their bytes, from either side; answers that swell | `i90_streams_that_are_reset_as_they_open_end_the_connection`, `i90_streams_that_are_reset_when_they_are_taken_make_room_for_no_more_than_there_is`, `i90_a_head_that_goes_on_for_ever_ends_the_connection`, `i90_a_head_that_is_far_larger_than_its_bytes_ends_the_connection`, `i90_an_origins_head_without_end_or_far_larger_than_its_bytes_is_no_answer`, `one_step_is_bounded_however_far_its_input_swells`, `zstandard_is_read_within_its_window`, `what_nobody_reads_has_to_wait` |
+/// | I91 what one sandbox said, in what another gets | `i91_what_one_sandbox_moved_reaches_no_other`, `what_is_given_back_is_zero_and_has_another_owner` |
+/// | I92 what should pass at once, held up | `i92_an_event_passes_before_the_next_is_there`, `what_was_flushed_is_given_back_at_once`, `what_holds_no_value_passes_as_it_is_and_at_once`, `grpc_of_every_kind_passes_with_its_credential_and_its_end` |
 /// | PostgreSQL: cleartext on the way to TLS | `postgres_says_nothing_in_clear`, `postgres_is_not_led_to_another_encryption` |
 /// | docker.sock, D-Bus, agents | `unix_sockets_bound_at_start_are_masked`, `run_and_shared_memory_are_private` |
 /// | abstract Unix sockets | `an_abstract_socket_is_out_of_reach` |

@@ -389,6 +389,42 @@ fn a_push_may_name_the_revisions_that_it_replaces_and_be_repeated() {
 }
 
 #[test]
+fn g73_of_two_pushes_at_once_that_replace_one_revision_one_is_in_force() {
+    let Some(rig) = Rig::new() else { return };
+    let (_, created) = rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo"}"#);
+    let path = format!("/v2/sandboxes/sessions/{}/network-policy", text(&created["session"]["id"]));
+    let sandbox = || rig.get("/v2/sandboxes/demo").1["sandbox"].clone();
+    let both = |round: u64, condition: &str| {
+        std::thread::scope(|scope| {
+            let push = |domain: String| {
+                let policy = format!("{{\"allow\": [\"{domain}\"]}}");
+                let (status, _, body) = rig.whole(&["-H", condition, "-d", &policy], &path);
+                (status, domain, body)
+            };
+            let [one, other] = ["one", "other"].map(|who| scope.spawn(move || push(format!("{who}{round}.test"))));
+            [one, other].map(|push| push.join().expect("no panic"))
+        })
+    };
+    for round in 0..10 {
+        let before = sandbox();
+        let mut pushes = both(round, &format!("If-Match: \"{}\"", text(&before["revision"])));
+        pushes.sort_by_key(|(status, ..)| *status);
+        let [(200, in_force, body), (409, ..)] = &pushes else { panic!("{pushes:?}") };
+        assert!(body.to_string().contains(in_force), "{body}");
+        let after = sandbox();
+        assert_eq!(after["generation"].as_u64(), before["generation"].as_u64().map(|count| count + 1));
+        assert!(after["networkPolicy"].to_string().contains(in_force), "{after}");
+        // Who names no revision replaces whichever there is.
+        let pushes = both(100 + round, "X-Nothing: at-all");
+        assert!(pushes.iter().all(|(status, ..)| *status == 200), "{pushes:?}");
+        let last = sandbox();
+        assert_eq!(last["generation"].as_u64(), before["generation"].as_u64().map(|count| count + 3));
+        let named = pushes.iter().filter(|(_, domain, _)| last["networkPolicy"].to_string().contains(domain));
+        assert_eq!(named.count(), 1, "{last}");
+    }
+}
+
+#[test]
 fn every_refusal_has_the_form_of_one() {
     let Some(rig) = Rig::new() else { return };
     assert_eq!(rig.ask("POST", "/v2/sandboxes", r#"{"name": "demo"}"#).0, 200);

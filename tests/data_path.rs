@@ -11,12 +11,14 @@ mod support;
 mod data_path {
     mod chance;
     mod differential;
+    mod floods;
     mod http2_alone;
     mod interim;
     mod replacing;
     pub(crate) mod rig;
     mod scrubbing;
     mod streams;
+    mod tricks;
     mod udp;
     mod upstreams;
     mod websocket;
