@@ -1,6 +1,7 @@
 //! HTTP/2 that is made to cost more than it brings: streams reset as they open, heads without end or far larger than
 //! their bytes. Frames are written by hand, for no library sends such.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -40,24 +41,32 @@ fn asking(path: &str) -> Vec<u8> {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads frames until the connection ends; their kinds, streams and payloads.
-async fn frames(mut io: impl AsyncRead + Unpin) -> Vec<(u8, u32, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    // However it ends.
-    let _ = timeout(PATIENCE, io.read_to_end(&mut bytes)).await.expect("an end");
-    let (mut frames, mut rest) = (Vec::new(), &bytes[..]);
-    while let Some((head, after)) = rest.split_at_checked(9) {
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let Some((payload, after)) = after.split_at_checked(length) else { break };
-        let stream = u32::from_be_bytes(head[5..9].try_into().expect("four bytes"));
-        frames.push((head[3], stream, payload.to_vec()));
-        rest = after;
-    }
+/// What comes: its kind and its payload.
+type Heard = (u8, Vec<u8>);
+
+async fn next_frame(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Heard> {
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await?;
+    let [high, middle, low, kind, ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+    io.read_exact(&mut payload).await?;
+    Ok((kind, payload))
+}
+
+/// What comes until the connection ends, however it does.
+async fn frames(mut io: impl AsyncRead + Unpin) -> Vec<Heard> {
+    let mut frames = Vec::new();
+    let all = async {
+        while let Ok(frame) = next_frame(&mut io).await {
+            frames.push(frame);
+        }
+    };
+    timeout(PATIENCE, all).await.expect("an end");
     frames
 }
 
 /// Has a client of the sandbox send all of these; what it hears until the connection ends.
-async fn say(rig: &Rig, frames_of_it: Vec<u8>) -> Vec<(u8, u32, Vec<u8>)> {
+async fn say(rig: &Rig, frames_of_it: Vec<u8>) -> Vec<Heard> {
     let (hears, mut says) = tokio::io::split(rig.tls("allowed.test", &["h2"]).await);
     let saying = async move {
         // It may break off at any time.
@@ -73,11 +82,11 @@ async fn say(rig: &Rig, frames_of_it: Vec<u8>) -> Vec<(u8, u32, Vec<u8>)> {
 
 /// No request was answered, and the connection was ended for what it asks of us (`ENHANCE_YOUR_CALM`, RFC 9113 §7), if
 /// its reason was heard: whoever goes on sending may lose it.
-fn assert_ended(heard: &[(u8, u32, Vec<u8>)]) {
+fn assert_ended(heard: &[Heard]) {
     let is = |kind: Kind| heard.iter().filter(move |(heard, ..)| *heard == kind as u8);
     assert_eq!((is(Kind::Headers).count(), is(Kind::Data).count()), (0, 0), "{heard:?}");
-    let mut reasons = is(Kind::GoAway).map(|(.., payload)| payload[4..8].to_vec());
-    assert!(reasons.all(|reason| reason == [0, 0, 0, 11]), "{heard:?}");
+    let mut reasons = is(Kind::GoAway).map(|(_, payload)| payload.get(4..8));
+    assert!(reasons.all(|reason| reason == Some(&[0, 0, 0, 11])), "{heard:?}");
 }
 
 /// The same sandbox is served as before.
@@ -140,16 +149,9 @@ async fn i90_streams_that_are_reset_when_they_are_taken_make_room_for_no_more_th
     drop(origin);
 }
 
-async fn await_pong(io: &mut (impl AsyncRead + Unpin), number: u64) -> std::io::Result<()> {
-    loop {
-        let mut head = [0; 9];
-        io.read_exact(&mut head).await?;
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        io.read_exact(&mut payload).await?;
-        if head[3] == Kind::Ping as u8 && payload == number.to_be_bytes() {
-            return Ok(());
-        }
-    }
+async fn await_pong(io: &mut (impl AsyncRead + Unpin), number: u64) -> io::Result<()> {
+    while next_frame(io).await? != (Kind::Ping as u8, number.to_be_bytes().to_vec()) {}
+    Ok(())
 }
 
 #[tokio::test]
@@ -200,15 +202,7 @@ async fn answering(rig: &Rig, answer: Vec<u8>) -> String {
         io.write_all(&frame(Kind::Settings, 0, 0, &[])).await.expect("it reads");
         let mut preface = vec![0; PREFACE.len()];
         io.read_exact(&mut preface).await.expect("a preface");
-        loop {
-            let mut head = [0; 9];
-            io.read_exact(&mut head).await.expect("a frame");
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            io.read_exact(&mut payload).await.expect("a frame");
-            if head[3] == Kind::Headers as u8 {
-                break;
-            }
-        }
+        while next_frame(&mut io).await.expect("a request").0 != Kind::Headers as u8 {}
         let (mut hears, mut says) = tokio::io::split(io);
         let saying = async {
             // It may break off at any time.

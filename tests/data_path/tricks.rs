@@ -139,7 +139,8 @@ async fn f60_a_redirect_is_the_clients_to_follow_and_gets_no_credential_elsewher
         assert!(status(&answer) == 302 && answer.contains(&format!("location: https://{name}/")), "{answer}");
     }
     assert_eq!(origin.requests().len(), 2);
-    (evil.assert_untouched(), other.assert_untouched());
+    evil.assert_untouched();
+    other.assert_untouched();
     // It follows.
     assert!(rig.tls_to(ANYWHERE, rig.ca.pem(), "evil.test", &[]).await.is_err());
     assert_eq!(rig.denied(), [DenyReason::NoRule]);
