@@ -4,8 +4,8 @@
 //! the other must fetch, and memory is freed where it was not allocated. Here each thread has a runtime of its own, and
 //! what a flow needs beside itself, its upstream connections, is opened, kept and used on the same thread.
 //!
-//! It owns where a flow goes: where the fewest are. Each sandbox has a [`Lane`] on each thread, and the lanes share the
-//! thread's time, whichever has more flows or moves more.
+//! It owns where a flow goes: where the fewest are. Each sandbox has a lane (`workers::lane`) on each thread, and the
+//! lanes share the thread's time, whichever has more flows or moves more.
 //!
 //! - `INVARIANT`: a step of a flow moves a bounded number of bytes, and waits for nothing: no other can be done
 //!   meanwhile. A relay has [`limits::RELAY_TURN`](crate::limits::RELAY_TURN), TLS
